@@ -1,4 +1,4 @@
-"""Lines of code against the limits that keep the package readable; comments, docstrings and blank lines do not count."""
+"""Lines of code against the limits that keep the package readable: no comments, docstrings or blank lines."""
 
 from __future__ import annotations
 

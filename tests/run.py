@@ -1,6 +1,6 @@
 """`make test` and `make test-long`: every stage in turn, then where the time went.
 
-A failing stage does not stop the later ones. Arguments after `--` go to pytest; naming a test file runs that file alone.
+A failing stage does not stop the later ones. Arguments after `--` go to pytest; with a test file named, that runs alone.
 """
 
 from __future__ import annotations
@@ -19,15 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "test-output"
 WORKERS = str(min(os.cpu_count() or 1, 8))
 NOTHING_COLLECTED = 5
-NBVAL = [
-    "--nbval-lax",
-    "--nbval-current-env",
-    "--nbval-cell-timeout=240",
-    "-p",
-    "tests.conftest",
-    "--dist=loadfile",
-    "-n2",
-]
+NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=240", "-p", "tests.conftest"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,13 @@ def notebook_stage(folder: str) -> Stage:
     copy = OUTPUT / folder
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT / folder, copy) if (ROOT / folder).is_dir() else copy.mkdir(parents=True)
-    return Stage(f"notebooks: {folder}", [f"test-output/{folder}", *NBVAL], 240, 900, {"OMP_NUM_THREADS": "1"})
+    return Stage(
+        f"notebooks: {folder}",
+        [f"test-output/{folder}", *NBVAL, "-n2", "--dist=loadfile"],
+        240,
+        900,
+        {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def quick_stages() -> list[Stage]:
@@ -108,7 +106,7 @@ def run(stage: Stage, extra: list[str]) -> Result:
         "-m",
         "pytest",
         "-q",
-        "-rsx",
+        "-rs",
         "--durations=5",
         "--durations-min=2",
         f"--junitxml={report}",
@@ -143,9 +141,7 @@ def print_table(results: list[Result]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--long", action="store_true", help="run what is too slow for every time")
-    parser.add_argument(
-        "--started", type=float, default=time.time(), help="when the set-up began, in seconds since 1970"
-    )
+    parser.add_argument("--started", type=float, default=time.time(), help="when the set-up began (Unix time)")
     parser.add_argument("arguments", nargs="*", help="passed to pytest")
     options = parser.parse_args()
     results = [Result("set-up", max(0.0, time.time() - options.started))]

@@ -33,7 +33,7 @@ def file_hash(path: Path) -> str:
 
 
 def read_record(work: Path) -> dict[str, str]:
-    """The hash of each file as it was handed out; empty when lost, which makes every file count as written by the learner."""
+    """The hash of each file as it was handed out. A lost record is empty: then every file counts as the learner's."""
     try:
         record = json.loads((work / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -59,7 +59,7 @@ def hand_out(lesson: Path, copy: Path, record: dict[str, str]) -> None:
 
 
 def new_version(lesson: Path, work: Path, record: dict[str, str]) -> Path | None:
-    """Hand out a lesson that changed since its last copy: over a copy nobody touched, else beside. The file written, if any."""
+    """Hand out a lesson that changed since its last copy: over a copy nobody touched, else beside. What was written."""
     if not (work / lesson.name).exists():
         hand_out(lesson, work / lesson.name, record)
         return work / lesson.name

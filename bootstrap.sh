@@ -51,7 +51,8 @@ else
 fi
 
 echo "Installing the locked packages (the first time about 3.3 GB on Linux, most of it PyTorch with CUDA; 0.5 GB elsewhere)"
-"$uv" pip install --python "$venv/bin/python" --require-hashes -r requirements.lock ||
+[ -t 2 ] && quiet= || quiet=-q  # progress bars are for people
+"$uv" pip install $quiet --python "$venv/bin/python" --require-hashes -r requirements.lock ||
     fail "the locked packages could not be installed. The first set-up needs the network: check it and run make again."
 "$uv" pip install -q --python "$venv/bin/python" --no-deps --no-build-isolation --offline -e .
 printf '%s' "$state" >"$stamp"

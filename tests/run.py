@@ -1,6 +1,6 @@
 """`make test` and `make test-long`: every stage in turn, then where the time went.
 
-A failing stage does not stop the later ones. Arguments after `--` go to pytest; with a test file named, that runs alone.
+A failing stage does not stop the later ones. Arguments after `--` go to pytest; a test file named there runs alone.
 """
 
 from __future__ import annotations
@@ -8,18 +8,22 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "test-output"
-WORKERS = str(min(os.cpu_count() or 1, 8))
+WORKERS = f"-n{min(os.cpu_count() or 1, 8)}"
 NOTHING_COLLECTED = 5
-NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=240", "-p", "tests.conftest"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "--durations=5", "--durations-min=2"]
+NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=240", "-n2", "--dist=loadfile"]
+HEADLESS = {"MPLBACKEND": "Agg"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # several workers share the cores
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Stage:
     arguments: list[str]
     budget: float
     stop_after: float
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str]
 
 
 @dataclass
@@ -39,52 +43,47 @@ class Result:
 
     name: str
     seconds: float
-    budget: float | None = None
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     note: str = ""
 
 
-def marked(expression: str, workers: str = "0") -> list[str]:
-    return ["tests", "-m", expression, f"-n{workers}"]
+def marked(expression: str, workers: str = "-n0") -> list[str]:
+    return ["tests", "-m", expression, workers]
 
 
-def notebook_stage(folder: str) -> Stage:
-    """The notebooks of a folder under nbval, on a copy: running them leaves the repository as it was."""
-    copy = OUTPUT / folder
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(ROOT / folder, copy) if (ROOT / folder).is_dir() else copy.mkdir(parents=True)
-    return Stage(
-        f"notebooks: {folder}",
-        [f"test-output/{folder}", *NBVAL, "-n2", "--dist=loadfile"],
-        240,
-        900,
-        {"OMP_NUM_THREADS": "1"},
-    )
+def notebook_stages() -> list[Stage]:
+    """Both notebook sets under nbval, on copies: running them leaves the repository as it was."""
+    stages = []
+    for folder in ("lessons", "solutions"):
+        if any((ROOT / folder).glob("*.ipynb")):
+            shutil.rmtree(OUTPUT / folder, ignore_errors=True)
+            shutil.copytree(ROOT / folder, OUTPUT / folder)
+            arguments = [f"test-output/{folder}", "-p", "tests.conftest", *NBVAL]
+            stages.append(Stage(f"notebooks: {folder}", arguments, 240, 900, ONE_THREAD))
+    return stages
 
 
 def quick_stages() -> list[Stage]:
-    one_thread = {"OMP_NUM_THREADS": "1"}
     return [
-        Stage("units", marked("not long and not fuzz and not browser", WORKERS), 240, 900, one_thread),
-        notebook_stage("lessons"),
-        notebook_stage("solutions"),
-        Stage("fuzzing", marked("fuzz and not long"), 75, 240, {"FUZZ_SECONDS": "60"}),
-        Stage("browser", marked("browser and not long"), 90, 300),
+        Stage("units", marked("not (long or fuzz or browser)", WORKERS), 240, 900, HEADLESS | ONE_THREAD),
+        *notebook_stages(),
+        Stage("fuzzing", marked("fuzz and not long"), 75, 240, HEADLESS | {"FUZZ_SECONDS": "60"}),
+        Stage("browser", marked("browser and not long"), 90, 300, {}),
     ]
 
 
 def long_stages() -> list[Stage]:
     return [
-        Stage("long", marked("long and not browser"), 2400, 3600),
-        Stage("fuzzing", marked("fuzz"), 620, 1200, {"FUZZ_SECONDS": "600"}),
-        Stage("browser", marked("browser"), 600, 1200),
+        Stage("long", marked("long and not (fuzz or browser)"), 2100, 3600, HEADLESS),
+        Stage("fuzzing", marked("fuzz"), 620, 1200, HEADLESS | {"FUZZ_SECONDS": "600"}),
+        Stage("browser", marked("browser"), 600, 1200, {}),
     ]
 
 
 def names_a_test(argument: str) -> bool:
-    return not argument.startswith("-") and (ROOT / argument.split("::")[0]).exists()
+    return argument.split("::")[0].endswith((".py", ".ipynb"))
 
 
 def count(report: Path, result: Result) -> None:
@@ -97,29 +96,33 @@ def count(report: Path, result: Result) -> None:
         result.skipped += skipped
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End pytest together with its workers."""
+    if os.name == "posix":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+
+
 def run(stage: Stage, extra: list[str]) -> Result:
     print(f"\n=== {stage.name} ===", flush=True)
     report = OUTPUT / "report.xml"
     report.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rs",
-        "--durations=5",
-        "--durations-min=2",
-        f"--junitxml={report}",
-    ]
-    environment = {**os.environ, "MPLBACKEND": "Agg", "IPYTHONDIR": str(OUTPUT / "ipython"), **stage.environment}
+    command = [*PYTEST, f"--junitxml={report}", *stage.arguments, *extra]
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "JUPYTER_PATH")}
+    environment = inherited | {"IPYTHONDIR": str(OUTPUT / "ipython")} | stage.environment
+    result = Result(stage.name, 0.0)
     started = time.monotonic()
-    result = Result(stage.name, 0.0, stage.budget)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
-        status = subprocess.run(
-            [*command, *stage.arguments, *extra], cwd=ROOT, env=environment, timeout=stage.stop_after, check=False
-        ).returncode
+        status = process.wait(timeout=stage.stop_after)
     except subprocess.TimeoutExpired:
+        stop(process)
         status, result.note = 1, f"stopped after {stage.stop_after:.0f} s"
+    except KeyboardInterrupt:
+        stop(process)
+        raise SystemExit("\nstopped") from None
     result.seconds = time.monotonic() - started
     if report.exists():
         count(report, result)
@@ -147,7 +150,7 @@ def main() -> int:
     results = [Result("set-up", max(0.0, time.time() - options.started))]
     OUTPUT.mkdir(exist_ok=True)
     if any(map(names_a_test, options.arguments)):
-        stages = [Stage("chosen tests", [], 3600, 3600)]
+        stages = [Stage("chosen tests", ["-n0"], 3600, 3600, HEADLESS)]
     else:
         stages = long_stages() if options.long else quick_stages()
     results += [run(stage, options.arguments) for stage in stages]

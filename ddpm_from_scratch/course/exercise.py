@@ -45,7 +45,7 @@ class Case:
 
     Args:
         args: the arguments, in the order of the stub's parameters.
-        facts: further numbers that a sentence may name and a reader can place, above all `t`.
+        facts: further values that a sentence may name; `t`, a number, tells the reader where the case lies.
     """
 
     args: dict[str, Any]
@@ -87,7 +87,7 @@ class Exercise:
         starter: the stub's source where it is more than the reference's signature, docstring and `...`.
         run: `run(answer, *args)` turns an answer into outputs to compare (tensor, number, or tuple, list, dict of them).
             The default calls the answer. It serves for classes and for training steps.
-        picture: `picture(answer)` → matplotlib figure of the learner's result beside the reference.
+        picture: `picture(answer)` shows the learner's result beside the reference, with `plots.figure` or `plots.show`.
         rtol: relative tolerance where rounding alone does not explain the difference of two right answers; the default
             follows from the dtype.
         cases: number of inputs, at least 3.
@@ -140,21 +140,6 @@ class Exercise:
         """Case `index`, the same for the same seed, freshly made; float32 tensors and modules cast to `dtype`."""
         case = self.inputs(torch.Generator().manual_seed(1000 * seed + index), index)
         return Case({name: _cast(value, dtype) for name, value in case.args.items()}, case.facts)
-
-
-def code_lines(source: str) -> int:
-    """Lines of code in a definition's body: no docstrings, comments or blank lines."""
-    definition = ast.parse(source).body[0]
-    docstrings: set[int] = set()
-    for node in ast.walk(definition):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            docstrings |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    first = definition.body[0].lineno if isinstance(definition, ast.FunctionDef | ast.ClassDef) else 1
-    numbered = enumerate(source.splitlines(), start=1)
-    return sum(
-        n >= first and n not in docstrings and line.strip() != "" and not line.strip().startswith("#")
-        for n, line in numbered
-    )
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

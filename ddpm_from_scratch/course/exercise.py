@@ -141,6 +141,10 @@ class Exercise:
         case = self.inputs(torch.Generator().manual_seed(1000 * seed + index), index)
         return Case({name: _cast(value, dtype) for name, value in case.args.items()}, case.facts)
 
+    def output(self, answer: Answer, case: Case) -> Any:
+        """What `answer` gives on `case`, in the form that is compared."""
+        return self.run(answer, *case.args.values()) if self.run else answer(*case.args.values())
+
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, torch.nn.Module):

@@ -1,0 +1,291 @@
+"""The exercise engine: what an answer did, found by replaying the reference and the known mistakes beside it.
+
+`grade(exercise, answer)` runs the answer on several random inputs and returns a `Verdict`. It shows nothing and records
+nothing, leaves the global random states as they were, and never compares an answer with itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import textwrap
+from dataclasses import dataclass
+from types import CodeType, SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attempt import Outcome, OutOfTime, attempt, in_words
+from .exercise import Answer, Case, Exercise
+
+SEEDS = (0, 1)
+ROUNDINGS = 128
+"""Two right answers may differ by this many units of rounding of the coarser dtype, relative to the value and to the
+root mean square of the expected output."""
+
+NUMBERS = (Tensor, bool, int, float, np.number)
+Trial = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the engine found. `mistake` is the index in the exercise's bank; `borrowed`: it is the package's own."""
+
+    status: Literal["right", "wrong", "unattempted"]
+    message: str = ""
+    mistake: int | None = None
+    borrowed: bool = False
+
+
+def grade(exercise: Exercise, answer: Answer) -> Verdict:
+    """The verdict on `answer`, any callable that is called as the exercise's reference is.
+
+    Raises:
+        TypeError: `answer` cannot be called.
+    """
+    if not callable(answer):
+        raise TypeError(f'pass the function itself, check("{exercise.id}", {exercise.name}), not its result')
+    if is_untouched(exercise, answer):
+        return Verdict("unattempted")
+    message, mistake = _diagnose(exercise, answer)
+    return Verdict("wrong" if message else "right", message, mistake, is_package_component(exercise, answer))
+
+
+def _diagnose(exercise: Exercise, answer: Answer) -> tuple[str, int | None]:
+    """The sentence for a wrong answer and the index of the known mistake; ("", None) for a right one."""
+    if message := _wrong_signature(exercise, answer):
+        return message, None
+    yours: dict[Trial, Outcome] = {}
+    problems: dict[Trial, str] = {}
+    changed: set[str] = set()
+    for trial in ((seed, index) for seed in SEEDS for index in range(exercise.cases)):
+        yours[trial] = attempt(exercise, answer, exercise.case(*trial))
+        if isinstance(yours[trial].error, OutOfTime):
+            return f"your code did not finish within {exercise.seconds:g} seconds: does a loop never end?", None
+        if problem := _problem(exercise, yours[trial], exercise.case(*trial)):
+            problems[trial] = problem
+        changed |= _changed(yours[trial].left, exercise.case(*trial))
+    in_place = f"you changed the input {' and '.join(sorted(changed))} in place: others still need it, work on a copy"
+    if not problems:
+        return in_place if changed else _wrong_in_float64(exercise, answer), None
+    mistake = _known_mistake(exercise, yours)
+    if mistake is None:
+        message = _unknown_mistake(exercise, answer, yours, problems)
+    else:
+        message = _sentence(exercise, mistake, exercise.case(*next(iter(problems))), yours[next(iter(problems))])
+    return f"{message}; {in_place}" if changed else message, mistake
+
+
+def _sentence(exercise: Exercise, mistake: int, case: Case, yours: Outcome) -> str:
+    expected = exercise.output(exercise.reference, case)
+    numbers = {"yours": yours.value, "expected": expected, **case.args, **case.facts}
+    says = exercise.mistakes[mistake].says
+    return says.format(**numbers) if isinstance(says, str) else says(SimpleNamespace(**numbers))
+
+
+# ---------------------------------------------------------------- two outputs side by side
+
+
+def difference(yours: Any, expected: Any, rtol: float | None = None) -> str:
+    """What is wrong with an output, in words; "" where it agrees with the expected one.
+
+    Agreement is of structure, shape, device and value. A wider dtype is as good, a narrower one is not.
+    """
+    if yours is None and expected is not None:
+        return "you forgot to return: the function gave None"
+    mine, theirs = _leaves(yours), _leaves(expected)
+    if mine.keys() != theirs.keys():
+        return f"you returned a {_kind(yours)}, expected a {_kind(expected)}"
+    problems = ((path, _leaf_difference(mine[path], leaf, rtol)) for path, leaf in theirs.items())
+    return next((f"output{path}: {problem}" if path else problem for path, problem in problems if problem), "")
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Tensors, numbers and other leaves by path: "" for a bare one, "[0]" in a tuple, "['x']" in a dict."""
+    if not isinstance(value, dict | list | tuple):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {p: leaf for key, item in items for p, leaf in _leaves(item, f"{path}[{key!r}]").items()}
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} of {len(value)}" if isinstance(value, dict | list | tuple) else type(value).__name__
+
+
+def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
+    if not isinstance(expected, NUMBERS):
+        return "" if type(yours) is type(expected) and yours == expected else f"{yours!r}, expected {expected!r}"
+    if not isinstance(yours, NUMBERS):
+        return f"you returned a {_kind(yours)}, expected a {_kind(expected)}"
+    a, b = torch.as_tensor(yours), torch.as_tensor(expected)
+    eps = max(_eps(yours), _eps(expected))
+    coarser = eps > _eps(expected) or a.is_floating_point() != b.is_floating_point()
+    if a.shape != b.shape:
+        return f"your result has shape {tuple(a.shape)}, expected {tuple(b.shape)}"
+    if a.device != b.device:
+        return f"your result is on {a.device}, expected on {b.device}"
+    if coarser and isinstance(yours, Tensor) and isinstance(expected, Tensor):
+        return f"your result is {a.dtype}, expected {b.dtype}"
+    return _value_difference(a.detach().double(), b.detach().double(), rtol or ROUNDINGS * eps)
+
+
+def _eps(value: Any) -> float:
+    """Unit of rounding; a Python number counts as float32, since it may have been computed from float32."""
+    if isinstance(value, Tensor):
+        return torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    return torch.finfo(torch.float32).eps if isinstance(value, float | np.floating) else 0.0
+
+
+def _value_difference(a: Tensor, b: Tensor, rtol: float) -> str:
+    finite = b.isfinite()
+    atol = rtol * float((b[finite] ** 2).mean() ** 0.5) if finite.any() else 0.0
+    wrong = ~torch.isclose(a, b, rtol, atol, equal_nan=True)
+    if not wrong.any():
+        return ""
+    if lost := int((finite & ~a.isfinite()).sum()):
+        return f"{lost} of {a.numel()} values of your result are not finite"
+    ratio, offset = float((a * b).sum() / (b * b).sum()), float((a - b).mean())
+    if a.numel() > 1 and torch.allclose(a, ratio * b, rtol, atol):
+        known = {0.0: "zero", -1.0: "the negative of the right one"}
+        return f"your result is {known.get(round(ratio, 5), f'{ratio:.4g} times the right one')} everywhere"
+    if a.numel() > 1 and torch.allclose(a, b + offset, rtol, atol):
+        return f"your result is off by the same {offset:+.4g} everywhere"
+    first = tuple(wrong.nonzero()[0].tolist())
+    place = f"{int(wrong.sum())} of {a.numel()} values are wrong, the first at index {list(first)}: " if first else ""
+    return f"{place}{float(a[first]):.4g} where {float(b[first]):.4g} is expected"
+
+
+# ---------------------------------------------------------------- diagnosis
+
+
+def _problem(exercise: Exercise, yours: Outcome, case: Case, rtol: float | None = None) -> str:
+    if yours.error:
+        return in_words(yours.error)
+    return difference(yours.value, exercise.output(exercise.reference, case), rtol or exercise.rtol)
+
+
+def _changed(left: Case, case: Case) -> set[str]:
+    """Names of the arguments in which a call changed a number."""
+    before, after = _leaves(case.args), _leaves(left.args)
+    numbers = [path for path, leaf in before.items() if isinstance(leaf, NUMBERS)]
+    return {path.split("'")[1] for path in numbers if path not in after or difference(after[path], before[path])}
+
+
+def _known_mistake(exercise: Exercise, yours: dict[Trial, Outcome]) -> int | None:
+    """Index of the mistake that does on every input what the answer does; None where that is only to raise."""
+
+    def same(mine: Outcome, theirs: Outcome) -> bool:
+        if mine.value is None or theirs.value is None:
+            return mine.value is theirs.value and type(mine.error) is type(theirs.error)
+        return not difference(mine.value, theirs.value, exercise.rtol)
+
+    def matches(mistake: Answer) -> bool:
+        return all(same(mine, attempt(exercise, mistake, exercise.case(*trial))) for trial, mine in yours.items())
+
+    if all(outcome.value is None for outcome in yours.values()):
+        return None
+    return next((number for number, mistake in enumerate(exercise.mistakes) if matches(mistake.answer)), None)
+
+
+def _unknown_mistake(
+    exercise: Exercise, answer: Answer, yours: dict[Trial, Outcome], problems: dict[Trial, str]
+) -> str:
+    """What can be said of a wrong answer outside the bank, about the first case (by t) on which it departs."""
+    cases = {trial: exercise.case(*trial) for trial in yours}
+    in_order = sorted(cases, key=lambda trial: cases[trial].facts.get("t", trial[1]))
+    first = next(trial for trial in in_order if trial in problems)
+    if problems[first].startswith("you "):
+        return problems[first]
+    again = attempt(exercise, answer, exercise.case(*first), global_seed=1)
+    if not again.error and not yours[first].error and difference(again.value, yours[first].value):
+        return "two calls with the same input differ: you draw from the global random state, use what the inputs give"
+    right = dict.fromkeys(_place(cases[trial]) for trial in in_order if trial not in problems)
+    message = f"{_place(cases[first])}, {problems[first]}" + f"; right {', '.join(right)}" * bool(right)
+    mixes = _mixes_batch(exercise, answer, cases[first])
+    return message + "; your result for one sample depends on the others of its batch" * mixes
+
+
+def _place(case: Case) -> str:
+    """The case in words: its t and the shape of its first tensor, else its arguments."""
+    shapes = [f"with {name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)]
+    values = "with " + ", ".join(f"{name} = {value!s:.40}" for name, value in case.args.items())
+    return (f"at t = {case.facts['t']} " if "t" in case.facts else "") + next(iter(shapes), values)
+
+
+def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:
+    """Whether the first sample comes out differently without the rest of its batch, where the reference's does not."""
+    size = next((len(value) for value in case.args.values() if isinstance(value, Tensor) and value.ndim), 0)
+
+    def first(value: Any) -> Any:
+        return value[:1] if isinstance(value, Tensor) and value.ndim and len(value) == size else value
+
+    def differs(function: Answer) -> bool:
+        alone = Case({name: first(value) for name, value in case.args.items()})
+        one, all_of_them = attempt(exercise, function, alone), attempt(exercise, function, case)
+        return not one.error and bool(difference(one.value, first(all_of_them.value)))
+
+    return size > 1 and not differs(exercise.reference) and differs(answer)
+
+
+def _wrong_in_float64(exercise: Exercise, answer: Answer) -> str:
+    """What goes wrong when an answer that is right so far gets float64 inputs; float32's precision is enough."""
+    rtol = exercise.rtol or ROUNDINGS * torch.finfo(torch.float32).eps
+    for trial in ((0, index) for index in range(exercise.cases)):
+        yours = attempt(exercise, answer, exercise.case(*trial, torch.float64))
+        if problem := _problem(exercise, yours, exercise.case(*trial, torch.float64), rtol):
+            return f"right in float32, but with float64 inputs {problem}"
+    return ""
+
+
+def _wrong_signature(exercise: Exercise, answer: Answer) -> str:
+    args = {} if exercise.run else exercise.case(0, 0).args
+    try:
+        signature = inspect.signature(answer)
+        signature.bind(*args.values()) if args else None
+    except ValueError:
+        return ""
+    except TypeError:
+        return f"your function takes {signature}, the check passes {len(args)} arguments: {', '.join(args)}"
+    return ""
+
+
+# ---------------------------------------------------------------- whose code it is
+
+
+def is_package_component(exercise: Exercise, answer: Answer) -> bool:
+    """Whether the answer is the package's finished component itself."""
+    module, _, name = exercise.package.rpartition(".")
+    return bool(module) and inspect.unwrap(answer) is getattr(importlib.import_module(module), name)
+
+
+def is_untouched(exercise: Exercise, answer: Answer) -> bool:
+    """Whether the answer is the stub as it was handed out, docstrings and comments apart.
+
+    A function, or the methods of a class, are compared as syntax trees; a function without source, as bytecode.
+    """
+    stub = ast.parse(exercise.stub).body[-1]
+    blanks = (
+        [node for node in stub.body if isinstance(node, ast.FunctionDef)] if isinstance(stub, ast.ClassDef) else [stub]
+    )
+    functions = [f for f in vars(answer).values() if inspect.isfunction(f)] if inspect.isclass(answer) else [answer]
+    try:
+        written = [ast.parse(textwrap.dedent(inspect.getsource(function))).body[0] for function in functions]
+    except (OSError, TypeError, SyntaxError):
+        definitions = compile(exercise.stub, "stub", "exec").co_consts
+        return any(_same_code(getattr(answer, "__code__", None), code) for code in definitions)
+    return functions != [] and {_body(node) for node in written} == {_body(node) for node in blanks}
+
+
+def _body(function: ast.stmt) -> str:
+    if not isinstance(function, ast.FunctionDef):
+        return ""
+    return ast.dump(ast.Module(function.body[ast.get_docstring(function) is not None :], []))
+
+
+def _same_code(code: Any, blank: Any) -> bool:
+    if not isinstance(code, CodeType) or not isinstance(blank, CodeType):
+        return False
+    return (code.co_code, code.co_names, code.co_consts[1:]) == (blank.co_code, blank.co_names, blank.co_consts[1:])

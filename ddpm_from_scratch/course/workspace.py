@@ -20,8 +20,11 @@ RECORD = ".lessons.json"  # in work/: file name → hash of the lesson as it was
 START = "00_start_here.ipynb"
 # Variables by which another environment, or an earlier server, would reach into this one.
 FOREIGN = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "JUPYTER_PATH", "JUPYTER_TOKEN", "MPLBACKEND")
-# JupyterLab otherwise asks on its first start whether it may fetch news, and looks for a newer version of itself.
-LAB_SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+# JupyterLab otherwise asks whether it may fetch news, and which kernel to use when a cell is run before the kernel is up.
+LAB_SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},
+}
 
 
 class WorkspaceError(Exception):
@@ -130,7 +133,7 @@ def lab_command(work: Path, start: str = START, browser: bool = True) -> list[st
         f"--ServerApp.root_dir={work}",
         f"--LabApp.default_url=/lab/tree/{start}",
     ]
-    command += ["--ServerApp.log_level=WARN", "--MultiKernelManager.default_kernel_name=python3"]
+    command += ["--log-level=ERROR", "--MultiKernelManager.default_kernel_name=python3"]
     if not browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -139,7 +142,7 @@ def lab_command(work: Path, start: str = START, browser: bool = True) -> list[st
 
 
 def quieten_lab() -> None:
-    """Settle JupyterLab's question about news for this environment, unless somebody did."""
+    """Settle JupyterLab's questions for this environment, unless somebody did."""
     settings = Path(sys.prefix, "share", "jupyter", "lab", "settings", "overrides.json")
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)

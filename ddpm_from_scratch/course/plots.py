@@ -32,7 +32,7 @@ INK, FAINT, PAPER = "#1f2328", "#8c959f", "#ffffff"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.facecolor": PAPER,
     "figure.dpi": 144,
     "savefig.facecolor": PAPER,
@@ -70,17 +70,22 @@ MAX_INCHES_PER_IMAGE = 1.05
 # ---------------------------------------------------------------- one figure, shown with its alt text
 
 
+def blank_figure(width: float = WIDTH, height: float = 3.0) -> Figure:
+    """A figure without axes, on a canvas of its own; `width` and `height` in inches. Call inside `rc_context(STYLE)`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def new_figure(width: float = WIDTH, height: float = 3.0, rows: int = 1, columns: int = 1, **subplots: Any) -> Figure:
-    """A figure with `rows` × `columns` axes and its own canvas. Call inside `rc_context(STYLE)`.
+    """A figure with `rows` × `columns` axes. Call inside `rc_context(STYLE)`.
 
     Args:
         width, height: inches; 8 wide fills the output area of a notebook.
         subplots: further arguments of `Figure.subplots`, such as `sharey` or `width_ratios`.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    gridspec = {k: subplots.pop(k) for k in ("width_ratios", "height_ratios") if k in subplots}
-    figure.subplots(rows, columns, gridspec_kw=gridspec, **subplots)
+    figure = blank_figure(width, height)
+    figure.subplots(rows, columns, **subplots)
     return figure
 
 
@@ -106,12 +111,12 @@ def to_html(png: bytes, width: float, alt: str, caption: str) -> str:
     if not alt.strip() or not caption.strip():
         raise ValueError("a picture needs `alt` (what it shows, in words) and `caption` (what to see in it)")
     source = base64.b64encode(png).decode()
+    caption = f"<em>{html.escape(caption, quote=False)}</em>"
     return (
         '<figure style="margin: 0.5em 0">'
         f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{source}"'
         f' style="width: {width * CSS_INCH:.0f}px; max-width: 100%; height: auto">'
-        f'<figcaption style="max-width: 46em; margin-top: 0.4em"><em>{html.escape(caption, quote=False)}</em></figcaption>'
-        "</figure>"
+        f'<figcaption style="max-width: 46em; margin-top: 0.4em">{caption}</figcaption></figure>'
     )
 
 
@@ -123,7 +128,14 @@ def show(figure: Figure, alt: str, caption: str) -> None:
 
 @contextmanager
 def figure(
-    width: float = WIDTH, height: float = 3.0, rows: int = 1, columns: int = 1, *, alt: str, caption: str, **subplots: Any
+    width: float = WIDTH,
+    height: float = 3.0,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    alt: str,
+    caption: str,
+    **subplots: Any,
 ) -> Iterator[Any]:
     """Draw a picture in a `with` block; it is displayed at the end of the block.
 
@@ -239,25 +251,30 @@ def draw_points(ax: Axes, points: Tensor, groups: Tensor | None = None, limit: f
 # ---------------------------------------------------------------- the four pictures
 
 
-def image_grid(
+def grid_figure(
     images: Tensor,
     columns: int = 8,
-    *,
-    alt: str,
-    caption: str,
     titles: Sequence[str] = (),
     row_labels: Sequence[str] = (),
     outline: Sequence[str] = (),
     width: float | None = None,
-) -> None:
-    """Show a grid of images (see `draw_images`). `width` in inches; by default as wide as the images need."""
+) -> Figure:
+    """A figure with a grid of images (see `draw_images`). `width` in inches; by default what the images need."""
     columns = min(columns, len(images))
     label_width = 0.25 + 0.085 * max((len(line) for label in row_labels for line in label.split("\n")), default=0)
     width = width or min(WIDTH, columns * MAX_INCHES_PER_IMAGE + label_width)
     rows, cell = math.ceil(len(images) / columns), (width - label_width) / columns
-    height = rows * cell * images.shape[-2] / images.shape[-1] + (0.5 if titles else 0.1)
-    with figure(width, height, alt=alt, caption=caption) as ax:
-        draw_images(ax, images, columns, titles, row_labels, outline)
+    title_lines = max((title.count("\n") + 1 for title in titles), default=0)
+    height = rows * cell * images.shape[-2] / images.shape[-1] + 0.1 + 0.22 * title_lines
+    with rc_context(STYLE):
+        fig = new_figure(width, height)
+        draw_images(fig.axes[0], images, columns, titles, row_labels, outline)
+    return fig
+
+
+def image_grid(images: Tensor, columns: int = 8, *, alt: str, caption: str, **layout: Any) -> None:
+    """Show a grid of images; `titles`, `row_labels`, `outline` and `width` as in `grid_figure`."""
+    show(grid_figure(images, columns, **layout), alt, caption)
 
 
 def noising_strip(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ddpm_from_scratch import schedules
+from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
 
 BETAS = schedules.linear()
@@ -68,7 +71,8 @@ FORWARD_STEP = Exercise(
     reference=forward_step,
     inputs=forward_step_inputs,
     hints=(
-        "Ho eq. 2 names a Gaussian by its mean and its variance. A draw from it is the mean plus the standard deviation "
+        "Ho eq. 2 names a Gaussian by its mean and its variance. A draw from it is the mean plus the standard "
+        "deviation "
         "times `noise`.",
         "q(x_t | x_{t-1}) = N(√(1-β_t) x_{t-1}, β_t I). The second argument is a variance.",
         "Fill in two coefficients: `return (...) ** 0.5 * x_prev + (...) ** 0.5 * noise`",
@@ -123,4 +127,647 @@ FORWARD_STEP = Exercise(
 )
 
 
-EXERCISES = (FORWARD_STEP,)
+# ---------------------------------------------------------------- 01.2
+
+
+def alpha_bars(betas: Tensor) -> Tensor:
+    """ᾱ of every timestep from the β of every timestep.
+
+    betas: shape (T,), each in (0, 1); entry 0 holds the papers' β_1.
+    Returns shape (T,); entry 0 holds the papers' ᾱ_1.
+    """
+    return torch.cumprod(1 - betas, dim=0)
+
+
+def alpha_bars_inputs(generator: torch.Generator, index: int) -> Case:
+    """The linear schedule, long and short, and random ones."""
+    betas = (
+        BETAS,
+        schedules.linear(10, 0.01, 0.3),
+        torch.rand(50, generator=generator, dtype=torch.float64) * 0.3 + 0.01,
+        torch.rand(7, generator=generator) * 0.8 + 0.1,
+    )[index]
+    return Case({"betas": betas}, {"T": len(betas)})
+
+
+def alpha_bars_by_logarithm(betas):
+    return torch.exp(torch.cumsum(torch.log1p(-betas), dim=0))
+
+
+def alpha_bars_in_float64(betas):
+    return torch.cumprod(1.0 - betas.double(), 0).to(betas.dtype)
+
+
+def alpha_bars_by_loop(betas):
+    kept, result = 1.0, []
+    for beta in betas:
+        kept = kept * (1 - beta)
+        result.append(kept)
+    return torch.stack(result)
+
+
+def alpha_bars_in_place(betas):
+    result = 1 - betas
+    for i in range(1, len(result)):
+        result[i] *= result[i - 1]
+    return result
+
+
+ALPHA_BARS = Exercise(
+    id="01.2",
+    title="What is left after t steps",
+    difficulty=1,
+    minutes=3,
+    equation="Ho, above eq. 4",
+    where="All steps in one jump",
+    lines=1,
+    reference=alpha_bars,
+    inputs=alpha_bars_inputs,
+    hints=(
+        "Every step multiplies the variance of what is left of x_0 by α_t. What do t steps multiply it by?",
+        "α_s = 1 - β_s and ᾱ_t = α_1 α_2 ⋯ α_t, for every t. PyTorch has one function for running products.",
+        "`return torch.cumprod(..., dim=0)`",
+    ),
+    mistakes=(
+        Mistake(
+            lambda b: torch.cumprod(b, 0),
+            "you multiplied the β_s: a running product of what each step adds, not of what it keeps",
+        ),
+        Mistake(
+            lambda b: 1 - b,
+            lambda at: (
+                "you returned α_t, which one step keeps; ᾱ_t is what all steps up to t keep: your last entry is "
+                f"{float(at.yours[-1]):.3g}, and {float(at.expected[-1]):.3g} is left after {at.T} steps"
+            ),
+        ),
+        Mistake(
+            lambda b: 1 - torch.cumprod(1 - b, 0),
+            "you returned 1-ᾱ_t, the variance of the noise; ᾱ_t is the part that is left of the signal, and falls "
+            "with t",
+        ),
+        Mistake(
+            lambda b: torch.cumprod((1 - b) ** 0.5, 0),
+            "you returned √ᾱ_t, the scale of x_0; ᾱ_t itself has no square root",
+        ),
+        Mistake(
+            lambda b: 1 - torch.cumsum(b, 0),
+            lambda at: (
+                "you subtracted the sum of the β_s, which is right only while that sum is small: after "
+                f"{at.T} steps yours is {float(at.yours[-1]):.3g}, and ᾱ is never negative"
+            ),
+        ),
+        Mistake(
+            lambda b: torch.exp(-torch.cumsum(b, 0)),
+            lambda at: (
+                "you took exp(-Σβ), the limit of infinitely many small steps: after these "
+                f"{at.T} steps it is {float(at.yours[-1] / at.expected[-1]) - 1:.1%} too large"
+            ),
+        ),
+        Mistake(
+            lambda b: torch.cat([torch.ones_like(b[:1]), torch.cumprod(1 - b, 0)[:-1]]),
+            "you are one step late: your entry 0 is 1, the ᾱ before any noise, where entry 0 holds the papers' ᾱ_1",
+        ),
+        Mistake(
+            lambda b: torch.cumprod(torch.flip(1 - b, (0,)), 0),
+            "you multiplied from the last step back to the first: entry t must hold the steps up to t",
+        ),
+        Mistake(
+            lambda b: torch.cumprod(1 - b**2, 0),
+            "you used 1-β_s² as the factor of a step: β_s is a variance already, so nothing is squared",
+        ),
+    ),
+    alternatives=(alpha_bars_by_logarithm, alpha_bars_in_float64, alpha_bars_by_loop, alpha_bars_in_place),
+    package="ddpm_from_scratch.schedules.alpha_bars",
+)
+
+
+# ---------------------------------------------------------------- 01.3
+
+ALPHA_BAR = schedules.alpha_bars(BETAS)
+
+
+def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor, t: Tensor) -> Tensor:
+    """x_t of a whole batch in one jump, each sample at its own timestep.
+
+    x0, noise: shape (B, ...), the same: images (B, C, H, W), points (B, 2), ...; noise is standard normal.
+    alpha_bar: ᾱ of every timestep, shape (T,), float64.
+    t: shape (B,), whole numbers in 0..T-1, one per sample.
+    Returns x_t, of x0's shape and dtype.
+    """
+    alpha_bar_t = alpha_bar[t].reshape(-1, *[1] * (x0.ndim - 1))
+    x_t = alpha_bar_t**0.5 * x0 + (1 - alpha_bar_t) ** 0.5 * noise
+    return x_t.to(x0.dtype)
+
+
+def add_noise_inputs(generator: torch.Generator, index: int) -> Case:
+    """First 8 images of 8 × 8 pixels, so that a coefficient on the wrong axis does not raise."""
+    shape = ((8, 1, 8, 8), (6, 2), (3, 3, 6, 6), (5,))[index]
+    t = torch.randint(1, 1000, shape[:1], generator=generator)
+    t[:3] = torch.tensor([200, 0, 999])
+    x0 = torch.rand(shape, generator=generator) * 2 - 1
+    noise = torch.randn(shape, generator=generator)
+    return Case({"x0": x0, "noise": noise, "alpha_bar": ALPHA_BAR, "t": t}, {"first": int(t[0]), "count": len(t)})
+
+
+def _coefficients(x0, alpha_bar, t):
+    a = alpha_bar[t].to(x0.dtype).reshape(-1, *[1] * (x0.ndim - 1))
+    return a, 1 - a
+
+
+def add_noise_by_loop(x0, noise, alpha_bar, t):
+    samples = []
+    for image, eps, step in zip(x0, noise, t.tolist(), strict=True):
+        a = float(alpha_bar[step])
+        samples.append(a**0.5 * image + (1 - a) ** 0.5 * eps)
+    return torch.stack(samples)
+
+
+def add_noise_roots_first(x0, noise, alpha_bar, t):
+    signal, rest = alpha_bar.sqrt()[t].to(x0.dtype), (1 - alpha_bar).sqrt()[t].to(x0.dtype)
+    while signal.ndim < x0.ndim:
+        signal, rest = signal[..., None], rest[..., None]
+    return signal * x0 + rest * noise
+
+
+def add_noise_in_place(x0, noise, alpha_bar, t):
+    x_t = x0.clone()
+    for i in range(len(x0)):
+        x_t[i] *= float(alpha_bar[t[i]]) ** 0.5
+        x_t[i] += noise[i] * (1 - float(alpha_bar[t[i]])) ** 0.5
+    return x_t
+
+
+def add_noise_flat(x0, noise, alpha_bar, t):
+    a = alpha_bar[t][:, None]
+    flat = a.sqrt() * x0.reshape(len(x0), -1).double() + (1 - a).sqrt() * noise.reshape(len(x0), -1).double()
+    return flat.to(x0.dtype).reshape(x0.shape)
+
+
+def add_noise_wrong_axis(x0, noise, alpha_bar, t):
+    a = alpha_bar[t].to(x0.dtype)
+    return a**0.5 * x0 + (1 - a) ** 0.5 * noise
+
+
+def add_noise_no_roots(x0, noise, alpha_bar, t):
+    a, b = _coefficients(x0, alpha_bar, t)
+    return a * x0 + b * noise
+
+
+def add_noise_root_inside(x0, noise, alpha_bar, t):
+    a, _ = _coefficients(x0, alpha_bar, t)
+    return a**0.5 * x0 + (1 - a**0.5) * noise
+
+
+def add_noise_squared(x0, noise, alpha_bar, t):
+    a, _ = _coefficients(x0, alpha_bar, t)
+    return a * x0 + (1 - a**2) ** 0.5 * noise
+
+
+def add_noise_swapped(x0, noise, alpha_bar, t):
+    a, b = _coefficients(x0, alpha_bar, t)
+    return b**0.5 * x0 + a**0.5 * noise
+
+
+def add_noise_one_early(x0, noise, alpha_bar, t):
+    a, b = _coefficients(x0, alpha_bar, t - 1)
+    return a**0.5 * x0 + b**0.5 * noise
+
+
+def add_noise_first_t(x0, noise, alpha_bar, t):
+    a = float(alpha_bar[t[0]])
+    return a**0.5 * x0 + (1 - a) ** 0.5 * noise
+
+
+def add_noise_no_shrinking(x0, noise, alpha_bar, t):
+    _, b = _coefficients(x0, alpha_bar, t)
+    return x0 + b**0.5 * noise
+
+
+def add_noise_fresh(x0, noise, alpha_bar, t):
+    a, b = _coefficients(x0, alpha_bar, t)
+    return a**0.5 * x0 + b**0.5 * torch.randn_like(x0)
+
+
+def add_noise_clipped(x0, noise, alpha_bar, t):
+    a, b = _coefficients(x0, alpha_bar, t)
+    return (a**0.5 * x0 + b**0.5 * noise).clamp(-1, 1)
+
+
+def add_noise_mean(x0, noise, alpha_bar, t):
+    a, _ = _coefficients(x0, alpha_bar, t)
+    return a**0.5 * x0
+
+
+def draw_add_noise(answer):
+    """Eight images at rising t: the learner's row above the reference's."""
+    from ddpm_from_scratch.data import load_dataset
+
+    x0 = load_dataset("fashion", split="test").images[:8]
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 50, 100, 200, 300, 450, 700, 999])
+    rows = torch.cat(
+        [answer(x0.clone(), noise.clone(), ALPHA_BAR.clone(), t.clone()), add_noise(x0, noise, ALPHA_BAR, t)]
+    )
+    return plots.grid_figure(rows, titles=[f"t = {int(step)}" for step in t], row_labels=["yours", "reference"])
+
+
+ADD_NOISE = Exercise(
+    id="01.3",
+    title="A batch of noisy images, each at its own t",
+    difficulty=2,
+    minutes=7,
+    equation="Ho eq. 4",
+    where="All steps in one jump",
+    lines=3,
+    reference=add_noise,
+    inputs=add_noise_inputs,
+    hints=(
+        "Look up one ᾱ per sample, then give it as many axes of length 1 as it needs to multiply whole samples.",
+        "x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε. PyTorch lines shapes up from the last axis: (B,) must become (B, 1, 1, 1) for "
+        "images.",
+        "`alpha_bar_t = alpha_bar[t].reshape(-1, *[1] * (...))`, then the equation, then `.to(x0.dtype)`",
+    ),
+    mistakes=(
+        Mistake(
+            add_noise_wrong_axis,
+            "you multiplied by ᾱ of shape ({count},) as it stands: it lines up with the last axis, so every column of "
+            "pixels gets its own t and all images the same ones; t belongs to the first axis",
+        ),
+        Mistake(
+            add_noise_no_roots,
+            "you left out both square roots: ᾱ_t and 1-ᾱ_t are variances, and samples are scaled by standard "
+            "deviations",
+        ),
+        Mistake(
+            add_noise_root_inside,
+            "you scaled the noise by 1-√ᾱ_t where the equation has √(1-ᾱ_t): the two variances no longer add up to 1 "
+            "(t = {first} for the first sample)",
+        ),
+        Mistake(
+            add_noise_squared,
+            "you scaled x0 by ᾱ_t and made the noise fit: that keeps the variance, but takes your ᾱ_t for its square "
+            "root",
+        ),
+        Mistake(
+            add_noise_swapped,
+            "you swapped the two coefficients: at t = 0 your sample is almost pure noise, where it should be almost x0",
+        ),
+        Mistake(
+            add_noise_one_early,
+            "you looked ᾱ up one step too early: entry t of the table is the one for index t, and at t = 0 yours "
+            "reads the "
+            "last entry, so that the cleanest sample comes out as pure noise",
+        ),
+        Mistake(
+            add_noise_first_t,
+            "you used the first sample's t = {first} for all {count} samples: every sample has its own",
+        ),
+        Mistake(
+            add_noise_no_shrinking,
+            "you added the noise without shrinking x0: at t = 999 your samples still hold all of it",
+        ),
+        Mistake(
+            add_noise_fresh,
+            "you drew fresh noise and left the argument `noise` unused: training needs to know the noise it added",
+        ),
+        Mistake(
+            add_noise_clipped,
+            "you clipped x_t to [-1, 1]: x_t is not an image, and the noise that you cut off makes it no Gaussian any "
+            "more",
+        ),
+        Mistake(
+            add_noise_mean,
+            "you returned the mean √ᾱ_t x_0 only: `noise` is not used",
+        ),
+    ),
+    alternatives=(add_noise_by_loop, add_noise_roots_first, add_noise_in_place, add_noise_flat),
+    picture=draw_add_noise,
+)
+
+
+# ---------------------------------------------------------------- 01.4
+
+
+def to_model_range(images: Tensor) -> Tensor:
+    """8-bit pixels as numbers in [-1, 1].
+
+    images: any shape, torch.uint8, 0 (black) to 255 (white).
+    Returns the same shape, torch.float32: 0 becomes -1 and 255 becomes 1.
+    """
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_model_range_inputs(generator: torch.Generator, index: int) -> Case:
+    """Random pixels; the first case lacks black and white, as one image may."""
+    shape = ((4, 1, 8, 8), (28, 28), (2, 3, 6, 6), (256,))[index]
+    images = torch.randint(20, 230, shape, generator=generator) if index < 3 else torch.arange(256)
+    return Case({"images": images.to(torch.uint8)}, {"low": int(images.min()), "high": int(images.max())})
+
+
+def to_model_range_by_halves(images):
+    return (images / 255 - 0.5) / 0.5
+
+
+def to_model_range_in_float64(images):
+    return (2 * (images.double() / 255) - 1).float()
+
+
+def to_model_range_by_table(images):
+    return torch.linspace(-1, 1, 256)[images.long()]
+
+
+def to_model_range_in_place(images):
+    result = images.clone().float()
+    result -= 127.5
+    result /= 127.5
+    return result
+
+
+def to_model_range_by_loop(images):
+    flat = [pixel / 127.5 - 1 for pixel in images.flatten().tolist()]
+    return torch.tensor(flat).reshape(images.shape)
+
+
+def _range(at) -> str:
+    return f"yours run from {float(at.yours.min()):.2f} to {float(at.yours.max()):.2f} on pixels {at.low} to {at.high}"
+
+
+TO_MODEL_RANGE = Exercise(
+    id="01.4",
+    title="The scale of the data",
+    difficulty=1,
+    minutes=3,
+    equation="Ho section 3.3",
+    where="Variance kept, and when it is not",
+    lines=1,
+    reference=to_model_range,
+    inputs=to_model_range_inputs,
+    hints=(
+        "A straight line takes 0 to -1 and 255 to 1. What is its slope, and where does it cross zero?",
+        "The range 0..255 is 255 wide, [-1, 1] is 2 wide, and the middle, 127.5, becomes 0. Convert to float32 first.",
+        "`return images.to(torch.float32) / ... - ...`",
+    ),
+    mistakes=(
+        Mistake(
+            lambda u: u.float() / 255,
+            lambda at: f"you mapped to [0, 1]: {_range(at)}; the noise is centred on 0, so the data should be too",
+        ),
+        Mistake(
+            lambda u: u.float() / 255 - 0.5,
+            lambda at: f"you mapped to [-½, ½]: {_range(at)}; the range must be twice as wide",
+        ),
+        Mistake(
+            lambda u: u.float() / 255 - 1,
+            lambda at: f"you mapped to [-1, 0]: {_range(at)}; white must become 1",
+        ),
+        Mistake(
+            lambda u: u.float() / 128 - 1,
+            "you divided by 128: white (255) becomes 0.992, not 1; there are 255 steps from 0 to 255",
+        ),
+        Mistake(
+            lambda u: u * 2 / 255 - 1,
+            "you doubled the pixels while they were still 8-bit: uint8 wraps round at 256, so bright pixels come out "
+            "dark; convert first",
+        ),
+        Mistake(
+            lambda u: u.float() * 2 - 1,
+            lambda at: f"you took the pixels for numbers in [0, 1]: {_range(at)}; they go up to 255",
+        ),
+        Mistake(
+            lambda u: 1 - u.float() / 127.5,
+            "you turned black into 1 and white into -1: the image is inverted",
+        ),
+        Mistake(
+            lambda u: (u.float() - u.float().mean()) / u.float().std(),
+            "you standardised by the mean and deviation of this batch: the same pixel then gets another value in every "
+            "batch, and no one can turn it back into a pixel",
+        ),
+        Mistake(
+            lambda u: (u.float() - u.min()) / (u.max().float() - u.min()) * 2 - 1,
+            lambda at: (
+                f"you stretched the batch from its own darkest pixel ({at.low}) to its brightest ({at.high}): "
+                "the map must be the same for every batch"
+            ),
+        ),
+    ),
+    alternatives=(
+        to_model_range_by_halves,
+        to_model_range_in_float64,
+        to_model_range_by_table,
+        to_model_range_in_place,
+        to_model_range_by_loop,
+    ),
+)
+
+
+# ---------------------------------------------------------------- 01.5
+
+
+def prior_kl(x0: Tensor, alpha_bar_T: float) -> Tensor:
+    """KL(q(x_T | x_0) ‖ N(0, I)) of each sample, in nats.
+
+    x0: shape (B, ...).
+    alpha_bar_T: ᾱ at the last timestep, in (0, 1).
+    Returns shape (B,): the sum over the elements of each sample.
+    """
+    mean, variance = alpha_bar_T**0.5 * x0, 1 - alpha_bar_T
+    kl = 0.5 * (mean**2 + variance - 1 - math.log(variance))
+    return kl.flatten(1).sum(dim=1)
+
+
+def prior_kl_inputs(generator: torch.Generator, index: int) -> Case:
+    """Images and points, with schedules that end too early by more and by less."""
+    shape = ((4, 1, 6, 6), (5, 2), (2, 3, 4, 4), (3, 7))[index]
+    alpha_bar_T = (0.36, 0.05, 0.5, 0.01)[index]
+    x0 = torch.rand(shape, generator=generator) * 2 - 1
+    return Case({"x0": x0, "alpha_bar_T": alpha_bar_T}, {"alpha_bar_T": alpha_bar_T, "size": x0[0].numel()})
+
+
+def _prior_kl(x0, mean, variance):
+    return (0.5 * (mean**2 + variance - 1 - math.log(variance))).flatten(1).sum(1)
+
+
+def prior_kl_simplified(x0, alpha_bar_T):
+    size = x0[0].numel()
+    return 0.5 * (alpha_bar_T * x0.square().flatten(1).sum(1) - size * (alpha_bar_T + math.log1p(-alpha_bar_T)))
+
+
+def prior_kl_in_float64(x0, alpha_bar_T):
+    mean, variance = alpha_bar_T**0.5 * x0.double(), torch.tensor(1 - alpha_bar_T, dtype=torch.float64)
+    return (0.5 * (mean**2 + variance - 1 - variance.log())).flatten(1).sum(1).to(x0.dtype)
+
+
+def prior_kl_by_loop(x0, alpha_bar_T):
+    variance = 1 - alpha_bar_T
+    return torch.stack([(0.5 * (alpha_bar_T * x**2 + variance - 1 - math.log(variance))).sum() for x in x0])
+
+
+def prior_kl_by_torch(x0, alpha_bar_T):
+    q = torch.distributions.Normal(alpha_bar_T**0.5 * x0, (1 - alpha_bar_T) ** 0.5)
+    p = torch.distributions.Normal(torch.zeros_like(x0), 1.0)
+    return torch.distributions.kl_divergence(q, p).reshape(len(x0), -1).sum(1)
+
+
+PRIOR_KL = Exercise(
+    id="01.5",
+    title="How far is x_T from pure noise?",
+    difficulty=2,
+    minutes=6,
+    equation="L_T of Ho eq. 5",
+    where="What x_T must be",
+    lines=3,
+    reference=prior_kl,
+    inputs=prior_kl_inputs,
+    hints=(
+        "q(x_T | x_0) is a Gaussian whose mean and variance Ho eq. 4 gives. Every pixel is independent, so their KLs "
+        "add up.",
+        "KL(N(μ, σ²) ‖ N(0, 1)) = ½ (μ² + σ² - 1 - log σ²), with μ = √ᾱ_T x_0 and σ² = 1-ᾱ_T.",
+        "`mean, variance = ..., 1 - alpha_bar_T`, then `kl = 0.5 * (...)`, then `return kl.flatten(1).sum(dim=1)`",
+    ),
+    mistakes=(
+        Mistake(
+            lambda x0, a: 2 * _prior_kl(x0, a**0.5 * x0, 1 - a),
+            "you left out the factor ½ of the Gaussian's KL: yours is twice too large",
+        ),
+        Mistake(
+            lambda x0, a: _prior_kl(x0, a**0.5 * x0, 1 - a) / x0[0].numel(),
+            "you averaged over the {size} elements of a sample; independent elements' KLs add up",
+        ),
+        Mistake(
+            lambda x0, a: _prior_kl(x0, a * x0, 1 - a),
+            "you took ᾱ_T x_0 for the mean: eq. 4 has its square root (ᾱ_T = {alpha_bar_T} here)",
+        ),
+        Mistake(
+            lambda x0, a: _prior_kl(x0, x0, 1 - a),
+            "you took x_0 itself for the mean: at T only a part of it is left (ᾱ_T = {alpha_bar_T} here)",
+        ),
+        Mistake(
+            lambda x0, a: _prior_kl(x0, a**0.5 * x0, (1 - a) ** 0.5),
+            "you put the standard deviation √(1-ᾱ_T) where the formula has the variance",
+        ),
+        Mistake(
+            lambda x0, a: _prior_kl(x0, 0 * x0, 1 - a),
+            "you left out the mean: your KL is the same for every image, where a brighter or darker one is further "
+            "away",
+        ),
+        Mistake(
+            lambda x0, a: _prior_kl(x0, a**0.5 * x0, a),
+            "you took ᾱ_T for the variance: eq. 4 gives the noise the rest, 1-ᾱ_T (ᾱ_T = {alpha_bar_T} here)",
+        ),
+        Mistake(
+            lambda x0, a: (0.5 * (a * x0**2 - a + math.log(1 - a))).flatten(1).sum(1),
+            "you added the logarithm of the variance where it is subtracted: a KL is never negative, and yours can be",
+        ),
+        Mistake(
+            lambda x0, a: (0.5 * (a * x0**2 - a)).flatten(1).sum(1),
+            "you left out the logarithm of the variance",
+        ),
+        Mistake(
+            lambda x0, a: (0.5 * ((a * x0**2 + 1) / (1 - a) - 1 + math.log(1 - a))).flatten(1).sum(1),
+            "you computed the KL the other way round, from N(0, I) to q(x_T | x_0); it is not symmetric",
+        ),
+        Mistake(
+            lambda x0, a: _prior_kl(x0, a**0.5 * x0, 1 - a) / math.log(2),
+            "you returned bits; the answer is asked in nats, with the natural logarithm",
+        ),
+    ),
+    alternatives=(prior_kl_simplified, prior_kl_in_float64, prior_kl_by_loop, prior_kl_by_torch),
+    rtol=1e-4,
+)
+
+
+# ---------------------------------------------------------------- 01.6
+
+
+def snr(alpha_bar: Tensor) -> Tensor:
+    """Signal-to-noise ratio of x_t, for data of unit variance.
+
+    alpha_bar: ᾱ of some timesteps, any shape, each in (0, 1).
+    Returns the same shape: the variance of the signal part of x_t over the variance of its noise part.
+    """
+    return alpha_bar / (1 - alpha_bar)
+
+
+def snr_inputs(generator: torch.Generator, index: int) -> Case:
+    """The table of the linear schedule, random values, a grid of them, a single one."""
+    shape = ((), (9,), (3, 4), ())[index]
+    alpha_bar = ALPHA_BAR if index == 0 else torch.rand(shape, generator=generator) * 0.9 + 0.05
+    return Case({"alpha_bar": alpha_bar}, {"first": float(alpha_bar.flatten()[0])})
+
+
+def snr_by_loop(alpha_bar):
+    values = [a / (1 - a) for a in alpha_bar.flatten()]
+    return torch.stack(values).reshape(alpha_bar.shape)
+
+
+def snr_from_logit(alpha_bar):
+    return torch.exp(torch.logit(alpha_bar.double())).to(alpha_bar.dtype)
+
+
+def snr_in_float64(alpha_bar):
+    a = alpha_bar.double()
+    return ((a.sqrt() / (1 - a).sqrt()) ** 2).to(alpha_bar.dtype)
+
+
+def snr_in_place(alpha_bar):
+    result = alpha_bar.clone()
+    result /= 1 - alpha_bar
+    return result
+
+
+SNR = Exercise(
+    id="01.6",
+    title="Signal to noise",
+    difficulty=1,
+    minutes=2,
+    equation="Ho eq. 4",
+    where="Signal-to-noise ratio",
+    lines=1,
+    reference=snr,
+    inputs=snr_inputs,
+    hints=(
+        "x_t is a sum of two parts. What is the variance of each, when x_0 and ε both have variance 1?",
+        "The signal part √ᾱ_t x_0 has variance ᾱ_t, the noise part √(1-ᾱ_t) ε has variance 1-ᾱ_t.",
+        "`return alpha_bar / (...)`",
+    ),
+    mistakes=(
+        Mistake(
+            lambda a: (a / (1 - a)) ** 0.5,
+            "you divided standard deviations; the ratio is one of variances, the square of yours",
+        ),
+        Mistake(
+            lambda a: (1 - a) / a,
+            "you divided noise by signal: yours rises with t, and a signal-to-noise ratio falls",
+        ),
+        Mistake(
+            lambda a: a / (1 - a) ** 0.5,
+            "you put the noise's standard deviation √(1-ᾱ_t) under the signal's variance",
+        ),
+        Mistake(
+            lambda a: a**0.5 / (1 - a),
+            "you put the signal's standard deviation √ᾱ_t over the noise's variance",
+        ),
+        Mistake(
+            lambda a: torch.log(a / (1 - a)),
+            "you returned the logarithm of the ratio; that comes later in the section",
+        ),
+        Mistake(
+            lambda a: (a / (1 - a)) ** 2,
+            "you squared the ratio: ᾱ_t and 1-ᾱ_t are variances already",
+        ),
+        Mistake(
+            lambda a: 1 / (1 - a),
+            "you divided the variance of x_0 itself by the noise's; the signal in x_t has shrunk to ᾱ_t",
+        ),
+        Mistake(
+            lambda a: a.clone(),
+            "you returned ᾱ_t, the signal's variance; it still has to be divided by the noise's",
+        ),
+    ),
+    alternatives=(snr_by_loop, snr_from_logit, snr_in_float64, snr_in_place),
+    package="ddpm_from_scratch.schedules.snr",
+    rtol=1e-4,
+)
+
+
+EXERCISES = (FORWARD_STEP, ALPHA_BARS, ADD_NOISE, TO_MODEL_RANGE, PRIOR_KL, SNR)

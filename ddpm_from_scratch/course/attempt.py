@@ -33,7 +33,7 @@ class OutOfTime(BaseException):
 
 
 def attempt(exercise: Exercise, answer: Answer, case: Case, global_seed: int = 0) -> Outcome:
-    """Calls `answer` on `case`, which it may change, with the global random states set to `global_seed` for the time."""
+    """Calls `answer` on `case`, which it may change, with the global random states at `global_seed` meanwhile."""
     try:
         with _global_randomness(global_seed), _time_limit(exercise.seconds):
             return Outcome(exercise.output(answer, case), None, case)

@@ -7,9 +7,11 @@ nothing, leaves the global random states as they were, and never compares an ans
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
+import pkgutil
 import textwrap
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, SimpleNamespace
 from typing import Any, Literal
@@ -28,6 +30,7 @@ root mean square of the expected output."""
 
 NUMBERS = (Tensor, bool, int, float, np.number)
 Trial = tuple[int, int]
+Outcomes = dict[Trial, Outcome]
 
 
 @dataclass(frozen=True)
@@ -58,31 +61,27 @@ def _diagnose(exercise: Exercise, answer: Answer) -> tuple[str, int | None]:
     """The sentence for a wrong answer and the index of the known mistake; ("", None) for a right one."""
     if message := _wrong_signature(exercise, answer):
         return message, None
-    yours: dict[Trial, Outcome] = {}
-    problems: dict[Trial, str] = {}
-    changed: set[str] = set()
-    for trial in ((seed, index) for seed in SEEDS for index in range(exercise.cases)):
+    yours: Outcomes = {}
+    for trial in [(seed, index) for seed in SEEDS for index in range(exercise.cases)]:
         yours[trial] = attempt(exercise, answer, exercise.case(*trial))
         if isinstance(yours[trial].error, OutOfTime):
             return f"your code did not finish within {exercise.seconds:g} seconds: does a loop never end?", None
-        if problem := _problem(exercise, yours[trial], exercise.case(*trial)):
-            problems[trial] = problem
-        changed |= _changed(yours[trial].left, exercise.case(*trial))
-    in_place = f"you changed the input {' and '.join(sorted(changed))} in place: others still need it, work on a copy"
+    problems = {t: problem for t in yours if (problem := _problem(exercise, yours[t], exercise.case(*t)))}
+    changed = sorted({name for t in yours for name in _changed(yours[t].left, exercise.case(*t))})
+    in_place = f"you changed the input {' and '.join(changed)} in place: others still need it, work on a copy"
     if not problems:
         return in_place if changed else _wrong_in_float64(exercise, answer), None
     mistake = _known_mistake(exercise, yours)
     if mistake is None:
         message = _unknown_mistake(exercise, answer, yours, problems)
     else:
-        message = _sentence(exercise, mistake, exercise.case(*next(iter(problems))), yours[next(iter(problems))])
+        first = next(iter(problems))
+        message = _sentence(exercise, exercise.mistakes[mistake].says, exercise.case(*first), yours[first].value)
     return f"{message}; {in_place}" if changed else message, mistake
 
 
-def _sentence(exercise: Exercise, mistake: int, case: Case, yours: Outcome) -> str:
-    expected = exercise.output(exercise.reference, case)
-    numbers = {"yours": yours.value, "expected": expected, **case.args, **case.facts}
-    says = exercise.mistakes[mistake].says
+def _sentence(exercise: Exercise, says: str | Callable[[Any], str], case: Case, yours: Any) -> str:
+    numbers = {"yours": yours, "expected": _expected(exercise, case), **case.args, **case.facts}
     return says.format(**numbers) if isinstance(says, str) else says(SimpleNamespace(**numbers))
 
 
@@ -121,15 +120,14 @@ def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
     if not isinstance(yours, NUMBERS):
         return f"you returned a {_kind(yours)}, expected a {_kind(expected)}"
     a, b = torch.as_tensor(yours), torch.as_tensor(expected)
-    eps = max(_eps(yours), _eps(expected))
-    coarser = eps > _eps(expected) or a.is_floating_point() != b.is_floating_point()
-    if a.shape != b.shape:
-        return f"your result has shape {tuple(a.shape)}, expected {tuple(b.shape)}"
-    if a.device != b.device:
-        return f"your result is on {a.device}, expected on {b.device}"
+    for what, mine, wanted in (("shape", tuple(a.shape), tuple(b.shape)), ("device", a.device, b.device)):
+        if mine != wanted:
+            return f"your result has {what} {mine}, expected {wanted}"
+    coarser = _eps(yours) > _eps(expected) or a.is_floating_point() != b.is_floating_point()
     if coarser and isinstance(yours, Tensor) and isinstance(expected, Tensor):
-        return f"your result is {a.dtype}, expected {b.dtype}"
-    return _value_difference(a.detach().double(), b.detach().double(), rtol or ROUNDINGS * eps)
+        return f"your result has dtype {a.dtype}, expected {b.dtype}"
+    rtol = rtol or ROUNDINGS * max(_eps(yours), _eps(expected))
+    return _value_difference(a.detach().double(), b.detach().double(), rtol)
 
 
 def _eps(value: Any) -> float:
@@ -161,10 +159,17 @@ def _value_difference(a: Tensor, b: Tensor, rtol: float) -> str:
 # ---------------------------------------------------------------- diagnosis
 
 
+def _expected(exercise: Exercise, case: Case) -> Any:
+    outcome = attempt(exercise, exercise.reference, case)
+    if outcome.error:
+        raise outcome.error
+    return outcome.value
+
+
 def _problem(exercise: Exercise, yours: Outcome, case: Case, rtol: float | None = None) -> str:
     if yours.error:
         return in_words(yours.error)
-    return difference(yours.value, exercise.output(exercise.reference, case), rtol or exercise.rtol)
+    return difference(yours.value, _expected(exercise, case), rtol or exercise.rtol)
 
 
 def _changed(left: Case, case: Case) -> set[str]:
@@ -174,7 +179,7 @@ def _changed(left: Case, case: Case) -> set[str]:
     return {path.split("'")[1] for path in numbers if path not in after or difference(after[path], before[path])}
 
 
-def _known_mistake(exercise: Exercise, yours: dict[Trial, Outcome]) -> int | None:
+def _known_mistake(exercise: Exercise, yours: Outcomes) -> int | None:
     """Index of the mistake that does on every input what the answer does; None where that is only to raise."""
 
     def same(mine: Outcome, theirs: Outcome) -> bool:
@@ -190,9 +195,7 @@ def _known_mistake(exercise: Exercise, yours: dict[Trial, Outcome]) -> int | Non
     return next((number for number, mistake in enumerate(exercise.mistakes) if matches(mistake.answer)), None)
 
 
-def _unknown_mistake(
-    exercise: Exercise, answer: Answer, yours: dict[Trial, Outcome], problems: dict[Trial, str]
-) -> str:
+def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, problems: dict[Trial, str]) -> str:
     """What can be said of a wrong answer outside the bank, about the first case (by t) on which it departs."""
     cases = {trial: exercise.case(*trial) for trial in yours}
     in_order = sorted(cases, key=lambda trial: cases[trial].facts.get("t", trial[1]))
@@ -204,15 +207,15 @@ def _unknown_mistake(
         return "two calls with the same input differ: you draw from the global random state, use what the inputs give"
     right = dict.fromkeys(_place(cases[trial]) for trial in in_order if trial not in problems)
     message = f"{_place(cases[first])}, {problems[first]}" + f"; right {', '.join(right)}" * bool(right)
-    mixes = _mixes_batch(exercise, answer, cases[first])
-    return message + "; your result for one sample depends on the others of its batch" * mixes
+    mixes = "; your result for one sample depends on the others of its batch"
+    return message + mixes * _mixes_batch(exercise, answer, cases[first])
 
 
 def _place(case: Case) -> str:
     """The case in words: its t and the shape of its first tensor, else its arguments."""
-    shapes = [f"with {name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)]
-    values = "with " + ", ".join(f"{name} = {value!s:.40}" for name, value in case.args.items())
-    return (f"at t = {case.facts['t']} " if "t" in case.facts else "") + next(iter(shapes), values)
+    shapes = [f"{name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)]
+    values = [f"{name} = {value!s:.40}" for name, value in case.args.items()]
+    return (f"at t = {case.facts['t']} " if "t" in case.facts else "") + "with " + ", ".join(shapes[:1] or values)
 
 
 def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:
@@ -220,7 +223,7 @@ def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:
     size = next((len(value) for value in case.args.values() if isinstance(value, Tensor) and value.ndim), 0)
 
     def first(value: Any) -> Any:
-        return value[:1] if isinstance(value, Tensor) and value.ndim and len(value) == size else value
+        return value[:1].clone() if isinstance(value, Tensor) and value.ndim and len(value) == size else value
 
     def differs(function: Answer) -> bool:
         alone = Case({name: first(value) for name, value in case.args.items()})
@@ -241,14 +244,12 @@ def _wrong_in_float64(exercise: Exercise, answer: Answer) -> str:
 
 
 def _wrong_signature(exercise: Exercise, answer: Answer) -> str:
-    args = {} if exercise.run else exercise.case(0, 0).args
-    try:
-        signature = inspect.signature(answer)
-        signature.bind(*args.values()) if args else None
-    except ValueError:
-        return ""
-    except TypeError:
-        return f"your function takes {signature}, the check passes {len(args)} arguments: {', '.join(args)}"
+    args = exercise.case(0, 0).args
+    with suppress(ValueError):  # a built-in function may have no signature
+        try:
+            inspect.signature(answer).bind(*args.values())
+        except TypeError as error:
+            return "" if exercise.run else f"your function cannot take ({', '.join(args)}): {error}"
     return ""
 
 
@@ -257,8 +258,7 @@ def _wrong_signature(exercise: Exercise, answer: Answer) -> str:
 
 def is_package_component(exercise: Exercise, answer: Answer) -> bool:
     """Whether the answer is the package's finished component itself."""
-    module, _, name = exercise.package.rpartition(".")
-    return bool(module) and inspect.unwrap(answer) is getattr(importlib.import_module(module), name)
+    return exercise.package != "" and inspect.unwrap(answer) is pkgutil.resolve_name(exercise.package)
 
 
 def is_untouched(exercise: Exercise, answer: Answer) -> bool:
@@ -266,26 +266,17 @@ def is_untouched(exercise: Exercise, answer: Answer) -> bool:
 
     A function, or the methods of a class, are compared as syntax trees; a function without source, as bytecode.
     """
-    stub = ast.parse(exercise.stub).body[-1]
-    blanks = (
-        [node for node in stub.body if isinstance(node, ast.FunctionDef)] if isinstance(stub, ast.ClassDef) else [stub]
-    )
     functions = [f for f in vars(answer).values() if inspect.isfunction(f)] if inspect.isclass(answer) else [answer]
     try:
         written = [ast.parse(textwrap.dedent(inspect.getsource(function))).body[0] for function in functions]
     except (OSError, TypeError, SyntaxError):
-        definitions = compile(exercise.stub, "stub", "exec").co_consts
-        return any(_same_code(getattr(answer, "__code__", None), code) for code in definitions)
+        blank = next(c for c in compile(exercise.stub, "stub", "exec").co_consts if isinstance(c, CodeType))
+        code = getattr(answer, "__code__", None)
+        return code is not None and (code.co_code, code.co_consts[1:]) == (blank.co_code, blank.co_consts[1:])
+    blanks = [node for node in ast.walk(ast.parse(exercise.stub)) if isinstance(node, ast.FunctionDef)]
     return functions != [] and {_body(node) for node in written} == {_body(node) for node in blanks}
 
 
-def _body(function: ast.stmt) -> str:
-    if not isinstance(function, ast.FunctionDef):
-        return ""
-    return ast.dump(ast.Module(function.body[ast.get_docstring(function) is not None :], []))
-
-
-def _same_code(code: Any, blank: Any) -> bool:
-    if not isinstance(code, CodeType) or not isinstance(blank, CodeType):
-        return False
-    return (code.co_code, code.co_names, code.co_consts[1:]) == (blank.co_code, blank.co_names, blank.co_consts[1:])
+def _body(node: ast.stmt) -> str:
+    body = node.body[ast.get_docstring(node) is not None :] if isinstance(node, ast.FunctionDef) else [node]
+    return ast.dump(ast.Module(body, []))

@@ -1,0 +1,175 @@
+"""What a learner sees: `check`, `hint`, `solution`, `progress`, in a notebook as HTML and elsewhere as text."""
+
+from __future__ import annotations
+
+import html
+import os
+import random
+import re
+import textwrap
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from IPython.display import display
+
+from . import exercises
+from . import progress as progress_log
+from .engine import grade
+from .exercise import Exercise
+
+RUNGS = ("idea", "equation", "skeleton")
+BOX = "border-left: 4px solid {colour}; padding: 0.2em 0.8em; margin: 0.3em 0"
+GREEN, GREY = "#009E73", "#8c959f"
+
+
+class CourseError(Exception):
+    """A message to the learner: in IPython it is shown alone, without a stack trace."""
+
+    def _render_traceback_(self) -> list[str]:
+        return textwrap.wrap(str(self), 100)
+
+
+class WrongAnswer(CourseError):
+    """An answer that `check` refuses, with what is wrong."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One output in two forms."""
+
+    text: str
+    html: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def setup(lesson: str) -> None:
+    """The first cell of each lesson: seeds the global generators with the lesson's number.
+
+    With `DDPM_WARNINGS=error`, which the tests set and the making of the solved notebooks, a warning is an error,
+    apart from deprecations inside other packages. Else warnings are shown: a newer library stops no learner.
+    """
+    seed = int(lesson)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    if os.environ.get("DDPM_WARNINGS") == "error":
+        warnings.simplefilter("error")
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("error", category=DeprecationWarning, module=r"__main__|ddpm_from_scratch")
+
+
+def check(exercise_id: str, answer: Callable[..., Any]) -> None:
+    """Says whether `answer` solves exercise "NN.n", and if not, what is wrong with it.
+
+    An untouched stub is "not attempted", and the notebook runs on.
+
+    Raises:
+        WrongAnswer: the answer is wrong; the message says what it does and where to look.
+        CourseError: there is no such exercise, or `answer` is no function.
+    """
+    exercise = _find(exercise_id)
+    try:
+        verdict = grade(exercise, answer)
+    except TypeError as error:
+        raise CourseError(str(error)) from None
+    progress_log.record(exercise.id, verdict)
+    if verdict.status == "unattempted":
+        display(_help(exercise, f"Exercise {exercise.id} is not attempted yet: write your code in the cell above."))
+    elif verdict.status == "wrong":
+        display(_help(exercise, "Stuck?"))
+        message = verdict.message[:1].upper() + verdict.message[1:].rstrip(".")
+        raise WrongAnswer(f"Exercise {exercise.id} is not right yet. {message}.{_where(exercise)}") from None
+    else:
+        whose = " This is the package's own function." if verdict.borrowed else ""
+        display(_box(f"✓ Exercise {exercise.id} is right: {exercise.title}.{whose}", GREEN))
+        if exercise.picture:
+            exercise.picture(answer)
+
+
+def hint(exercise_id: str, rung: int = 1) -> None:
+    """Shows the three hints to exercise "NN.n" and its solution, folded; as text, hint `rung` (1 to 3) alone.
+
+    Raises:
+        CourseError: there is no such exercise or rung.
+    """
+    exercise = _find(exercise_id)
+    if rung not in (1, 2, 3):
+        raise CourseError(f"there are three hints, 1 (idea), 2 (equation) and 3 (skeleton): there is no hint {rung!r}")
+    further = f'hint("{exercise.id}", {rung + 1})' if rung < 3 else f'solution("{exercise.id}")'
+    text = f"Hint {rung} of 3, the {RUNGS[rung - 1]}: {exercise.hints[rung - 1]}\nNext: {further}"
+    display(Panel(text, _folded(exercise)))
+
+
+def solution(exercise_id: str) -> None:
+    """Shows the solution of exercise "NN.n".
+
+    Raises:
+        CourseError: there is no such exercise.
+    """
+    exercise = _find(exercise_id)
+    display(Panel(exercise.solution, _details("Solution", _code(exercise.solution))))
+
+
+def progress(lesson: str | None = None) -> None:
+    """Shows which exercises are right, of the course or of lesson "NN"."""
+    table = progress_log.rows(lesson)
+    marks = {"right": "✓ right", "wrong": "✗ not yet", "": "· open"}
+    cells = "".join(
+        f"<tr><td>{row.id}</td><td style='text-align: left'>{html.escape(row.title)}</td>"
+        f"<td style='text-align: left'>{marks[row.status]}</td><td>{row.attempts}</td></tr>"
+        for row in table
+    )
+    head = "<tr><th>Exercise</th><th>Title</th><th>State</th><th>Checks</th></tr>"
+    text = progress_log.as_text(table)
+    display(Panel(text, f"<table>{head}{cells}</table><p>{text.splitlines()[-1]}</p>"))
+
+
+def _find(exercise_id: str) -> Exercise:
+    try:
+        return exercises.get(exercise_id)
+    except ValueError as error:
+        raise CourseError(str(error)) from None
+
+
+def _where(exercise: Exercise) -> str:
+    places = [exercise.equation, f"section “{exercise.where}”" if exercise.where else ""]
+    return f" Look at {', '.join(filter(None, places))}." if any(places) else ""
+
+
+def _help(exercise: Exercise, text: str) -> Panel:
+    calls = f'hint("{exercise.id}") gives a hint, solution("{exercise.id}") the solution.'
+    return Panel(f"{text} {calls}", f'<div style="{BOX.format(colour=GREY)}">{text}{_folded(exercise)}</div>')
+
+
+def _box(text: str, colour: str) -> Panel:
+    return Panel(text, f'<div style="{BOX.format(colour=colour)}">{html.escape(text, quote=False)}</div>')
+
+
+def _folded(exercise: Exercise) -> str:
+    rungs = zip(RUNGS, exercise.hints, strict=True)
+    hints = [_details(f"Hint {n}: {rung}", _prose(text)) for n, (rung, text) in enumerate(rungs, start=1)]
+    return "".join([*hints, _details("Solution", _code(exercise.solution))])
+
+
+def _details(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary>{body}</details>"
+
+
+def _prose(text: str) -> str:
+    """Text as HTML: what stands between backticks is code."""
+    marked = re.sub(r"`+([^`]+)`+", r"<code>\1</code>", html.escape(text, quote=False))
+    return f'<div style="white-space: pre-wrap">{marked}</div>'
+
+
+def _code(source: str) -> str:
+    return f"<pre><code>{html.escape(source, quote=False)}</code></pre>"

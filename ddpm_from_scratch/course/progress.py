@@ -1,0 +1,117 @@
+"""The learner's progress, kept in one local JSON file.
+
+The file is `.ddpm-progress.json` in the current folder, or in `work/` below it; the environment variable
+`DDPM_PROGRESS` names another one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from . import exercises
+from .engine import Verdict
+
+NAME = ".ddpm-progress.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One exercise's state: `status` is "right", "wrong" or "" (not attempted), `attempts` the number of checks."""
+
+    id: str
+    title: str
+    minutes: int
+    status: str
+    attempts: int
+
+
+def progress_file() -> Path:
+    """Where progress is kept."""
+    if named := os.environ.get("DDPM_PROGRESS"):
+        return Path(named)
+    below = Path("work") / NAME
+    return below if below.exists() and not Path(NAME).exists() else Path(NAME)
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """What the file holds, by exercise. A file that cannot be read is moved aside, with a warning."""
+    path = progress_file()
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(kept, dict) and all(isinstance(entry, dict) for entry in kept.values()):
+            return kept
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        pass
+    aside = path.with_name(path.name + ".unreadable")
+    os.replace(path, aside)
+    warnings.warn(f"{path.name} could not be read: it is now {aside.name}, and progress starts anew", stacklevel=2)
+    return {}
+
+
+def record(exercise_id: str, verdict: Verdict) -> None:
+    """Notes the verdict of one check. An exercise once right stays right; an unattempted one leaves no trace."""
+    if verdict.status == "unattempted":
+        return
+    kept = read()
+    before = kept.get(exercise_id, {})
+    kept[exercise_id] = {
+        "status": "right" if "right" in (verdict.status, before.get("status")) else "wrong",
+        "attempts": int(before.get("attempts", 0)) + 1,
+        "mistake": verdict.mistake,
+        "borrowed": verdict.borrowed,
+        "last": date.today().isoformat(),
+    }
+    try:
+        _write(json.dumps(kept, indent=1, sort_keys=True))
+    except OSError as error:
+        warnings.warn(f"progress is not kept: {error.strerror}", stacklevel=2)
+
+
+def _write(text: str) -> None:
+    """Replaces the file in one step, so that no reader sees half of it."""
+    path = progress_file()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def rows(lesson: str | None = None) -> list[Row]:
+    """The state of every exercise, or of those of lesson "NN", in the order of the course."""
+    kept = read()
+    chosen = exercises.all_exercises() if lesson is None else exercises.of_lesson(lesson)
+    return [
+        Row(
+            exercise.id,
+            exercise.title,
+            exercise.minutes,
+            str(kept.get(exercise.id, {}).get("status", "")),
+            int(kept.get(exercise.id, {}).get("attempts", 0)),
+        )
+        for exercise in chosen
+    ]
+
+
+def as_text(table: list[Row]) -> str:
+    """The rows as lines of text, with a count of what is right."""
+    marks = {"right": "✓ right", "wrong": "✗ not yet", "": "· open"}
+    width = max((len(row.title) for row in table), default=0)
+    lines = [
+        f"{row.id}  {row.title:<{width}}  {marks[row.status]:<9}"
+        + (f"  {row.attempts} check{'s' * (row.attempts > 1)}" if row.attempts else f"  about {row.minutes} min")
+        for row in table
+    ]
+    return "\n".join([*lines, f"{sum(row.status == 'right' for row in table)} of {len(table)} exercises right"])

@@ -60,7 +60,8 @@ def notebook_stages() -> list[Stage]:
         if any((ROOT / folder).glob("*.ipynb")):
             shutil.rmtree(OUTPUT / folder, ignore_errors=True)
             shutil.copytree(ROOT / folder, OUTPUT / folder)
-            arguments = [f"test-output/{folder}", "-p", "tests.conftest", *NBVAL]
+            shutil.copy(ROOT / "tests" / "conftest.py", OUTPUT / folder)
+            arguments = [f"test-output/{folder}", *NBVAL]
             stages.append(Stage(f"notebooks: {folder}", arguments, 240, 900, ONE_THREAD))
     return stages
 

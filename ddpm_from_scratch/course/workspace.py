@@ -20,7 +20,7 @@ RECORD = ".lessons.json"  # in work/: file name → hash of the lesson as it was
 START = "00_start_here.ipynb"
 # Variables by which another environment, or an earlier server, would reach into this one.
 FOREIGN = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "JUPYTER_PATH", "JUPYTER_TOKEN", "MPLBACKEND")
-# JupyterLab otherwise asks whether it may fetch news, and which kernel to use when a cell is run before the kernel is up.
+# JupyterLab otherwise asks whether it may fetch news, and for a kernel when a cell is run before the kernel is up.
 LAB_SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},
@@ -126,14 +126,14 @@ def lab_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def lab_command(work: Path, start: str = START, browser: bool = True) -> list[str]:
     """The command that serves `work` and opens `start`; the token is JupyterLab's own, new at each start."""
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={work}",
-        f"--LabApp.default_url=/lab/tree/{start}",
-    ]
-    command += ["--log-level=ERROR", "--MultiKernelManager.default_kernel_name=python3"]
+    options = {
+        "ServerApp.root_dir": str(work),
+        "LabApp.default_url": f"/lab/tree/{start}",
+        "MultiKernelManager.default_kernel_name": "python3",
+        "ServerApp.log_level": "ERROR",
+        "LabApp.log_level": "ERROR",
+    }
+    command = [sys.executable, "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
     if not browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -1,4 +1,4 @@
-'''The lesson generator: one source, two notebooks.
+"""The lesson generator: one source, two notebooks.
 
     python -m ddpm_from_scratch.course.build [--execute] [NN ...]
 
@@ -26,9 +26,9 @@ A source is a Python file in percent format:
     # %% id=decay tags=nbval-check-output
     print("a cell whose printed output nbval compares")
 
-`id=` (letters, digits, hyphens) keeps a cell's id when cells are added before it; a cell without one is counted. `tags=`
-takes a comma-separated list. The setup cell must import every name the stubs and solutions use (`torch`, `Tensor`, ...).
-'''
+`id=` (letters, digits, hyphens) keeps a cell's id when cells are added before it; a cell without one is counted.
+`tags=` takes a comma-separated list. The setup cell must import every name that the stubs and solutions use.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from ddpm_from_scratch.course import exercises
 from ddpm_from_scratch.course.exercise import Exercise
@@ -50,9 +55,21 @@ SOURCES = Path(__file__).parent / "lessons"
 ROOT = Path(__file__).parents[2]
 MAX_BYTES = 2_000_000
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+"""A live widget, which no stored notebook can show; its other forms stay."""
+
 Notebook = dict[str, Any]
 
-HEADER = re.compile(r"# %%(?: \[(?P<kind>markdown)\]| exercise (?P<exercise>\d\d\.\d+))?(?P<options>(?: \w+=[\w,-]+)*)\s*")
+HEADER = re.compile(
+    r"# %%(?: \[(?P<kind>markdown)\]| exercise (?P<exercise>\d\d\.\d+))?(?P<options>(?: \w+=[\w,-]+)*)\s*"
+)
+FAULTS = {
+    r"Traceback \(most recent call last\)": "a stack trace",
+    r"\b\w*Warning\b": "a warning",
+    r"(?<![\w.:/])/(?:home|root|Users|tmp|var|usr|opt|mnt|work)/\w|[A-Z]:\\\\?\w": "an absolute path",
+    r"\b0x[0-9a-f]{8,}\b": "a memory address",
+}
+"""What no stored output may hold, by pattern."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +122,9 @@ def exercise_heading(exercise: Exercise, statement: str) -> str:
     """The markdown above an exercise: number, title, difficulty, minutes, equation, section, the statement."""
     stars = "★" * exercise.difficulty + "☆" * (3 - exercise.difficulty)
     minutes = f"{exercise.minutes} minute" + "s" * (exercise.minutes > 1)
-    facts = [stars, minutes, exercise.equation, f"section “{exercise.where}”"]
-    return f"### Exercise {exercise.id} · {exercise.title}\n\n*{' · '.join(filter(None, facts))}*\n\n{statement}".strip()
+    section = f"section “{exercise.where}”" if exercise.where else ""
+    facts = " · ".join(filter(None, [stars, minutes, exercise.equation, section]))
+    return f"### Exercise {exercise.id} · {exercise.title}\n\n*{facts}*\n\n{statement}".strip()
 
 
 def notebook(cells: Iterable[Cell], solved: bool) -> Notebook:
@@ -131,3 +149,142 @@ def _cell(kind: str, name: str, source: str, tags: tuple[str, ...] = ()) -> dict
     cell = {"cell_type": kind, "id": name, "metadata": {"tags": list(tags)} if tags else {}}
     lines = source.splitlines(keepends=True)
     return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}) | {"source": lines}
+
+
+# ---------------------------------------------------------------- outputs
+
+
+def execute(built: Notebook) -> Notebook:
+    """The notebook with its outputs, run top to bottom in a fresh kernel and an empty folder, warnings being errors.
+
+    Raises:
+        CellExecutionError: a cell failed.
+    """
+    with tempfile.TemporaryDirectory() as folder, _environment(DDPM_WARNINGS="error", DDPM_PROGRESS=f"{folder}/p.json"):
+        running = nbformat.reads(json.dumps(built), as_version=4)
+        resources = {"metadata": {"path": folder}}
+        NotebookClient(running, timeout=600, record_timing=False, coalesce_streams=True, resources=resources).execute()
+    executed = json.loads(nbformat.writes(running)) | {"metadata": built["metadata"]}
+    for output in (output for cell in executed["cells"] for output in cell.get("outputs", [])):
+        output.get("data", {}).pop(WIDGET, None)
+    return executed
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def with_outputs_of(built: Notebook, stored: Notebook) -> Notebook:
+    """`built` with the outputs of an earlier run.
+
+    Raises:
+        ValueError: the code is not the code that was run.
+    """
+    fresh, old = ([cell for cell in one["cells"] if cell["cell_type"] == "code"] for one in (built, stored))
+    if [cell["source"] for cell in fresh] != [cell["source"] for cell in old]:
+        raise ValueError("the code is not the code that was run: build it with --execute")
+    for cell, earlier in zip(fresh, old, strict=True):
+        cell |= {key: earlier[key] for key in ("execution_count", "outputs")}
+    return built
+
+
+def faults(solved: Notebook) -> list[str]:
+    """What a solved notebook must not hold: unrun cells, errors, stderr, warnings, paths, more than `MAX_BYTES`."""
+    found = []
+    for cell in solved["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        if cell["source"] and cell["execution_count"] is None:
+            found.append(f"{cell['id']}: not run")
+        for output in cell["outputs"]:
+            if output["output_type"] == "error" or output.get("name") == "stderr":
+                found.append(f"{cell['id']}: {output.get('ename', 'stderr')}")
+            found += [f"{cell['id']}: {what}" for what in _faults_in_text(_text_of(output))]
+    size = len(as_json(solved).encode())
+    return found + [f"{size} bytes, more than {MAX_BYTES}"] * (size > MAX_BYTES)
+
+
+def _text_of(output: dict[str, Any]) -> str:
+    """The words of an output, without embedded pictures."""
+    data = output.get("data", {})
+    parts = [output.get("text", ""), *(value for kind, value in data.items() if kind.startswith("text/"))]
+    text = "\n".join("".join(part) for part in parts)
+    return re.sub(r"data:image/\w+;base64,[\w+/=]+", "", text)
+
+
+def _faults_in_text(text: str) -> list[str]:
+    return [what for pattern, what in FAULTS.items() if re.search(pattern, text)]
+
+
+# ---------------------------------------------------------------- files
+
+
+def as_json(one: Notebook) -> str:
+    """The text of a notebook file."""
+    return json.dumps(one, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def sources(numbers: Sequence[str] = ()) -> list[Path]:
+    """The lesson sources, all or those numbered.
+
+    Raises:
+        ValueError: a number without a source.
+    """
+    found = {path.name[:2]: path for path in sorted(SOURCES.glob("[0-9][0-9]_*.py"))}
+    if missing := [number for number in numbers if number not in found]:
+        raise ValueError(f"no lesson {', '.join(missing)}: there are {', '.join(found)}")
+    return [path for number, path in found.items() if not numbers or number in numbers]
+
+
+def build(source: Path, root: Path = ROOT, run: bool = False) -> None:
+    """Writes both notebooks of a lesson under `root`.
+
+    Raises:
+        ValueError: the source cannot be read, its code needs `run`, or its outputs have faults.
+        CellExecutionError: a cell failed.
+    """
+    cells = read_source(source)
+    blank, solved = (root / folder / f"{source.stem}.ipynb" for folder in ("lessons", "solutions"))
+    _write(blank, notebook(cells, solved=False))
+    stored = json.loads(solved.read_text(encoding="utf-8")) if solved.exists() else {"cells": []}
+    built = notebook(cells, solved=True)
+    built = execute(built) if run else with_outputs_of(built, stored)
+    if wrong := faults(built):
+        raise ValueError("; ".join(wrong))
+    _write(solved, built)
+
+
+def _write(path: Path, one: Notebook) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(as_json(one), encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make the notebooks of lessons/ and solutions/ from their sources.")
+    parser.add_argument("--execute", action="store_true", help="run the solved notebooks and store their outputs")
+    parser.add_argument("lessons", nargs="*", metavar="NN", help="lesson numbers; all by default")
+    options = parser.parse_args()
+    try:
+        chosen = sources(options.lessons)
+    except ValueError as error:
+        parser.error(str(error))
+    failed = 0
+    for source in chosen:
+        try:
+            build(source, run=options.execute)
+            print(f"{source.stem}: blank and solved")
+        except (ValueError, CellExecutionError) as error:
+            failed += 1
+            print(f"{source.stem}: {error}", file=sys.stderr)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -50,7 +50,7 @@ else
     fi
 fi
 
-echo "Installing the locked packages (the first time about 3.3 GB on Linux, most of it PyTorch with CUDA; 0.5 GB elsewhere)"
+echo "Installing the locked packages (the first time a download of 3.3 GB on Linux, most of it CUDA, or 0.4 GB elsewhere)"
 [ -t 2 ] && quiet= || quiet=-q  # progress bars are for people
 "$uv" pip install $quiet --python "$venv/bin/python" --require-hashes -r requirements.lock ||
     fail "the locked packages could not be installed. The first set-up needs the network: check it and run make again."

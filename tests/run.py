@@ -22,6 +22,7 @@ WORKERS = f"-n{min(os.cpu_count() or 1, 8)}"
 NOTHING_COLLECTED = 5
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "--durations=5", "--durations-min=2"]
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=240", "-n2", "--dist=loadfile"]
+LEARNERS = ("DDPM_PROGRESS", "JUPYTER_PATH", "MPLBACKEND")  # settings of the person, kept from the notebooks
 HEADLESS = {"MPLBACKEND": "Agg"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # several workers share the cores
 
@@ -111,7 +112,7 @@ def run(stage: Stage, extra: list[str]) -> Result:
     report = OUTPUT / "report.xml"
     report.unlink(missing_ok=True)
     command = [*PYTEST, f"--junitxml={report}", *stage.arguments, *extra]
-    inherited = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "JUPYTER_PATH")}
+    inherited = {name: value for name, value in os.environ.items() if name not in LEARNERS}
     environment = inherited | {"IPYTHONDIR": str(OUTPUT / "ipython")} | stage.environment
     result = Result(stage.name, 0.0)
     started = time.monotonic()

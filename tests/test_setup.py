@@ -15,11 +15,12 @@ from pathlib import Path
 import line_counts
 import pytest
 import run
+import typer
 import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 
-from ddpm_from_scratch.course import workspace
+from ddpm_from_scratch.course import syllabus, workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -77,16 +78,34 @@ def test_readme_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, flags=re.MULTILINE))
     assert {"lab", "test", "test-long", "demo", "lint", "lessons", "lessons-update", "help"} <= targets
     code = "\n".join(code_of(README))
-    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code)) <= targets
+    assert set(re.findall(r"^make ([a-z-]+)", code, flags=re.MULTILINE)) <= targets
     for module in re.findall(r"-m (ddpm_from_scratch[\w.]*)", code):
         assert importlib.util.find_spec(module), f"README names {module}, which does not exist"
 
 
-def test_readme_names_every_lesson_and_the_python_range() -> None:
+def test_readme_commands_have_the_options_it_uses() -> None:
+    from ddpm_from_scratch.cli import app
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    lines = re.findall(r"\b(?:ddpm|ddpm_from_scratch\.cli) ([a-z]+)(.*)", "\n".join(code_of(README)))
+    assert {"train", "sample", "eval", "info"} <= {name for name, _ in lines}
+    for name, rest in lines:
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", rest)) <= options, f"ddpm {name}{rest}"
+
+
+def test_readme_states_the_python_range_and_the_lessons() -> None:
     assert PROJECT["requires-python"] == ">=3.11"
-    assert "Python 3.11 or newer" in README
-    missing = [lesson.name for lesson in (ROOT / "lessons").glob("*.ipynb") if lesson.name not in README]
-    assert not missing
+    assert README.count("Python 3.11 or newer") >= 2
+    assert syllabus.table() in README, "put the table of course/syllabus.py into the README"
+    written = {lesson.name[:2] for lesson in (ROOT / "lessons").glob("*.ipynb")}
+    assert written <= {f"{lesson.number:02d}" for lesson in syllabus.LESSONS}
+
+
+@pytest.mark.parametrize("way", ["pip", "uv", "conda", "Windows without make"])
+def test_readme_gives_each_way_its_three_lines(way: str) -> None:
+    block = re.search(rf"^{way}[^\n]*:\n\n```\w+\n(.*?)```", README, flags=re.DOTALL | re.MULTILINE)
+    assert block and block[1].count("\n") == 3
 
 
 def test_readme_links_lead_somewhere() -> None:
@@ -342,9 +361,9 @@ def pytest_on(folder: Path, source: str, environ: dict[str, str]) -> subprocess.
     (folder / "test_sample.py").write_text(source, encoding="utf-8")
     shutil.copy(ROOT / "tests" / "conftest.py", folder)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", "-c", ROOT / "pyproject.toml", folder],
+        [sys.executable, "-m", "pytest", "-q", "-c", ROOT / "pyproject.toml", folder],
         cwd=ROOT,
-        env={**os.environ, **environ},
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environ},
         capture_output=True,
         text=True,
         check=False,
@@ -376,9 +395,10 @@ def test_runner_goes_on_after_a_failure_and_adds_up(
     bad.write_text("def test_a():\n    assert 1 + 1 == 3\n", encoding="utf-8")
     good.write_text("def test_a():\n    pass\ndef test_b():\n    pass\n", encoding="utf-8")
     monkeypatch.setattr(run, "OUTPUT", tmp_path)
-    stages = [run.Stage(path.stem, ["-n0", str(path)], 60, 60, {}) for path in (bad, good)]
-    stages.append(run.Stage("empty", ["-n0", "-k", "nothing", str(good)], 60, 60, {}))
-    stages.append(run.Stage("broken", ["-n0", str(tmp_path / "missing.py")], 60, 60, {}))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    stages = [run.Stage(path.stem, [str(path)], 60, 60, {}) for path in (bad, good)]
+    stages.append(run.Stage("empty", ["-k", "nothing", str(good)], 60, 60, {}))
+    stages.append(run.Stage("broken", [str(tmp_path / "missing.py")], 60, 60, {}))
     monkeypatch.setattr(run, "quick_stages", lambda: stages)
     monkeypatch.setattr(sys, "argv", ["run.py"])
     assert run.main() == 1
@@ -389,8 +409,9 @@ def test_runner_stops_a_stage_that_hangs(tmp_path: Path, monkeypatch: pytest.Mon
     hanging = tmp_path / "test_hang.py"
     hanging.write_text("import time\ndef test_a():\n    time.sleep(600)\n", encoding="utf-8")
     monkeypatch.setattr(run, "OUTPUT", tmp_path)
-    result = run.run(run.Stage("hang", ["-n0", str(hanging)], 1, 5, {}), [])
-    assert (result.failed, result.note) == (1, "stopped after 5 s")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    result = run.run(run.Stage("hang", [str(hanging)], 1, 2, {}), [])
+    assert (result.failed, result.note) == (1, "stopped after 2 s")
 
 
 def test_line_counts_leave_out_what_is_not_code() -> None:

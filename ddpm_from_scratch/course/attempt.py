@@ -27,6 +27,11 @@ class Outcome:
     error: BaseException | None
     left: Case
 
+    @property
+    def seen(self) -> Any:
+        """The output, or the name of the exception."""
+        return type(self.error).__name__ if self.error else self.value
+
 
 class OutOfTime(BaseException):
     """A call went over its time limit. Not an `Exception`: an answer's `except Exception` must not catch it."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from . import exercises
+from . import exercises, plots
 from . import progress as progress_log
 from .engine import grade
 from .exercise import Exercise
@@ -93,7 +93,8 @@ def check(exercise_id: str, answer: Callable[..., Any]) -> None:
         whose = " This is the package's own function." if verdict.borrowed else ""
         display(_box(f"✓ Exercise {exercise.id} is right: {exercise.title}.{whose}", GREEN))
         if exercise.picture:
-            exercise.picture(answer)
+            title = f"Your {exercise.name} beside the reference"
+            plots.show(exercise.picture(answer), alt=f"{title}: {exercise.title}.", caption=f"{title}.")
 
 
 def hint(exercise_id: str, rung: int = 1) -> None:

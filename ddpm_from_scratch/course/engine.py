@@ -26,11 +26,10 @@ from .exercise import Answer, Case, Exercise
 SEEDS = (0, 1)
 ROUNDINGS = 128
 """Two right answers may differ by this many units of rounding of the coarser dtype, relative to the value and to the
-root mean square of the expected output."""
+median size of the expected values."""
 
 NUMBERS = (Tensor, bool, int, float, np.number)
-Trial = tuple[int, int]
-Outcomes = dict[Trial, Outcome]
+Outcomes = dict[tuple[int, int], Outcome]
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,8 @@ def _eps(value: Any) -> float:
 
 def _value_difference(a: Tensor, b: Tensor, rtol: float) -> str:
     finite = b.isfinite()
-    atol = rtol * float((b[finite] ** 2).mean() ** 0.5) if finite.any() else 0.0
+    sizes = b[finite & (b != 0)].abs()
+    atol = rtol * float(sizes.median() if len(sizes) else 1)
     wrong = ~torch.isclose(a, b, rtol, atol, equal_nan=True)
     if not wrong.any():
         return ""
@@ -182,20 +182,16 @@ def _changed(left: Case, case: Case) -> set[str]:
 def _known_mistake(exercise: Exercise, yours: Outcomes) -> int | None:
     """Index of the mistake that does on every input what the answer does; None where that is only to raise."""
 
-    def same(mine: Outcome, theirs: Outcome) -> bool:
-        if mine.value is None or theirs.value is None:
-            return mine.value is theirs.value and type(mine.error) is type(theirs.error)
-        return not difference(mine.value, theirs.value, exercise.rtol)
-
     def matches(mistake: Answer) -> bool:
-        return all(same(mine, attempt(exercise, mistake, exercise.case(*trial))) for trial, mine in yours.items())
+        replays = ((mine, attempt(exercise, mistake, exercise.case(*trial))) for trial, mine in yours.items())
+        return not any(difference(mine.seen, replay.seen, exercise.rtol) for mine, replay in replays)
 
     if all(outcome.value is None for outcome in yours.values()):
         return None
     return next((number for number, mistake in enumerate(exercise.mistakes) if matches(mistake.answer)), None)
 
 
-def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, problems: dict[Trial, str]) -> str:
+def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, problems: dict[tuple[int, int], str]) -> str:
     """What can be said of a wrong answer outside the bank, about the first case (by t) on which it departs."""
     cases = {trial: exercise.case(*trial) for trial in yours}
     in_order = sorted(cases, key=lambda trial: cases[trial].facts.get("t", trial[1]))
@@ -206,16 +202,18 @@ def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, proble
     if not again.error and not yours[first].error and difference(again.value, yours[first].value):
         return "two calls with the same input differ: you draw from the global random state, use what the inputs give"
     right = dict.fromkeys(_place(cases[trial]) for trial in in_order if trial not in problems)
-    message = f"{_place(cases[first])}, {problems[first]}" + f"; right {', '.join(right)}" * bool(right)
-    mixes = "; your result for one sample depends on the others of its batch"
-    return message + mixes * _mixes_batch(exercise, answer, cases[first])
+    right_at = f"; right {', '.join(right)}" * bool(right)
+    mixed = "; your result for one sample depends on the others of its batch" * _mixes_batch(
+        exercise, answer, cases[first]
+    )
+    return f"{_place(cases[first])}, {problems[first]}{right_at}{mixed}"
 
 
 def _place(case: Case) -> str:
     """The case in words: its t and the shape of its first tensor, else its arguments."""
     shapes = [f"{name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)]
-    values = [f"{name} = {value!s:.40}" for name, value in case.args.items()]
-    return (f"at t = {case.facts['t']} " if "t" in case.facts else "") + "with " + ", ".join(shapes[:1] or values)
+    t = f"at t = {case.facts['t']} " if "t" in case.facts else ""
+    return f"{t}with " + ", ".join(shapes[:1] or [f"{name} = {value!s:.40}" for name, value in case.args.items()])
 
 
 def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:

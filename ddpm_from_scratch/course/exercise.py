@@ -1,7 +1,7 @@
 '''What an exercise is: data, with no logic of its own.
 
-A lesson's exercises live in `course/exercises/lNN.py`, which ends with `EXERCISES = (Exercise(...), ...)`, in the order of
-the lesson. The ids are "NN.1", "NN.2", ... A worked example is `course/exercises/l01.py`. In short:
+A lesson's exercises live in `course/exercises/lNN.py`, which ends with `EXERCISES = (Exercise(...), ...)`, in the order
+of the lesson. The ids are "NN.1", "NN.2", ... A worked example is `course/exercises/l01.py`. In short:
 
     def q_sample(x0: Tensor, noise: Tensor, alpha_bar_t: float | Tensor) -> Tensor:
         """Shapes, ranges, what to return. This docstring and the signature become the learner's stub."""
@@ -15,14 +15,15 @@ the lesson. The ids are "NN.1", "NN.2", ... A worked example is `course/exercise
     Mistake(lambda x0, noise, alpha_bar_t: alpha_bar_t * x0 + (1 - alpha_bar_t) * noise,
             "you left out both square roots: at t = {t} the variance is not kept")
     Mistake(some_wrong_function,
-            lambda at: f"you used β_t where the equation has √β_t: your noise is {at.beta**-0.5:.0f} times too small at t = {at.t}")
+            lambda at: f"you used β_t where the equation has √β_t: your noise is {at.beta**-0.5:.0f} times too small")
 
 A sentence is about the first case on which the answer departs from the reference. It may name that case's arguments
 and facts, and `yours` and `expected`, the two outputs: a string through `{name}`, a callable through its one argument.
 It starts with "you", says what the answer did and where to look, and never gives the corrected line.
+
 Arguments are passed by position, so a learner may rename parameters. Random numbers come from arguments (`noise`, or a
-`torch.Generator`), never from the global state. The solved notebook shows the reference's source in the stub's place, so
-it may use only names that the lesson's earlier cells define.
+`torch.Generator`), never from the global state. The solved notebook shows the reference's source in the stub's place,
+so it may use only names that the lesson's earlier cells define.
 '''
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ class Exercise:
             copy, by another rank (flattened, or one sample at a time).
         package: dotted name of the finished component with the same signature; "" where there is none.
         starter: the stub's source where it is more than the reference's signature, docstring and `...`.
-        run: `run(answer, *args)` turns an answer into outputs to compare (tensor, number, or tuple, list, dict of them).
-            The default calls the answer. It serves for classes and for training steps.
-        picture: `picture(answer)` shows the learner's result beside the reference, with `plots.figure` or `plots.show`.
+        run: `run(answer, *args)` turns an answer into what is compared (a tensor or number, or a tuple, list or dict of
+            them), for classes and training steps. The default calls the answer.
+        picture: `picture(answer)` → matplotlib figure of the learner's result beside the reference.
         rtol: relative tolerance where rounding alone does not explain the difference of two right answers; the default
             follows from the dtype.
         cases: number of inputs, at least 3.
@@ -131,8 +132,7 @@ class Exercise:
             return textwrap.dedent(self.starter).strip()
         definition = ast.parse(self.solution).body[0]
         assert isinstance(definition, ast.FunctionDef)
-        docstring = definition.body[0]
-        head = self.solution.splitlines()[: docstring.end_lineno]
+        head = self.solution.splitlines()[: definition.body[0].end_lineno]
         budget = f"{self.lines} line" + "s" * (self.lines > 1)
         return "\n".join([*head, f"    # your code: about {budget}", "    ..."])
 

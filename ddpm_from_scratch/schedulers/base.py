@@ -1,0 +1,279 @@
+"""What every scheduler shares: the tables, the timesteps, the reading of the network's output, clipping, noising."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_from_scratch import gaussian, schedules
+from ddpm_from_scratch.config import ConfigMixin
+from ddpm_from_scratch.hub import resolve
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
+Generator = torch.Generator | Sequence[torch.Generator]
+
+
+class Scheduler(ConfigMixin):
+    """The noise schedule and one sampling step, apart from any network.
+
+    Tables are float64 and stay on the CPU; `step` works with Python floats, so no precision is lost before the last
+    multiplication, whatever the dtype of the images.
+
+    Attributes:
+        betas, alphas, alphas_cumprod: shape (T,), float64; index 0 is the papers' t = 1.
+        timesteps: int64, strictly decreasing; the timesteps that a sampling loop visits.
+        num_inference_steps: their number, None before `set_timesteps`.
+        init_noise_sigma: standard deviation of the x_T that sampling starts from, 1.
+        order: network calls per step, 1.
+    """
+
+    config_name: ClassVar[str] = "scheduler_config.json"
+    sibling_keys: ClassVar[frozenset[str]] = frozenset({"variance_type", "set_alpha_to_one"})
+    order: ClassVar[int] = 1
+    init_noise_sigma = 1.0
+    variance_is_learned = False
+
+    def _set_up(
+        self,
+        num_train_timesteps: int,
+        beta_start: float,
+        beta_end: float,
+        beta_schedule: str,
+        trained_betas: Sequence[float] | np.ndarray | Tensor | None,
+        rescale_betas_zero_snr: bool,
+        prediction_type: str,
+        timestep_spacing: str,
+        steps_offset: int,
+        thresholding: bool,
+        dynamic_thresholding_ratio: float,
+        sample_max_value: float,
+        clip_sample_range: float,
+    ) -> None:
+        """Checks the arguments that both schedulers take and makes the tables."""
+        for name, value, allowed in (
+            ("prediction_type", prediction_type, PREDICTION_TYPES),
+            ("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(allowed)}")
+        if not 0 < dynamic_thresholding_ratio <= 1:
+            raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {dynamic_thresholding_ratio}")
+        if sample_max_value < 1:
+            raise ValueError(f"sample_max_value must be at least 1, or it would scale x_0 up; got {sample_max_value}")
+        if clip_sample_range <= 0:
+            raise ValueError(f"clip_sample_range must be positive, got {clip_sample_range}")
+        if steps_offset < 0:
+            raise ValueError(f"steps_offset must not be negative, got {steps_offset}")
+
+        betas = schedules.make_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas)
+        self.betas = schedules.rescale_zero_terminal_snr(betas) if rescale_betas_zero_snr else betas
+        self.alphas = 1 - self.betas
+        self.alphas_cumprod = schedules.alpha_bars(self.betas)
+        self.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
+        self.num_inference_steps: int | None = None
+        self.custom_timesteps = False
+        self._set_table(range(num_train_timesteps - 1, -1, -1))
+
+    # ------------------------------------------------------------ timesteps
+
+    def _set_table(self, timesteps: Sequence[int], device: torch.device | str | None = None) -> None:
+        self.timesteps = torch.tensor(list(timesteps), dtype=torch.int64, device=device)
+        self._ascending = sorted(timesteps)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
+        """Chooses the timesteps that sampling visits.
+
+        Args:
+            num_inference_steps: how many, 1..T, placed by `timestep_spacing` (Lin et al. 2024, table 2).
+            device: where `timesteps` goes.
+            timesteps: or the timesteps themselves, strictly decreasing, in [0, T-1].
+
+        Raises:
+            ValueError: both or neither given, more steps than T, or timesteps outside [0, T-1] or out of order.
+        """
+        if (num_inference_steps is None) == (timesteps is None):
+            raise ValueError("set_timesteps takes exactly one of num_inference_steps and timesteps")
+        if timesteps is not None:
+            table = [int(t) for t in timesteps]
+        else:
+            assert num_inference_steps is not None
+            table = self._spaced_timesteps(num_inference_steps)
+        T = len(self.betas)
+        if not table or any(now <= later for now, later in zip(table, table[1:], strict=False)):
+            raise ValueError(f"timesteps must be a strictly descending list (in descending order), got {table[:8]}")
+        if table[0] >= T or table[-1] < 0:
+            raise ValueError(
+                f"timesteps must lie in [0, {T - 1}] (they must start before num_train_timesteps: {T}), "
+                f"got {table[0]} to {table[-1]}; with steps_offset={self.config.steps_offset} take fewer steps"
+            )
+        self.num_inference_steps = len(table)
+        self.custom_timesteps = timesteps is not None
+        self._set_table(table, device)
+
+    def _spaced_timesteps(self, n: int) -> list[int]:
+        """`n` timesteps placed by `timestep_spacing`, largest first (Lin et al. 2024, table 2)."""
+        T = len(self.betas)
+        if int(n) != n or not 1 <= n <= T:
+            raise ValueError(f"num_inference_steps must be an integer from 1 to {T} (num_train_timesteps), got {n}")
+        i = np.arange(n, dtype=np.float64)
+        spacing = self.config.timestep_spacing
+        if spacing == "leading":
+            table = i[::-1] * (T // n) + self.config.steps_offset
+        elif spacing == "trailing":
+            table = np.round(T - i * (T / n)) - 1
+        else:
+            table = np.round(np.linspace(0, T - 1, n))[::-1]
+        return [int(t) for t in table]
+
+    def _previous(self, timestep: int | Tensor) -> int:
+        index = bisect.bisect_left(self._ascending, int(timestep))
+        return self._ascending[index - 1] if index else -1
+
+    def previous_timestep(self, timestep: int | Tensor) -> Tensor:
+        """The timestep that follows `timestep` in sampling: the next smaller one in `timesteps`, then -1."""
+        return torch.tensor(self._previous(timestep))
+
+    def __len__(self) -> int:
+        """The number of training timesteps T."""
+        return len(self.betas)
+
+    # ------------------------------------------------------------ one step
+
+    def _alpha_bar(self, timestep: int) -> float:
+        """ᾱ as a Python float; `final_alpha_cumprod` past the end, at -1."""
+        return float(self.final_alpha_cumprod if timestep < 0 else self.alphas_cumprod[timestep])
+
+    def _checked_timestep(self, timestep: int | Tensor, model_output: Tensor, sample: Tensor) -> int:
+        t = int(timestep)
+        if not 0 <= t < len(self.betas):
+            raise ValueError(f"timestep must lie in [0, {len(self.betas) - 1}], got {t}")
+        channels = sample.shape[1] * 2 if self.variance_is_learned and sample.ndim > 1 else None
+        expected = sample.shape if channels is None else (sample.shape[0], channels, *sample.shape[2:])
+        if model_output.shape != expected:
+            learned = " (learned_range: twice the channels)" if self.variance_is_learned else ""
+            raise ValueError(
+                f"model_output has shape {tuple(model_output.shape)}, expected {tuple(expected)}{learned} "
+                f"for a sample of shape {tuple(sample.shape)}"
+            )
+        return t
+
+    def _predict(self, model_output: Tensor, sample: Tensor, alpha_bar_t: float) -> tuple[Tensor, Tensor]:
+        """x̂_0 (bounded as configured) and ε̂ from what the network gave."""
+        kind = self.config.prediction_type
+        if kind == "epsilon":
+            if alpha_bar_t == 0:
+                raise ValueError(
+                    "x_0 cannot be recovered from epsilon where ᾱ_t = 0 (zero terminal SNR): use a model trained "
+                    "with prediction_type='v_prediction' or 'sample', or timesteps that leave this one out"
+                )
+            x0, eps = gaussian.x0_from_eps(sample, model_output, alpha_bar_t), model_output
+        elif kind == "sample":
+            x0, eps = model_output, gaussian.eps_from_x0(sample, model_output, alpha_bar_t)
+        else:
+            x0 = gaussian.x0_from_v(sample, model_output, alpha_bar_t)
+            eps = gaussian.eps_from_v(sample, model_output, alpha_bar_t)
+        if self.config.thresholding:
+            x0 = self._threshold_sample(x0)
+        elif self.config.clip_sample:
+            x0 = x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
+        return x0, eps
+
+    def _threshold_sample(self, sample: Tensor) -> Tensor:
+        """Dynamic thresholding: clamp each image to its own percentile s ≥ 1, divide by s (Saharia et al. 2022, 2.3).
+
+        `sample_max_value` bounds s from above.
+        """
+        magnitude = sample.flatten(1).abs()  # (B, C·H·W)
+        exact = magnitude.to(torch.promote_types(magnitude.dtype, torch.float32))
+        s = torch.quantile(exact, self.config.dynamic_thresholding_ratio, dim=1)
+        s = s.clamp(1, self.config.sample_max_value).view(-1, *[1] * (sample.ndim - 1))
+        return (sample.to(s.dtype).clamp(-s, s) / s).to(sample.dtype)
+
+    # ------------------------------------------------------------ training targets
+
+    def _alpha_bar_for(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        """ᾱ_t for a batch of timesteps in float64, shaped (B, 1, ..., 1) on the CPU."""
+        t = torch.as_tensor(timesteps).detach().to("cpu", torch.int64).reshape(-1)
+        if t.numel() not in (1, like.shape[0]):
+            raise ValueError(f"got {t.numel()} timesteps for a batch of {like.shape[0]}: give one, or one per sample")
+        if t.numel() and not (0 <= int(t.min()) and int(t.max()) < len(self.betas)):
+            raise ValueError(
+                f"timesteps must lie in [0, {len(self.betas) - 1}], got {int(t.min())} to {int(t.max())}"
+            )
+        return self.alphas_cumprod[t].view(-1, *[1] * (like.ndim - 1))
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε, for a batch of timesteps (Ho eq. 4).
+
+        The square roots are taken in float64, so that bfloat16 images get their noise at small t too.
+
+        Args:
+            original_samples, noise: (B, ...), the same shape.
+            timesteps: (B,) or one for all, integers in [0, T-1].
+
+        Raises:
+            ValueError: shapes that differ, or a timestep out of range.
+        """
+        signal, spread = self._signal_and_noise(original_samples, noise, timesteps)
+        return signal * original_samples + spread * noise
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """v = √ᾱ_t ε - √(1-ᾱ_t) x_0, the target of v-prediction (Salimans and Ho 2022). Arguments as `add_noise`."""
+        signal, spread = self._signal_and_noise(sample, noise, timesteps)
+        return signal * noise - spread * sample
+
+    def _signal_and_noise(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1-ᾱ_t), shaped for `sample` and cast to its dtype last."""
+        if sample.shape != noise.shape:
+            raise ValueError(f"samples {tuple(sample.shape)} and noise {tuple(noise.shape)} must have the same shape")
+        alpha_bar = self._alpha_bar_for(timesteps, sample)
+        signal, spread = alpha_bar.sqrt().to(sample.dtype), (1 - alpha_bar).sqrt().to(sample.dtype)
+        return signal.to(sample.device), spread.to(sample.device)
+
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        """The network's input for `sample`: itself, in the variance-preserving process."""
+        return sample
+
+    # ------------------------------------------------------------ disk
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Writes `scheduler_config.json` into the folder, in Diffusers' format."""
+        self.save_config(save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """A scheduler from a folder or a hub id.
+
+        Args:
+            pretrained_model_name_or_path: a folder holding `scheduler_config.json`, or "owner/name" on the hub.
+            subfolder: folder inside it, such as "scheduler".
+            revision: branch, tag or commit on the hub.
+            return_unused_kwargs: also return the configuration keys that were not used.
+            kwargs: configuration values to override; hub options `token`, `cache_dir`, `local_files_only`.
+
+        Raises:
+            FileNotFoundError, ValueError: nothing there, or not a scheduler configuration.
+        """
+        hub_options = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
+        folder = resolve(pretrained_model_name_or_path, [cls.config_name], subfolder, revision, **hub_options)
+        config = cls.read_config(folder / cls.config_name)
+        return cls.from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)

@@ -1,0 +1,577 @@
+"""Training (Ho algorithm 1) on one device or many, resumable to the bit.
+
+Everything random is a function of (seed, step, position in the global batch): which image, which t, which ε. So any
+number of processes draws the same, and a resumed run continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ddpm_from_scratch import gaussian, schedules
+from ddpm_from_scratch.models import UNet2DModel
+from ddpm_from_scratch.pipelines import DDPMPipeline
+from ddpm_from_scratch.schedulers import DDPMScheduler
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What a training run depends on.
+
+    Args:
+        steps: optimiser steps in all.
+        batch_size: images per step, over all processes.
+        learning_rate: peak rate of AdamW, after `warmup_steps` of linear rise.
+        learning_rate_decay: "constant", or "cosine" to 0 at the last step.
+        weight_decay, grad_clip: of AdamW; largest norm of the gradient.
+        ema_decay: of the averaged weights that are saved as the model.
+        mixed_precision: "bf16", "no", or "auto" for bf16 where the hardware has it.
+        snr_gamma: γ of min-SNR weighting (Hang et al. 2023), None for L_simple.
+        label_dropout: share of labels replaced by the last class of the table (classifier-free guidance).
+        horizontal_flip: mirror half of the images.
+        seed: of everything random.
+        checkpoint_minutes: time between checkpoints.
+        num_workers: processes that load images; 0 is best for the sets held in memory.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 128
+    learning_rate: float = 2e-4
+    learning_rate_decay: str = "cosine"
+    warmup_steps: int = 500
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    ema_decay: float = 0.9995
+    mixed_precision: str = "auto"
+    snr_gamma: float | None = None
+    label_dropout: float = 0.0
+    horizontal_flip: bool = False
+    seed: int = 0
+    checkpoint_minutes: float = 10.0
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "grad_clip", "checkpoint_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("ema_decay", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.learning_rate_decay not in ("constant", "cosine"):
+            raise ValueError(f"learning_rate_decay must be 'constant' or 'cosine', got {self.learning_rate_decay!r}")
+        if self.mixed_precision not in ("auto", "no", "bf16"):
+            raise ValueError(f"mixed_precision must be 'auto', 'no' or 'bf16', got {self.mixed_precision!r}")
+        if self.seed < 0 or self.warmup_steps < 0 or self.weight_decay < 0 or self.num_workers < 0:
+            raise ValueError("seed, warmup_steps, weight_decay and num_workers must not be negative")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of optimiser step `step` = 0, 1, ..."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.learning_rate_decay == "constant":
+            return self.learning_rate * warm
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or its gradient stopped being finite."""
+
+
+class StopTraining(Exception):
+    """Raised by a callback to end training after this step, with a checkpoint."""
+
+
+@dataclass
+class Progress:
+    """What a callback sees after a step: `step` counts those done, `loss` is this process's."""
+
+    step: int
+    steps: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+    ema: EMA
+    model: UNet2DModel
+    scheduler: DDPMScheduler
+
+
+Callback = Callable[[Progress], None]
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def training_target(scheduler: DDPMScheduler, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """What the network should output at x_t, by the scheduler's `prediction_type`. Shapes as `x0`."""
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    return x0 if kind == "sample" else scheduler.get_velocity(x0, noise, t)
+
+
+def loss_weights(scheduler: DDPMScheduler, t: Tensor, snr_gamma: float | None) -> Tensor | float:
+    """Weight of each sample's squared error: 1 for L_simple (Ho eq. 14), or min-SNR-γ (Hang et al. 2023, section 3.4).
+
+    Args:
+        t: (B,) timesteps.
+        snr_gamma: γ, or None.
+
+    Returns:
+        (B,) float32 on t's device, or 1.
+    """
+    if snr_gamma is None:
+        return 1.0
+    snr = schedules.snr(scheduler.alphas_cumprod[t.cpu()])
+    clipped = snr.clamp(max=snr_gamma)
+    # in terms of x_0 the weight is min(SNR, γ); the same for ε is divided by SNR, for v by SNR + 1
+    divisor = {"epsilon": snr.clamp(min=1e-20), "sample": torch.ones_like(snr), "v_prediction": snr + 1}
+    return (clipped / divisor[scheduler.config.prediction_type]).float().to(t.device)
+
+
+def diffusion_loss(
+    model: nn.Module,
+    scheduler: DDPMScheduler,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    class_labels: Tensor | None = None,
+    snr_gamma: float | None = None,
+) -> Tensor:
+    """The mean weighted squared error at x_t (Ho eq. 14 and algorithm 1).
+
+    With a learned variance, Nichol and Dhariwal's L_hybrid (eq. 16): the bound's term, times 0.001 and T, trains the
+    variance alone.
+
+    Args:
+        model: `model(x_t, t[, class_labels]).sample` is the prediction.
+        x0, noise: (B, C, H, W).
+        t: (B,) timesteps.
+
+    Returns:
+        A scalar, float32.
+    """
+    x_t = scheduler.add_noise(x0, noise, t)
+    labels = {} if class_labels is None else {"class_labels": class_labels}
+    prediction = model(x_t, t, **labels).sample.float()
+    bound: Tensor | float = 0.0
+    if scheduler.variance_is_learned:
+        prediction, v = prediction.chunk(2, dim=1)
+        bound = 0.001 * len(scheduler) * bound_term(scheduler, prediction.detach(), v, x0, x_t, t).mean()
+    error = (prediction - training_target(scheduler, x0, noise, t).float()) ** 2
+    # Ho eq. 14: L_simple = E ‖ε - ε_θ(√ᾱ_t x_0 + √(1-ᾱ_t) ε, t)‖²
+    return (loss_weights(scheduler, t, snr_gamma) * error.flatten(1).mean(dim=1)).mean() + bound
+
+
+def bound_term(
+    scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor
+) -> Tensor:
+    """L_{t-1} (or L_0 at t = 0) of the variational bound per sample, in bits per dimension (Ho eq. 5; IDDPM eq. 4-7).
+
+    Args:
+        prediction: the network's mean part, (B, C, H, W).
+        v: its variance part, interpolating log β̃_t (-1) to log β_t (1) (Nichol and Dhariwal 2021, eq. 15).
+        x0, x_t: (B, C, H, W).
+        t: (B,) timesteps.
+    """
+    table = torch.cat([torch.ones(1, dtype=torch.float64), scheduler.alphas_cumprod])  # ᾱ_{-1} = 1
+    shape = (-1, *[1] * (x0.ndim - 1))
+    now, prev = table[t.cpu() + 1].view(shape), table[t.cpu()].view(shape)
+    variance = gaussian.posterior_variance(now, prev)
+    assert isinstance(variance, Tensor)
+    first = gaussian.posterior_variance(table[2], table[1]) if len(table) > 2 else torch.tensor(1e-20)
+    small = torch.where(variance > 0, variance, first).log()  # β̃ at t = 0 is 0: the next one stands in, as in IDDPM
+    large = (1 - now / prev).log()
+    small, large, now, prev = (c.to(x0.device, torch.float32) for c in (small, large, now, prev))
+    convert = {"epsilon": gaussian.x0_from_eps, "v_prediction": gaussian.x0_from_v}
+    kind = scheduler.config.prediction_type
+    x0_hat = prediction if kind == "sample" else convert[kind](x_t, prediction, now)
+    mean = gaussian.posterior_mean(x_t, x0_hat.clamp(-1, 1), now, prev)
+    log_variance = (v + 1) / 2 * large + (1 - v) / 2 * small
+    kl = gaussian.normal_kl(gaussian.posterior_mean(x_t, x0, now, prev), small, mean, log_variance)
+    nll = -gaussian.discretized_log_likelihood(x0, mean, log_variance)
+    return gaussian.nats_to_bits(torch.where(t.view(shape) == 0, nll, kl).flatten(1).mean(dim=1))
+
+
+# ---------------------------------------------------------------- randomness by (seed, step, position)
+
+STREAMS = {"order": 0, "noise": 1, "dropout": 2}
+
+
+def seeded(seed: int, stream: str, *indices: int) -> torch.Generator:
+    """A CPU generator that depends on nothing but its arguments."""
+    state = np.random.SeedSequence([seed, STREAMS[stream], *indices]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+@dataclass
+class Draw:
+    """The random part of a batch: t (B,), ε (B, C, H, W), and two uniforms per sample (B, 2)."""
+
+    t: Tensor
+    noise: Tensor
+    uniform: Tensor
+
+
+def draw(seed: int, step: int, positions: Sequence[int], shape: Sequence[int], T: int) -> Draw:
+    """t, ε and two uniform numbers for the given positions of the global batch of `step`.
+
+    Args:
+        positions: of this process's samples in the global batch.
+        shape: (C, H, W) of an image.
+        T: t is uniform in 0..T-1.
+    """
+    generators = [seeded(seed, "noise", step, position) for position in positions]
+    t = torch.cat([torch.randint(T, (1,), generator=g) for g in generators])
+    noise = gaussian.randn((len(generators), *shape), generators)
+    return Draw(t, noise, torch.stack([torch.rand(2, generator=g) for g in generators]))
+
+
+class GlobalBatches(Sampler[list[int]]):
+    """Indices of this process's share of every global batch from `start` on, a new order each epoch."""
+
+    def __init__(self, size: int, config: TrainingConfig, start: int, positions: Sequence[int]) -> None:
+        self.size, self.config, self.start, self.positions = size, config, start, positions
+        self.orders: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self.config.steps - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.config.steps):
+            yield [self._index(step * self.config.batch_size + position) for position in self.positions]
+
+    def _index(self, count: int) -> int:
+        epoch, place = divmod(count, self.size)
+        if epoch not in self.orders:
+            order = torch.randperm(self.size, generator=seeded(self.config.seed, "order", epoch))
+            self.orders = {**{e: o for e, o in self.orders.items() if e == epoch - 1}, epoch: order}
+        return int(self.orders[epoch][place])
+
+
+# ---------------------------------------------------------------- averaged weights
+
+
+class EMA:
+    """Exponential moving average of a model's parameters, in float32.
+
+    The decay rises as (1 + n) / (10 + n) to its limit, so that the first steps do not linger.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9995) -> None:
+        self.model, self.decay, self.updates = model, decay, 0
+        self.shadow = [p.detach().float().clone() for p in model.parameters()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes the model's present weights into the average."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        # shadow ← decay · shadow + (1 - decay) · weights
+        torch._foreach_lerp_(self.shadow, [p.detach().float() for p in self.model.parameters()], 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Within it the model has the averaged weights; afterwards its own again."""
+        own = [p.detach().clone() for p in self.model.parameters()]
+        self._write(self.shadow)
+        try:
+            yield self.model
+        finally:
+            self._write(own)
+
+    @torch.no_grad()
+    def _write(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.model.parameters(), values, strict=True):
+            parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"updates": self.updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.updates = int(state["updates"])
+        for mine, saved in zip(self.shadow, state["shadow"], strict=True):
+            mine.copy_(saved)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Writes the checkpoint so that a kill at any moment leaves a whole one: new file, flush, rename."""
+    temporary = folder / f".{CHECKPOINT}.new"
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / CHECKPOINT)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint in `folder`, None if there is none.
+
+    Raises:
+        ValueError: a file that is damaged.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: state[key] for key in ("step", "model", "optimiser", "ema", "config", "scheduler", "unet")}
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}): delete it to start anew, or put back a whole copy"
+        ) from None
+
+
+def _check_same_run(state: dict[str, Any], now: dict[str, dict[str, Any]], path: Path) -> None:
+    may_change = {"steps", "checkpoint_minutes", "num_workers"}
+    for part, values in now.items():
+        saved = state[part]
+        changed = [key for key in values if key not in may_change and saved.get(key) != values[key]]
+        if changed:
+            what = ", ".join(f"{key} was {saved.get(key)!r}, is {values[key]!r}" for key in changed)
+            raise ValueError(f"{path} belongs to another run ({part}: {what}): use the same options or another folder")
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether training in bfloat16 pays: GPUs that have it, and CPUs with matrix units for it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    return False
+
+
+def train(
+    model: UNet2DModel,
+    scheduler: DDPMScheduler,
+    dataset: Dataset[tuple[Tensor, int]],
+    config: TrainingConfig,
+    output_dir: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+) -> int:
+    """Trains `model` in place (Ho algorithm 1) and leaves it with its averaged weights.
+
+    Runs on every process that `accelerate launch` or `torchrun` starts. An interrupt, a termination signal or
+    `StopTraining` ends it after the step with a checkpoint; calling again with `resume=True` continues to the bit.
+
+    Args:
+        model: class-conditional ones take the dataset's labels.
+        scheduler: gives the noise schedule and the prediction type.
+        dataset: yields (image in [-1, 1] of shape (C, H, W), label); has a length.
+        output_dir: where checkpoints go, and the model at the end; None keeps nothing on disk.
+        callbacks: each called with a `Progress` after every step.
+        resume: continue from the checkpoint in `output_dir`, if there is one.
+
+    Returns:
+        The steps done, `config.steps` unless stopped early.
+
+    Raises:
+        ValueError: a batch that does not divide among the processes, a checkpoint of another run, or one that would
+            be overwritten.
+        TrainingDiverged: the loss or the gradient is no longer finite; the last checkpoint is kept.
+    """
+    run = _Run(model, scheduler, dataset, config, None if output_dir is None else Path(output_dir), resume)
+    with run.random_state_kept(), _stop_on_signal() as stop:
+        for step, (x0, labels) in zip(range(run.start, config.steps), run.batches, strict=True):
+            random = draw(config.seed, step, run.positions, x0.shape[1:], len(scheduler))
+            x0, labels = run.prepare(x0, labels, random)
+            noise, t = random.noise.to(run.device), random.t.to(run.device)
+            with run.precision():
+                loss = diffusion_loss(run.network, scheduler, x0, noise, t, labels, config.snr_gamma)
+            progress = run.update(step, loss)
+            try:
+                for callback in callbacks if run.is_main else ():
+                    callback(progress)
+            except StopTraining:
+                stop.set()
+            run.checkpoint_if_due(step + 1, force=stop.is_set() or step + 1 == config.steps)
+            if stop.is_set():
+                break
+    return run.finish()
+
+
+class _Run:
+    """One training run: what `train` sets up, and the parts of a step that are not algorithm 1."""
+
+    def __init__(
+        self,
+        model: UNet2DModel,
+        scheduler: DDPMScheduler,
+        dataset: Any,
+        config: TrainingConfig,
+        folder: Path | None,
+        resume: bool,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(mixed_precision="no")
+        self.device: torch.device = self.accelerator.device
+        self.is_main: bool = self.accelerator.is_main_process
+        self.model, self.scheduler, self.config, self.folder = model, scheduler, config, folder
+        n, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if config.batch_size % n:
+            raise ValueError(f"batch_size={config.batch_size} does not divide among {n} processes")
+        if not len(dataset):
+            raise ValueError("the dataset is empty")
+        share = config.batch_size // n
+        self.positions = range(rank * share, (rank + 1) * share)
+        self.done = self.start = 0
+        self.uses_labels = model.config.num_class_embeds is not None
+
+        wanted = config.mixed_precision
+        self.bf16 = wanted == "bf16" or (wanted == "auto" and bf16_is_fast(self.device))
+        layout = torch.channels_last if self.bf16 else torch.contiguous_format
+        model.to(self.device, memory_format=layout).train()
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.ema = EMA(model, config.ema_decay)
+        self._resume_or_start(resume)
+        self.network = self.accelerator.prepare_model(model)
+        sampler = GlobalBatches(len(dataset), config, self.start, self.positions)
+        self.batches = DataLoader(dataset, batch_sampler=sampler, num_workers=config.num_workers)
+        self.began = self.saved = time.monotonic()
+
+    def _facts(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint must agree on to be continued."""
+        facts = {"config": asdict(self.config), "scheduler": json.loads(self.scheduler.to_json())}
+        return {**facts, "unet": json.loads(self.model.to_json())}
+
+    def _resume_or_start(self, resume: bool) -> None:
+        if self.folder is None:
+            return
+        if self.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        state = load_checkpoint(self.folder)
+        if state is None:
+            return
+        if not resume:
+            raise ValueError(f"{self.folder} holds a checkpoint of step {state['step']}: resume it, or choose another")
+        _check_same_run(state, self._facts(), self.folder / CHECKPOINT)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.ema.load_state_dict(state["ema"])
+        self.done = self.start = min(int(state["step"]), self.config.steps)
+
+    @contextmanager
+    def random_state_kept(self) -> Iterator[None]:
+        """The global random state, which only dropout uses, is seeded per step and put back at the end."""
+        devices = [self.device.index or 0] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            yield
+
+    def precision(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def prepare(self, x0: Tensor, labels: Tensor, random: Draw) -> tuple[Tensor, Tensor | None]:
+        """Flips and drops labels as drawn, and moves the batch to the device."""
+        torch.manual_seed(seeded(self.config.seed, "dropout", self.done, self.positions[0]).initial_seed())
+        if self.config.horizontal_flip:
+            mirrored = (random.uniform[:, 0] < 0.5).view(-1, 1, 1, 1)
+            x0 = torch.where(mirrored, x0.flip(-1), x0)
+        x0 = x0.to(self.device)
+        if not self.uses_labels:
+            return x0, None
+        nothing = self.model.config.num_class_embeds - 1
+        dropped = random.uniform[:, 1] < self.config.label_dropout
+        return x0, torch.where(dropped, nothing, labels).to(self.device)
+
+    def update(self, step: int, loss: Tensor) -> Progress:
+        """Backward pass, clipping, optimiser, average.
+
+        Raises:
+            TrainingDiverged: before anything is changed by a gradient that is not finite.
+        """
+        rate = self.config.learning_rate_at(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.accelerator.backward(loss)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
+        if not math.isfinite(norm):
+            kept = f"; the last checkpoint is kept in {self.folder}" if self.folder else ""
+            raise TrainingDiverged(
+                f"the gradient is {norm} at step {step} (loss {loss.item():.4g}): try a lower learning rate than "
+                f"{self.config.learning_rate}, or mixed_precision='no'{kept}"
+            )
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.ema.update()
+        self.done = step + 1
+        seconds = time.monotonic() - self.began
+        return Progress(
+            self.done, self.config.steps, loss.item(), norm, rate, seconds, self.ema, self.model, self.scheduler
+        )
+
+    def checkpoint_if_due(self, step: int, force: bool) -> None:
+        due = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
+        if self.folder is None or not self.is_main or not (force or due):
+            return
+        state = {"step": step, "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        save_checkpoint(self.folder, {**state, "ema": self.ema.state_dict(), **self._facts()})
+        self.saved = time.monotonic()
+
+    def finish(self) -> int:
+        """Writes the averaged weights into the model, and the pipeline to disk."""
+        self.accelerator.wait_for_everyone()
+        if self.done > 0:
+            self.ema._write(self.ema.shadow)
+        self.model.to(memory_format=torch.contiguous_format).eval()
+        if self.folder is not None and self.is_main:
+            DDPMPipeline(self.model, self.scheduler).save_pretrained(self.folder)
+        return self.done
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or a termination signal sets, so that a step is never cut in two; a second one is obeyed."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+

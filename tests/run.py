@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "test-output"
 WORKERS = f"-n{min(os.cpu_count() or 1, 8)}"
 NOTHING_COLLECTED = 5
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "--durations=5", "--durations-min=2"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "--continue-on-collection-errors", "--durations=5"]
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=240", "-n2", "--dist=loadfile"]
 LEARNERS = ("DDPM_PROGRESS", "JUPYTER_PATH", "MPLBACKEND")  # settings of the person, kept from the notebooks
 HEADLESS = {"MPLBACKEND": "Agg"}
@@ -51,7 +51,7 @@ class Result:
 
 
 def marked(expression: str, workers: str = "-n0") -> list[str]:
-    return ["tests", "-m", expression, workers]
+    return ["tests", "-m", expression, workers, "-p", "no:nbval"]
 
 
 def notebook_stages() -> list[Stage]:

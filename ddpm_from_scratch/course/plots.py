@@ -71,7 +71,7 @@ MAX_INCHES_PER_IMAGE = 1.05
 
 
 def blank_figure(width: float = WIDTH, height: float = 3.0) -> Figure:
-    """A figure without axes, on a canvas of its own; `width` and `height` in inches. Call inside `rc_context(STYLE)`."""
+    """A figure without axes, on its own canvas; `width` and `height` in inches. Call inside `rc_context(STYLE)`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -10,6 +10,7 @@ from torch import Tensor
 from ddpm_from_scratch import schedules
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
+from ddpm_from_scratch.data import load_dataset
 
 BETAS = schedules.linear()
 
@@ -360,14 +361,11 @@ def add_noise_mean(x0, noise, alpha_bar, t):
 
 def draw_add_noise(answer):
     """Eight images at rising t: the learner's row above the reference's."""
-    from ddpm_from_scratch.data import load_dataset
-
-    x0 = load_dataset("fashion", split="test").images[:8]
+    x0 = load_dataset("fashion-10k", "test").images(slice(8))
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 50, 100, 200, 300, 450, 700, 999])
-    rows = torch.cat(
-        [answer(x0.clone(), noise.clone(), ALPHA_BAR.clone(), t.clone()), add_noise(x0, noise, ALPHA_BAR, t)]
-    )
+    yours = answer(x0.clone(), noise.clone(), ALPHA_BAR.clone(), t.clone())
+    rows = torch.cat([yours.to(x0.dtype), add_noise(x0, noise, ALPHA_BAR, t)])
     return plots.grid_figure(rows, titles=[f"t = {int(step)}" for step in t], row_labels=["yours", "reference"])
 
 
@@ -557,6 +555,7 @@ TO_MODEL_RANGE = Exercise(
         to_model_range_in_place,
         to_model_range_by_loop,
     ),
+    package="ddpm_from_scratch.data.to_model_range",
 )
 
 
@@ -770,4 +769,146 @@ SNR = Exercise(
 )
 
 
-EXERCISES = (FORWARD_STEP, ALPHA_BARS, ADD_NOISE, TO_MODEL_RANGE, PRIOR_KL, SNR)
+# ---------------------------------------------------------------- 01.7
+
+
+def add_noise_in_any_dtype(x0: Tensor, noise: Tensor, alpha_bar: Tensor, t: Tensor) -> Tensor:
+    """x_t of a whole batch, right to the last digit that x0's dtype can hold.
+
+    x0, noise: shape (B, ...), the same, in bfloat16 or float32.
+    alpha_bar: ᾱ of every timestep, shape (T,), float64.
+    t: shape (B,), whole numbers in 0..T-1.
+    Returns x_t, of x0's shape and dtype.
+    """
+    shape = (-1, *[1] * (x0.ndim - 1))
+    signal = (alpha_bar[t] ** 0.5).reshape(shape).to(x0.dtype)
+    rest = ((1 - alpha_bar[t]) ** 0.5).reshape(shape).to(x0.dtype)
+    return signal * x0 + rest * noise
+
+
+CLINIC_STARTER = '''
+def add_noise_in_any_dtype(x0: Tensor, noise: Tensor, alpha_bar: Tensor, t: Tensor) -> Tensor:
+    """x_t of a whole batch, right to the last digit that x0's dtype can hold.
+
+    x0, noise: shape (B, ...), the same, in bfloat16 or float32.
+    alpha_bar: ᾱ of every timestep, shape (T,), float64.
+    t: shape (B,), whole numbers in 0..T-1.
+    Returns x_t, of x0's shape and dtype.
+    """
+    # the broken function: find the line that loses the digits, and mend it
+    alpha_bar_t = alpha_bar.to(x0.dtype)[t].reshape(-1, *[1] * (x0.ndim - 1))
+    return alpha_bar_t**0.5 * x0 + (1 - alpha_bar_t) ** 0.5 * noise
+'''
+
+
+def clinic_inputs(generator: torch.Generator, index: int) -> Case:
+    """Grey images in bfloat16 at the first timesteps, images in bfloat16 and float32, grey ones further on."""
+    shape = ((10, 64), (6, 1, 8, 8), (5, 2), (6, 1, 4, 4))[index]
+    first = (0, 3, 100, 30)[index]
+    x0, noise = torch.rand(shape, generator=generator) * 2 - 1, torch.randn(shape, generator=generator)
+    if index != 2:
+        x0, noise = (x0 * (index == 1)).bfloat16(), noise.bfloat16()
+    t = torch.arange(first, first + shape[0])
+    return Case({"x0": x0, "noise": noise, "alpha_bar": ALPHA_BAR, "t": t}, {"first": first, "last": int(t[-1])})
+
+
+def clinic_in_float64(x0, noise, alpha_bar, t):
+    a = alpha_bar[t].reshape(-1, *[1] * (x0.ndim - 1))
+    return (a**0.5 * x0.double() + (1 - a) ** 0.5 * noise.double()).to(x0.dtype)
+
+
+def clinic_by_loop(x0, noise, alpha_bar, t):
+    values = [float(alpha_bar[step]) for step in t]
+    return torch.stack([a**0.5 * x + (1 - a) ** 0.5 * e for a, x, e in zip(values, x0, noise, strict=True)])
+
+
+def clinic_in_place(x0, noise, alpha_bar, t):
+    x_t = x0.clone().float()
+    for i, step in enumerate(t):
+        x_t[i] *= float(alpha_bar[step].sqrt())
+        x_t[i] += float((1 - alpha_bar[step]).sqrt()) * noise[i].float()
+    return x_t.to(x0.dtype)
+
+
+def clinic_subtract_first(x0, noise, alpha_bar, t):
+    shape = (-1, *[1] * (x0.ndim - 1))
+    kept, added = alpha_bar[t].reshape(shape).to(x0.dtype), (1 - alpha_bar)[t].reshape(shape).to(x0.dtype)
+    return kept.sqrt() * x0 + added.sqrt() * noise
+
+
+def _clinic(x0, noise, alpha_bar, t, rounded=None, floor=0.0):
+    a = alpha_bar[t].to(rounded or x0.dtype).reshape(-1, *[1] * (x0.ndim - 1))
+    return (a**0.5 * x0 + (1 - a).clamp(min=floor) ** 0.5 * noise).to(x0.dtype)
+
+
+def clinic_from_rounded_signal(x0, noise, alpha_bar, t):
+    signal = (alpha_bar[t] ** 0.5).to(x0.dtype).reshape(-1, *[1] * (x0.ndim - 1))
+    return signal * x0 + (1 - signal**2).clamp(min=0) ** 0.5 * noise
+
+
+def clinic_no_roots(x0, noise, alpha_bar, t):
+    a = alpha_bar[t].reshape(-1, *[1] * (x0.ndim - 1))
+    return (a * x0.double() + (1 - a) * noise.double()).to(x0.dtype)
+
+
+def clinic_root_inside(x0, noise, alpha_bar, t):
+    a = alpha_bar[t].reshape(-1, *[1] * (x0.ndim - 1))
+    return (a**0.5 * x0.double() + (1 - a**0.5) * noise.double()).to(x0.dtype)
+
+
+CLINIC = Exercise(
+    id="01.7",
+    title="Bug clinic: the noise that is not there",
+    difficulty=2,
+    minutes=5,
+    equation="Ho eq. 4",
+    where="Bug clinic",
+    lines=4,
+    reference=add_noise_in_any_dtype,
+    starter=CLINIC_STARTER,
+    inputs=clinic_inputs,
+    hints=(
+        "1-ᾱ_t is the difference of two nearly equal numbers. It is exactly as precise as ᾱ_t was when it was taken.",
+        "√ᾱ_t and √(1-ᾱ_t) are two ordinary numbers. Compute both from the float64 table, and round each of them "
+        "once, last.",
+        "`signal = (alpha_bar[t] ** 0.5).reshape(...).to(x0.dtype)` and the same for the noise, then one line",
+    ),
+    mistakes=(
+        Mistake(
+            lambda x, e, a, t: _clinic(x, e, a, t),
+            "you still round ᾱ_t to x0's dtype before subtracting it from 1: at t = {first} that leaves 1-1",
+        ),
+        Mistake(
+            lambda x, e, a, t: _clinic(x, e, a, t, rounded=torch.float16),
+            "you round ᾱ_t to float16: that has more digits than bfloat16, and still none for the first timesteps",
+        ),
+        Mistake(
+            lambda x, e, a, t: _clinic(x, e, a, t, floor=1e-4),
+            "you put a floor under 1-ᾱ_t: the noise is no longer 0, but the same at all of the first timesteps, and "
+            "the "
+            "staircase is still there",
+        ),
+        Mistake(
+            lambda x, e, a, t: _clinic(x, e, a, t.clamp(min=10)),
+            "you moved the first timesteps to t = 10: a sample at t = 0 then has the noise of another t",
+        ),
+        Mistake(
+            clinic_from_rounded_signal,
+            "you round the signal's scale and compute the noise's from it: the digits are lost in that rounding "
+            "already",
+        ),
+        Mistake(
+            clinic_no_roots,
+            "your digits are saved, but the square roots are gone: both coefficients are standard deviations",
+        ),
+        Mistake(
+            clinic_root_inside,
+            "your digits are saved, but the noise is scaled by 1-√ᾱ_t where the equation has √(1-ᾱ_t)",
+        ),
+    ),
+    alternatives=(clinic_in_float64, clinic_by_loop, clinic_in_place, clinic_subtract_first),
+    rtol=0.02,
+)
+
+
+EXERCISES = (FORWARD_STEP, ALPHA_BARS, ADD_NOISE, TO_MODEL_RANGE, PRIOR_KL, SNR, CLINIC)

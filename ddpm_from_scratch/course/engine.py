@@ -126,7 +126,7 @@ def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
     if coarser and isinstance(yours, Tensor) and isinstance(expected, Tensor):
         return f"your result has dtype {a.dtype}, expected {b.dtype}"
     rtol = rtol or ROUNDINGS * max(_eps(yours), _eps(expected))
-    return _value_difference(a.detach().double(), b.detach().double(), rtol)
+    return _value_difference(a.detach().cpu().double(), b.detach().cpu().double(), rtol)
 
 
 def _eps(value: Any) -> float:

@@ -1,0 +1,633 @@
+"""The exercises: the bank against itself, the engine's diagnoses, and what a learner sees."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import json
+import os
+import pkgutil
+import random
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from line_counts import code_lines
+from mistake_bank import undiagnosed
+from torch import Tensor, nn
+
+from ddpm_from_scratch import gaussian
+from ddpm_from_scratch.course import check, exercises, hint, progress, solution
+from ddpm_from_scratch.course.display import CourseError, Panel, WrongAnswer
+from ddpm_from_scratch.course.engine import difference, grade
+from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
+from ddpm_from_scratch.course.progress import read, record, rows
+
+BANK = exercises.all_exercises()
+every_exercise = pytest.mark.parametrize("exercise", BANK, ids=[exercise.id for exercise in BANK])
+
+
+@pytest.fixture(autouse=True)
+def progress_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "progress.json"
+    monkeypatch.setenv("DDPM_PROGRESS", str(path))
+    return path
+
+
+# ---------------------------------------------------------------- the bank
+
+
+def body_lines(source: str) -> int:
+    """Lines of code of a definition, its signature apart."""
+    definition = ast.parse(source).body[0]
+    assert isinstance(definition, ast.FunctionDef | ast.ClassDef)
+    return len([line for line in code_lines(source) if line >= definition.body[0].lineno])
+
+
+def test_ids_follow_the_lessons() -> None:
+    for lesson in exercises.lessons():
+        ids = [exercise.id for exercise in exercises.of_lesson(lesson)]
+        assert ids == [f"{lesson}.{number}" for number in range(1, len(ids) + 1)]
+
+
+@every_exercise
+def test_exercise_is_complete(exercise: Exercise) -> None:
+    assert exercise.title and exercise.where
+    assert exercise.difficulty in (1, 2, 3) and exercise.minutes >= 1 and exercise.cases >= 3
+    assert len(exercise.hints) == 3 and len(set(exercise.hints)) == 3 and all(exercise.hints)
+    assert len(exercise.mistakes) >= 5
+    assert len(exercise.alternatives) >= 4
+
+
+@every_exercise
+def test_bank_is_refused_and_alternatives_are_accepted(exercise: Exercise) -> None:
+    """Each mistake gets its own sentence, so none equals another one or the reference; float32 and float64 alike."""
+    assert undiagnosed(exercise) == []
+
+
+@every_exercise
+def test_sentences_speak_to_the_learner(exercise: Exercise) -> None:
+    messages = [grade(exercise, mistake.answer).message for mistake in exercise.mistakes]
+    assert len(set(messages)) == len(messages)
+    for message in messages:
+        assert message.startswith(("you ", "your ")), message
+        assert "{" not in message and "nan" not in message.split(), message
+        assert not any(line in message for line in solution_lines(exercise)), "the sentence gives the answer away"
+
+
+@every_exercise
+def test_reference_is_the_packages_component(exercise: Exercise) -> None:
+    if exercise.package:
+        verdict = grade(exercise, pkgutil.resolve_name(exercise.package))
+        assert (verdict.status, verdict.message, verdict.borrowed) == ("right", "", True)
+    assert not grade(exercise, exercise.reference).borrowed
+
+
+@every_exercise
+def test_stub_is_typed_and_unattempted(exercise: Exercise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    definition = ast.parse(exercise.stub).body[-1]
+    assert isinstance(definition, ast.FunctionDef | ast.ClassDef)
+    assert definition.name == exercise.name
+    assert ast.get_docstring(definition)
+    for function in [node for node in ast.walk(definition) if isinstance(node, ast.FunctionDef)]:
+        assert function.returns is not None, f"{function.name} has no return type"
+        arguments = [a for a in function.args.args + function.args.kwonlyargs if a.arg != "self"]
+        assert all(a.annotation is not None for a in arguments), f"{function.name} has untyped arguments"
+    (tmp_path / "answer_file.py").write_text(f"from __future__ import annotations\n{exercise.stub}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "answer_file", raising=False)
+    namespace = __import__("answer_file").__dict__
+    assert grade(exercise, namespace[exercise.name]).status == "unattempted"
+
+
+def solution_lines(exercise: Exercise) -> list[str]:
+    """The lines of the solution that a hint or a sentence must not contain."""
+    numbered = enumerate(exercise.solution.splitlines(), start=1)
+    code = code_lines(exercise.solution)
+    lines = [line.strip() for number, line in numbered if number in code][1:]
+    return [line for line in lines if len(line) > 12]
+
+
+@every_exercise
+def test_hints_do_not_hold_the_solution(exercise: Exercise) -> None:
+    """The skeleton may show less than half of the lines, the other two hints none."""
+    lines = solution_lines(exercise)
+    for text, share in zip(exercise.hints, (0, 0, 0.5), strict=True):
+        assert sum(line in text for line in lines) <= share * (len(lines) - 1), text
+
+
+@every_exercise
+def test_reference_keeps_the_line_budget(exercise: Exercise) -> None:
+    assert body_lines(exercise.solution) <= exercise.lines
+
+
+@every_exercise
+def test_inputs_vary_and_repeat(exercise: Exercise) -> None:
+    state = torch.get_rng_state()
+    cases = [exercise.case(seed, index) for seed in (0, 1) for index in range(exercise.cases)]
+    again = [exercise.case(seed, index) for seed in (0, 1) for index in range(exercise.cases)]
+    assert torch.equal(state, torch.get_rng_state()), "inputs are drawn from the global random state"
+    outputs = [exercise.output(exercise.reference, case) for case in cases]
+    repeated = [exercise.output(exercise.reference, case) for case in again]
+    assert not any(difference(one, other) for one, other in zip(outputs, repeated, strict=True))
+    assert all(difference(outputs[0], other) for other in outputs[1 : exercise.cases]), "two cases are alike"
+    shapes = {tuple(tuple(v.shape) for v in case.args.values() if isinstance(v, Tensor)) for case in cases}
+    values = {str(case.args) for case in cases}
+    assert max(len(shapes), len(values)) >= 3
+
+
+@every_exercise
+def test_picture_is_drawn(exercise: Exercise) -> None:
+    if exercise.picture:
+        figure = exercise.picture(exercise.reference)
+        assert figure.get_axes()
+
+
+def test_unknown_id_is_told() -> None:
+    with pytest.raises(ValueError, match=r"no exercise '00.99'.*00\.1, 00\.2"):
+        exercises.get("00.99")
+    with pytest.raises(ValueError, match=r"no exercise '77.1'.*00\.1"):
+        exercises.get("77.1")
+    with pytest.raises(ValueError, match="write the id as text"):
+        exercises.get(1.2)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- the engine, on an exercise of its own
+
+
+def jump(x0: Tensor, noise: Tensor, alpha_bar_t: float | Tensor) -> Tensor:
+    """x_t from x_0."""
+    return alpha_bar_t**0.5 * x0 + (1 - alpha_bar_t) ** 0.5 * noise
+
+
+def jump_inputs(generator: torch.Generator, index: int) -> Case:
+    shape = ((4, 3, 5, 5), (6, 2), (2, 1, 3, 3))[index]
+    alpha_bar = (0.3, 0.9, 0.6)[index]
+    x0, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+    return Case({"x0": x0, "noise": noise, "alpha_bar_t": alpha_bar}, {"t": (500, 50, 300)[index]})
+
+
+JUMP = Exercise(
+    id="99.1",
+    title="A jump",
+    difficulty=1,
+    minutes=1,
+    equation="Ho eq. 4",
+    where="Jump",
+    lines=1,
+    reference=jump,
+    inputs=jump_inputs,
+    hints=("a", "b", "c"),
+    mistakes=(
+        Mistake(lambda x, e, a: a * x + (1 - a) * e, "you left out the roots at t = {t}, ᾱ = {alpha_bar_t}"),
+        Mistake(
+            lambda x, e, a: a**0.5 * x + (1 - a) * e,
+            lambda at: f"you scaled the noise by {1 - at.alpha_bar_t:.1f}; {tuple(at.yours.shape)}",
+        ),
+        Mistake(lambda x, e, a: a**0.5 * x + (1 - a) ** 0.5 * torch.rand_like(x), "you drew uniform noise"),
+        Mistake(lambda x, e, a: (x[:, 0] if x.ndim > 3 else x.reshape(7, 7)) * a, "you took one channel"),
+    ),
+    alternatives=(),
+    cases=3,
+    seconds=5.0,
+    package="ddpm_from_scratch.gaussian.q_sample",
+)
+
+
+def message(answer: Callable[..., Any], exercise: Exercise = JUMP) -> str:
+    """The message to a wrong answer outside the bank."""
+    verdict = grade(exercise, answer)
+    assert (verdict.status, verdict.mistake) == ("wrong", None), verdict
+    return verdict.message
+
+
+def test_right_answers_of_every_kind_of_callable() -> None:
+    class Callable_:
+        def __call__(self, x: Tensor, e: Tensor, a: float) -> Tensor:
+            return jump(x, e, a)
+
+    namespace: dict[str, Any] = {}
+    exec("def jump(x, e, a):\n    return a**0.5 * x + (1 - a)**0.5 * e", namespace)
+    swapped = functools.partial(lambda scale, x, e, a: scale * jump(x, e, a), 1.0)
+    for answer in (jump, lambda x, e, a: jump(x, e, a), swapped, Callable_(), Callable_().__call__, namespace["jump"]):
+        assert grade(JUMP, answer).status == "right"
+    assert grade(JUMP, gaussian.q_sample).borrowed
+    assert not grade(JUMP, jump).borrowed
+
+
+def test_known_mistakes_are_named_with_the_numbers_of_the_case() -> None:
+    assert message_of(lambda x, e, a: a * x + (1 - a) * e, 0) == "you left out the roots at t = 500, ᾱ = 0.3"
+    assert message_of(lambda x, e, a: a**0.5 * x - (a - 1) * e, 1) == "you scaled the noise by 0.7; (4, 3, 5, 5)"
+    assert message_of(lambda x, e, a: (1 - a) ** 0.5 * torch.rand_like(x) + a**0.5 * x, 2) == "you drew uniform noise"
+
+
+def test_a_mistake_may_raise_on_some_inputs() -> None:
+    def one_channel(x: Tensor, e: Tensor, a: float) -> Tensor:
+        return a * (x[:, 0] if x.ndim > 3 else x.view(100))
+
+    assert message_of(one_channel, 3) == "you took one channel"
+
+
+def message_of(answer: Callable[..., Any], number: int) -> str:
+    verdict = grade(JUMP, answer)
+    assert (verdict.status, verdict.mistake) == ("wrong", number), verdict
+    return verdict.message
+
+
+def write_answer(folder: Path, source: str, name: str = "jump") -> Any:
+    """The function `name` of a file with `source`, so that its own lines can be shown."""
+    path = folder / "learner.py"
+    path.write_text(textwrap.dedent(source), encoding="utf-8")
+    namespace: dict[str, Any] = {"torch": torch, "Tensor": Tensor, "nn": nn}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+    return namespace[name]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("...", "unattempted"),
+        ('"""Another text."""\n    ...', "unattempted"),
+        ("# a thought\n    ...", "unattempted"),
+        ("pass", "wrong"),
+        ("return None", "wrong"),
+        ("return", "wrong"),
+        ("raise NotImplementedError", "wrong"),
+        ("return ...", "wrong"),
+        ("x0 * 2", "wrong"),
+    ],
+)
+def test_only_the_untouched_stub_is_unattempted(tmp_path: Path, body: str, status: str) -> None:
+    answer = write_answer(tmp_path, f"def jump(x0, noise, alpha_bar_t):\n    {body}\n")
+    assert grade(JUMP, answer).status == status
+
+
+def test_stub_without_source_is_unattempted() -> None:
+    namespace: dict[str, Any] = {"Tensor": Tensor}
+    exec(JUMP.stub, namespace)
+    assert grade(JUMP, namespace["jump"]).status == "unattempted"
+    exec("def jump(x0, noise, alpha_bar_t):\n    y = x0 * 2", namespace)
+    assert message(namespace["jump"]).startswith("you forgot to return")
+
+
+def test_forgotten_return() -> None:
+    def no_return(x: Tensor, e: Tensor, a: float) -> None:
+        x = jump(x, e, a)
+
+    assert message(no_return) == "you forgot to return: the function gave None"
+
+
+def test_exception_is_told_in_one_line_with_the_learners_line(tmp_path: Path) -> None:
+    answer = write_answer(tmp_path, "def jump(x, e, a):\n    y = x\n    return torch.cat([y, e[:, :1]], 7)\n")
+    told = message(answer)
+    assert "your code stopped at line 3, `return torch.cat([y, e[:, :1]], 7)`: IndexError: Dimension out" in told
+    assert "\n" not in told
+    namespace: dict[str, Any] = {}
+    exec("def jump(x, e, a):\n    return 1 / 0", namespace)
+    assert "your code stopped at line 2: ZeroDivisionError: division by zero" in message(namespace["jump"])
+
+
+def test_exit_is_no_way_out() -> None:
+    def leave(x: Tensor, e: Tensor, a: float) -> None:
+        raise SystemExit(0)
+
+    assert "SystemExit" in message(leave)
+
+
+def test_wrong_arguments() -> None:
+    assert (
+        message(lambda x, e: x) == "your function cannot take (x0, noise, alpha_bar_t): too many positional arguments"
+    )
+    assert "missing a required argument: 'd'" in message(lambda a, b, c, d: a)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda y: [y], "you returned a list of 1, expected a Tensor"),
+        (lambda y: y.numpy(), "you returned a ndarray, expected a Tensor"),
+        (lambda y: "text", "you returned a str, expected a Tensor"),
+        (lambda y: y[:1], "your result has shape (1, 2), expected (6, 2)"),
+        (lambda y: y.half(), "your result has dtype torch.float16, expected torch.float32"),
+        (lambda y: y.round().long(), "your result has dtype torch.int64, expected torch.float32"),
+        (lambda y: y.log(), "values of your result are not finite"),
+        (lambda y: y * 0, "your result is zero everywhere"),
+        (lambda y: -y, "your result is the negative of the right one everywhere"),
+        (lambda y: y * 3, "your result is 3 times the right one everywhere"),
+        (lambda y: y + 0.25, "your result is off by the same +0.25 everywhere"),
+        (lambda y: y.flip(0), "12 of 12 values are wrong, the first at index [0, 0]:"),
+        (lambda y: y - y.mean(0), "your result for one sample depends on the others of its batch"),
+    ],
+)
+def test_what_is_wrong_outside_the_bank(spoil: Callable[[Tensor], Any], says: str) -> None:
+    assert says in message(lambda x, e, a: spoil(jump(x, e, a)))
+
+
+def test_the_first_t_at_which_an_answer_departs_is_named() -> None:
+    told = message(lambda x, e, a: jump(x, e, a) * (2 if a < 0.7 else 1))
+    assert told.startswith("at t = 300 with x0 of shape (2, 1, 3, 3), your result is 2 times the right one")
+    assert told.endswith("right at t = 50 with x0 of shape (6, 2)")
+
+
+def test_constants_and_memories_do_not_pass() -> None:
+    stored = {tuple(c.args["x0"].shape): jump(*c.args.values()) for c in (JUMP.case(0, i) for i in range(3))}
+    assert "right at" in message(lambda x, e, a: stored[tuple(x.shape)].to(x.dtype))
+
+
+def test_global_randomness_is_named() -> None:
+    told = message(lambda x, e, a: jump(x, torch.randn_like(x), a))
+    assert told.startswith("two calls with the same input differ: you draw from the global random state")
+
+
+def test_changed_inputs_are_named() -> None:
+    def in_place(x: Tensor, e: Tensor, a: float) -> Tensor:
+        x *= a**0.5
+        x += (1 - a) ** 0.5 * e
+        return x
+
+    def roots_forgotten(x: Tensor, e: Tensor, a: float) -> Tensor:
+        e *= 1 - a
+        return a * x + e
+
+    def copied(x: Tensor, e: Tensor, a: float) -> Tensor:
+        y = x.clone()
+        y.mul_(a**0.5).add_(e, alpha=(1 - a) ** 0.5)
+        return y
+
+    assert message(in_place).startswith("you changed the input x0 in place")
+    verdict = grade(JUMP, roots_forgotten)
+    assert verdict.mistake == 0 and "you changed the input noise in place" in verdict.message
+    assert grade(JUMP, copied).status == "right"
+
+
+def test_precision() -> None:
+    assert grade(JUMP, lambda x, e, a: jump(x.double(), e.double(), a)).status == "right", "a wider dtype is as good"
+    assert grade(JUMP, lambda x, e, a: torch.tensor(a) ** 0.5 * x + torch.tensor(1 - a) ** 0.5 * e).status == "right"
+    told = message(lambda x, e, a: jump(x, e, a).float())
+    assert told == (
+        "right in float32, but with float64 inputs your result has dtype torch.float32, expected torch.float64"
+    )
+    assert "times the right one" in message(lambda x, e, a: jump(x, e, a) * (1 + 1e-4))
+
+
+def test_endless_loop_is_stopped() -> None:
+    def endless(x: Tensor, e: Tensor, a: float) -> Tensor:
+        while True:
+            with contextlib.suppress(Exception):
+                x = x + 0
+
+    quick = replace(JUMP, seconds=0.2)
+    assert message(endless, quick) == "your code did not finish within 0.2 seconds: does a loop never end?"
+
+
+def test_outside_the_main_thread_there_is_no_limit() -> None:
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(grade(JUMP, jump).status))
+    thread.start()
+    thread.join()
+    assert found == ["right"]
+
+
+def test_global_random_states_are_left_as_they_were() -> None:
+    def careless(x: Tensor, e: Tensor, a: float) -> Tensor:
+        torch.manual_seed(1)
+        np.random.seed(1)
+        random.seed(1)
+        return jump(x, e, a) + torch.rand(1) + random.random() + float(np.random.rand())
+
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index,union-attr]
+    for answer in (careless, jump, JUMP.mistakes[2].answer):
+        grade(JUMP, answer)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # type: ignore[index]
+    assert before[2] == random.getstate()
+
+
+def test_not_a_function() -> None:
+    with pytest.raises(TypeError, match=r'pass the function itself, check\("99.1", jump\)'):
+        grade(JUMP, torch.zeros(3))  # type: ignore[arg-type]
+
+
+def test_outputs_are_compared_through_containers() -> None:
+    x = torch.tensor([1.0, 2.0])
+    assert difference({"a": x, "b": [1, 2.0]}, {"a": x.clone(), "b": (1, 2.0)}) == ""
+    assert difference({"a": x}, {"b": x}) == "you returned a dict of 1, expected a dict of 1"
+    assert difference((x, 3), (x, 4)) == "output[1]: 3 where 4 is expected"
+    assert difference({"loss": 0.5}, {"loss": 0.25}) == "output['loss']: 0.5 where 0.25 is expected"
+    assert difference(0.1, torch.tensor(0.1)) == "" and difference(torch.tensor(0.1), 0.1) == ""
+    assert difference(35_000_000, 35_000_001) != "", "counts are exact"
+    assert difference(torch.tensor([float("nan")]), torch.tensor([float("nan")])) == ""
+    assert difference(x.to("meta"), x) == "your result has device meta, expected cpu"
+    assert difference("linear", "cosine") == "'linear', expected 'cosine'"
+    assert difference(x, None) != "" and difference(None, None) == ""
+
+
+def test_small_values_beside_large_ones_are_compared() -> None:
+    table = torch.logspace(4, -4, 100, dtype=torch.float64)
+    wrong = table.clone()
+    wrong[-1] *= 1.01
+    assert difference(wrong, table) != ""
+    assert difference(table * (1 + 1e-15), table) == ""
+
+
+class Doubler(nn.Module):
+    """Doubles."""
+
+    def __init__(self, width: int) -> None:
+        """Set up."""
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Twice the linear map."""
+        return 2 * self.linear(x)
+
+
+def doubler_stub() -> str:
+    return '''
+        class Doubler(nn.Module):
+            """Doubles."""
+
+            def __init__(self, width: int) -> None:
+                super().__init__()
+                ...
+
+            def forward(self, x: Tensor) -> Tensor:
+                """Twice the linear map."""
+                ...
+        '''
+
+
+def run_doubler(answer: Any, x: Tensor) -> dict[str, Any]:
+    torch.manual_seed(3)
+    module = answer(x.shape[-1]).to(x.dtype)
+    loss = module(x).square().sum()
+    loss.backward()
+    return {"loss": loss, "gradients": [p.grad for p in module.parameters()]}
+
+
+DOUBLER = replace(
+    JUMP,
+    reference=Doubler,
+    starter=doubler_stub(),
+    package="",
+    run=run_doubler,
+    inputs=lambda generator, index: Case({"x": torch.randn(index + 2, 3 + index, generator=generator)}),
+    mistakes=(),
+)
+
+
+def test_classes_and_training_steps(tmp_path: Path) -> None:
+    class Tripler(Doubler):
+        def forward(self, x: Tensor) -> Tensor:
+            return 3 * self.linear(x)
+
+    assert grade(DOUBLER, Doubler).status == "right"
+    assert "output['loss']" in message(Tripler, DOUBLER)
+    assert grade(DOUBLER, write_answer(tmp_path, DOUBLER.stub, "Doubler")).status == "unattempted"
+    begun = DOUBLER.stub.replace("super().__init__()\n        ...", "super().__init__()")
+    assert begun != DOUBLER.stub
+    assert "your code stopped" in message(write_answer(tmp_path, begun, "Doubler"), DOUBLER)
+
+
+# ---------------------------------------------------------------- what a learner sees
+
+
+@pytest.fixture
+def jump_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ddpm_from_scratch.course.exercises.get", lambda exercise_id: JUMP)
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Panel]]:
+    panels: list[Panel] = []
+    monkeypatch.setattr("ddpm_from_scratch.course.display.display", panels.append)
+    yield panels
+
+
+@pytest.mark.usefixtures("jump_is_known")
+def test_check_says_right_wrong_or_unattempted(shown: list[Panel], tmp_path: Path) -> None:
+    assert check("99.1", jump) is None
+    assert shown[-1].text == "✓ Exercise 99.1 is right: A jump."
+    check("99.1", gaussian.q_sample)
+    assert "package's own function" in shown[-1].text
+    check("99.1", write_answer(tmp_path, JUMP.stub))
+    assert "not attempted yet" in shown[-1].text
+    with pytest.raises(WrongAnswer) as refused:
+        check("99.1", lambda x, e, a: a * x + (1 - a) * e)
+    assert str(refused.value) == (
+        "Exercise 99.1 is not right yet. You left out the roots at t = 500, ᾱ = 0.3. Look at Ho eq. 4, section “Jump”."
+    )
+    assert shown[-1].html.count("<details>") == 4
+
+
+@pytest.mark.usefixtures("jump_is_known")
+def test_hints_come_rung_by_rung_as_text_and_folded_as_html(shown: list[Panel]) -> None:
+    hint("99.1")
+    assert shown[-1].text == 'Hint 1 of 3, the idea: a\nNext: hint("99.1", 2)'
+    hint("99.1", 3)
+    assert shown[-1].text.endswith('Next: solution("99.1")')
+    assert shown[-1].html.count("<details><summary>") == 4 and " open" not in shown[-1].html
+    solution("99.1")
+    assert shown[-1].text == JUMP.solution and "&lt;" not in shown[-1].text
+    with pytest.raises(CourseError, match="three hints"):
+        hint("99.1", 4)
+
+
+def test_unknown_exercise_is_a_short_message() -> None:
+    with pytest.raises(CourseError, match="no exercise '99.9'"):
+        check("99.9", jump)
+
+
+def test_plain_python_prints_and_ends_with_the_message(progress_file: Path) -> None:
+    code = """
+        from ddpm_from_scratch.course import check
+        from ddpm_from_scratch.course.exercises import get
+        check("01.1", get("01.1").alternatives[0])
+        check("01.1", get("01.1").mistakes[0].answer)
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("✓ Exercise 01.1 is right")
+    assert "WrongAnswer: Exercise 01.1 is not right yet. You " in done.stderr.splitlines()[-1]
+    assert len(done.stderr.splitlines()) <= 8
+    assert json.loads(progress_file.read_text(encoding="utf-8"))["01.1"]["attempts"] == 2
+
+
+def test_notebook_shows_the_message_without_a_stack_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    shell = InteractiveShell()
+    shell.run_cell("from ddpm_from_scratch.course import check\nfrom torch import Tensor, nn\nimport torch")
+    capsys.readouterr()
+    shell.run_cell(exercises.get("01.1").stub)
+    shell.run_cell('check("01.1", forward_step)')
+    assert "not attempted yet" in capsys.readouterr().out
+    shell.run_cell("def forward_step(x, e, b):\n    return x +\\\n        b**0.5 * e")
+    result = shell.run_cell('check("01.1", forward_step)')
+    output = capsys.readouterr().out
+    assert isinstance(result.error_in_exec, WrongAnswer)
+    assert "Exercise 01.1 is not right yet. You " in output
+    assert "Traceback" not in output and "engine" not in output and "---" not in output
+    shell.run_cell(DOUBLER.stub)
+    assert grade(DOUBLER, shell.user_ns["Doubler"]).status == "unattempted", "a class of a notebook has no file"
+
+
+# ---------------------------------------------------------------- progress
+
+
+@pytest.mark.usefixtures("jump_is_known")
+def test_progress_is_kept_and_shown(shown: list[Panel], progress_file: Path) -> None:
+    first, second = (exercise.id for exercise in BANK[:2])
+    record(first, grade(JUMP, lambda x, e, a: a * x + (1 - a) * e))
+    assert read()[first]["mistake"] == 0
+    record(first, grade(JUMP, jump))
+    record(first, grade(JUMP, lambda x, e, a: x))
+    record(second, grade(JUMP, lambda x, e, a: x))
+    kept = {row.id: (row.status, row.attempts) for row in rows()}
+    assert kept[first] == ("right", 3), "what was right once stays right"
+    assert kept[second] == ("wrong", 1)
+    assert len(rows()) == len(BANK) and {row.id[:2] for row in rows("01")} == {"01"}
+    progress()
+    assert f"1 of {len(BANK)} exercises right" in shown[-1].text and shown[-1].html.count("<tr>") == len(BANK) + 1
+    assert os.listdir(progress_file.parent) == [progress_file.name], "no half-written file is left"
+
+
+@pytest.mark.usefixtures("jump_is_known")
+def test_unattempted_leaves_no_trace(shown: list[Panel], tmp_path: Path, progress_file: Path) -> None:
+    check("99.1", write_answer(tmp_path, JUMP.stub))
+    assert not progress_file.exists()
+
+
+@pytest.mark.parametrize("content", ["{half", "[1, 2]", '{"00.1": 3}', "", "\x00"])
+def test_unreadable_progress_is_moved_aside(progress_file: Path, content: str) -> None:
+    progress_file.write_text(content, encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"progress.json could not be read: it is now progress.json.unreadable"):
+        assert read() == {}
+    assert (progress_file.parent / "progress.json.unreadable").read_text(encoding="utf-8") == content
+    record(BANK[0].id, grade(JUMP, jump))
+    assert read()[BANK[0].id]["status"] == "right"
+
+
+def test_progress_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDPM_PROGRESS", str(tmp_path / "nowhere" / "progress.json"))
+    with pytest.warns(UserWarning, match="progress is not kept: No such file"):
+        record(BANK[0].id, grade(JUMP, jump))
+
+
+def test_command_line_finds_the_progress_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DDPM_PROGRESS")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / ".ddpm-progress.json").write_text('{"00.1": {"status": "right"}}', encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rows()[0].status == "right"

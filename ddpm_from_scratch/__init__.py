@@ -1,7 +1,34 @@
 """DDPM and DDIM from scratch, in the vocabulary of Hugging Face Diffusers."""
 
-from ddpm_from_scratch.models import UNet2DModel, UNet2DOutput
-from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline, ImagePipelineOutput
+from ddpm_from_scratch.callbacks import LogFile, Previews, ProgressBar, TensorBoard, save_sheet
+from ddpm_from_scratch.config import ConfigMixin, FrozenConfig, register_to_config
+from ddpm_from_scratch.data import DATASETS, ImageDataset, ImageFolder, load_dataset, to_model_range, to_pixels
+from ddpm_from_scratch.gaussian import (
+    ddim_mean,
+    ddim_sigma,
+    discretized_log_likelihood,
+    eps_from_v,
+    eps_from_x0,
+    forward_step,
+    nats_to_bits,
+    normal_kl,
+    posterior_mean,
+    posterior_variance,
+    q_sample,
+    randn,
+    score_from_eps,
+    velocity,
+    x0_from_eps,
+    x0_from_v,
+)
+from ddpm_from_scratch.hub import ModelMixin, shipped_model, shipped_models
+from ddpm_from_scratch.models import UNet2DModel, UNet2DOutput, small_unet
+from ddpm_from_scratch.models.attention import Attention, scaled_dot_product_attention
+from ddpm_from_scratch.models.embeddings import TimestepEmbedding, sinusoidal_embedding
+from ddpm_from_scratch.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from ddpm_from_scratch.models.unet import AttnDownBlock2D, AttnUpBlock2D, DownBlock2D, UNetMidBlock2D, UpBlock2D
+from ddpm_from_scratch.outputs import Output
+from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline, DiffusionPipeline, ImagePipelineOutput, numpy_to_pil
 from ddpm_from_scratch.schedulers import (
     DDIMScheduler,
     DDIMSchedulerOutput,
@@ -9,5 +36,110 @@ from ddpm_from_scratch.schedulers import (
     DDPMSchedulerOutput,
     ddim_invert,
 )
+from ddpm_from_scratch.schedulers.base import Scheduler
+from ddpm_from_scratch.schedules import (
+    SCHEDULES,
+    alpha_bars,
+    cosine,
+    linear,
+    log_snr,
+    make_betas,
+    rescale_zero_terminal_snr,
+    scaled_linear,
+    sigmoid,
+    snr,
+)
+from ddpm_from_scratch.training import (
+    EMA,
+    Progress,
+    StopTraining,
+    TrainingConfig,
+    TrainingDiverged,
+    diffusion_loss,
+    loss_weights,
+    train,
+    training_target,
+)
 
 __version__ = "0.1.0"
+__all__ = [
+    "Attention",
+    "AttnDownBlock2D",
+    "AttnUpBlock2D",
+    "ConfigMixin",
+    "DATASETS",
+    "DDIMPipeline",
+    "DDIMScheduler",
+    "DDIMSchedulerOutput",
+    "DDPMPipeline",
+    "DDPMScheduler",
+    "DDPMSchedulerOutput",
+    "DiffusionPipeline",
+    "DownBlock2D",
+    "Downsample2D",
+    "EMA",
+    "FrozenConfig",
+    "ImageDataset",
+    "ImageFolder",
+    "ImagePipelineOutput",
+    "LogFile",
+    "ModelMixin",
+    "Output",
+    "Previews",
+    "Progress",
+    "ProgressBar",
+    "ResnetBlock2D",
+    "SCHEDULES",
+    "Scheduler",
+    "StopTraining",
+    "TensorBoard",
+    "TimestepEmbedding",
+    "TrainingConfig",
+    "TrainingDiverged",
+    "UNet2DModel",
+    "UNet2DOutput",
+    "UNetMidBlock2D",
+    "UpBlock2D",
+    "Upsample2D",
+    "alpha_bars",
+    "cosine",
+    "ddim_invert",
+    "ddim_mean",
+    "ddim_sigma",
+    "diffusion_loss",
+    "discretized_log_likelihood",
+    "eps_from_v",
+    "eps_from_x0",
+    "forward_step",
+    "linear",
+    "load_dataset",
+    "log_snr",
+    "loss_weights",
+    "make_betas",
+    "nats_to_bits",
+    "normal_kl",
+    "numpy_to_pil",
+    "posterior_mean",
+    "posterior_variance",
+    "q_sample",
+    "randn",
+    "register_to_config",
+    "rescale_zero_terminal_snr",
+    "save_sheet",
+    "scaled_dot_product_attention",
+    "scaled_linear",
+    "score_from_eps",
+    "shipped_model",
+    "shipped_models",
+    "sigmoid",
+    "sinusoidal_embedding",
+    "small_unet",
+    "snr",
+    "to_model_range",
+    "to_pixels",
+    "train",
+    "training_target",
+    "velocity",
+    "x0_from_eps",
+    "x0_from_v",
+]

@@ -21,10 +21,30 @@ from ddpm_from_scratch.config import ConfigMixin
 WEIGHTS = "diffusion_pytorch_model"
 MAX_PARAMETERS = 100_000_000_000
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+SHIPPED = Path(__file__).parent / "assets" / "models"
 LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 # ---------------------------------------------------------------- finding files
+
+
+def shipped_models() -> list[str]:
+    """Names of the trained models that come with the package."""
+    return sorted(folder.name for folder in SHIPPED.glob("*") if folder.is_dir())
+
+
+def shipped_model(name: str) -> Path:
+    """The folder of a model that comes with the package.
+
+    Raises:
+        FileNotFoundError: no model of that name.
+    """
+    if name not in shipped_models():
+        raise FileNotFoundError(
+            f"there is no folder {name} here and no shipped model of that name; "
+            f"shipped are: {', '.join(shipped_models()) or 'none'}"
+        )
+    return SHIPPED / name
 
 
 def resolve(
@@ -36,10 +56,10 @@ def resolve(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder of a model: `name_or_path` itself, or its files fetched from the hub.
+    """The local folder of a model: `name_or_path` itself, a shipped model, or files fetched from the hub.
 
     Args:
-        name_or_path: an existing folder, or "owner/name" on the hub.
+        name_or_path: an existing folder, the name of a shipped model, or "owner/name" on the hub.
         patterns: file names (globs) that are needed, inside `subfolder`; only these are fetched.
         subfolder: folder inside the model.
         revision: branch, tag or commit on the hub.
@@ -51,6 +71,8 @@ def resolve(
     """
     inside = plain_subfolder(subfolder)
     path = Path(name_or_path).expanduser()
+    if not path.exists() and re.fullmatch(r"[\w.-]+", str(name_or_path)):
+        path = shipped_model(str(name_or_path))
     if path.is_dir():
         if not (path / inside).is_dir():
             raise FileNotFoundError(f"{path} has no folder {inside}: it has {_listing(path)}")

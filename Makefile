@@ -23,8 +23,9 @@ demo: ## train for a minute, sample with DDPM and DDIM, write one picture
 	@sh bootstrap.sh && $(PYTHON_OF_COURSE) -m ddpm_from_scratch.course.demo
 
 lint: ## check style and types, count the lines of code
-	@sh bootstrap.sh && $(PYTHON_OF_COURSE) -m ruff check . && $(PYTHON_OF_COURSE) -m ruff format --check . \
-		&& $(PYTHON_OF_COURSE) -m mypy && $(PYTHON_OF_COURSE) tests/line_counts.py
+	@sh bootstrap.sh
+	@status=0; for check in "-m ruff check ." "-m ruff format --check ." "-m mypy" tests/line_counts.py; do \
+		$(PYTHON_OF_COURSE) $$check || status=1; done; exit $$status
 
 lessons: ## generate the notebooks of lessons/ and solutions/ from their sources
 	@sh bootstrap.sh && $(PYTHON_OF_COURSE) -m ddpm_from_scratch.course.build

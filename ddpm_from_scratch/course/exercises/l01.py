@@ -609,7 +609,7 @@ def prior_kl_by_torch(x0, alpha_bar_T):
 
 PRIOR_KL = Exercise(
     id="01.5",
-    title="How far is x_T from pure noise?",
+    title="The distance of x_T from pure noise",
     difficulty=2,
     minutes=6,
     equation="L_T of Ho eq. 5",

@@ -27,7 +27,8 @@ A source is a Python file in percent format:
     print("a cell whose printed output nbval compares")
 
 `id=` (letters, digits, hyphens) keeps a cell's id when cells are added before it; a cell without one is counted.
-`tags=` takes a comma-separated list. The setup cell must import every name that the stubs and solutions use.
+`tags=` takes a comma-separated list. `{{notation 01}}` and `{{equations 01}}` in a text become tables (see `ledger`).
+The setup cell must import every name that the stubs and solutions use.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from ddpm_from_scratch.course import exercises
+from ddpm_from_scratch.course import exercises, ledger
 from ddpm_from_scratch.course.exercise import Exercise
 
 SOURCES = Path(__file__).parent / "lessons"
@@ -132,7 +133,8 @@ def notebook(cells: Iterable[Cell], solved: bool) -> Notebook:
     built = []
     for cell in cells:
         if cell.kind != "exercise":
-            built.append(_cell(cell.kind, cell.id, cell.text, cell.tags))
+            text = ledger.fill(cell.text) if cell.kind == "markdown" else cell.text
+            built.append(_cell(cell.kind, cell.id, text, cell.tags))
             continue
         exercise = exercises.get(cell.exercise)
         built += [
@@ -196,31 +198,26 @@ def with_outputs_of(built: Notebook, stored: Notebook) -> Notebook:
 
 
 def faults(solved: Notebook) -> list[str]:
-    """What a solved notebook must not hold: unrun cells, errors, stderr, warnings, paths, more than `MAX_BYTES`."""
+    """What a solved notebook must not hold: unrun cells, errors, stderr, `FAULTS`, more than `MAX_BYTES`."""
     found = []
     for cell in solved["cells"]:
-        if cell["cell_type"] != "code":
-            continue
-        if cell["source"] and cell["execution_count"] is None:
-            found.append(f"{cell['id']}: not run")
-        for output in cell["outputs"]:
-            if output["output_type"] == "error" or output.get("name") == "stderr":
-                found.append(f"{cell['id']}: {output.get('ename', 'stderr')}")
-            found += [f"{cell['id']}: {what}" for what in _faults_in_text(_text_of(output))]
+        if cell["cell_type"] == "code":
+            unrun = ["not run"] if cell["source"] and cell["execution_count"] is None else []
+            found += [f"{cell['id']}: {what}" for what in unrun + sum(map(_output_faults, cell["outputs"]), [])]
     size = len(as_json(solved).encode())
     return found + [f"{size} bytes, more than {MAX_BYTES}"] * (size > MAX_BYTES)
 
 
-def _text_of(output: dict[str, Any]) -> str:
-    """The words of an output, without embedded pictures."""
+def _output_faults(output: dict[str, Any]) -> list[str]:
+    if output["output_type"] == "error":
+        return [output["ename"]]
+    if output.get("name") == "stderr":
+        return ["stderr"]
     data = output.get("data", {})
-    parts = [output.get("text", ""), *(value for kind, value in data.items() if kind.startswith("text/"))]
-    text = "\n".join("".join(part) for part in parts)
-    return re.sub(r"data:image/\w+;base64,[\w+/=]+", "", text)
-
-
-def _faults_in_text(text: str) -> list[str]:
-    return [what for pattern, what in FAULTS.items() if re.search(pattern, text)]
+    words = [output.get("text", ""), *(value for kind, value in data.items() if kind.startswith("text/"))]
+    text = re.sub(r"data:image/\w+;base64,[\w+/=]+", "", "\n".join("".join(part) for part in words))
+    silent = any(kind.startswith("image/") for kind in data) or re.search(r"<img(?![^>]* alt=\"\w)", text)
+    return ["a picture without alt text"] * bool(silent) + [FAULTS[p] for p in FAULTS if re.search(p, text)]
 
 
 # ---------------------------------------------------------------- files

@@ -1,0 +1,369 @@
+"""The equation ledger, paper equation → lesson → function → test, and the symbols, as data.
+
+The notation tables of the lessons are made from it: `{{notation 01}}` and `{{equations 01}}` in a lesson's source
+become the tables of that lesson, `{{notation}}` and `{{equations}}` those of the course.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One row of the ledger.
+
+    Args:
+        paper: "Ho", "Song", "IDDPM" or another key of `PAPERS`.
+        place: "eq. 4", "section 3.2", "algorithm 1".
+        says: its content in the course's notation, LaTeX.
+        lesson: the lesson "NN" that derives it.
+        function: dotted name, below `ddpm_from_scratch`, of what computes it.
+        test: "tests/file.py::test" that checks it against the truth; "" while the function has no tests at all.
+    """
+
+    paper: str
+    place: str
+    says: str
+    lesson: str
+    function: str
+    test: str = ""
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One symbol: `here` and in the papers as LaTeX, in Diffusers by name; `lesson` is where it first appears."""
+
+    here: str
+    meaning: str
+    ho: str
+    song: str
+    diffusers: str
+    lesson: str
+
+
+PAPERS = {
+    "Ho": "Ho, Jain, Abbeel 2020, Denoising Diffusion Probabilistic Models (arXiv 2006.11239)",
+    "Song": "Song, Meng, Ermon 2021, Denoising Diffusion Implicit Models (arXiv 2010.02502)",
+    "IDDPM": "Nichol, Dhariwal 2021, Improved DDPM (arXiv 2102.09672)",
+    "Salimans": "Salimans, Ho 2022, Progressive Distillation (arXiv 2202.00512)",
+    "Lin": "Lin et al. 2024, Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891)",
+    "Hang": "Hang et al. 2023, Efficient Diffusion Training via Min-SNR Weighting (arXiv 2303.09556)",
+}
+
+GAUSSIAN = "tests/test_gaussian.py::"
+
+EQUATIONS = (
+    Equation(
+        "Ho",
+        "eq. 2",
+        r"q(x_t \mid x_{t-1}) = \mathcal N(\sqrt{1-\beta_t}\, x_{t-1},\ \beta_t I)",
+        "01",
+        "gaussian.forward_step",
+        GAUSSIAN + "test_forward_step_is_eq_2_and_preserves_unit_variance",
+    ),
+    Equation(
+        "Ho",
+        "eq. 4",
+        r"q(x_t \mid x_0) = \mathcal N(\sqrt{\bar\alpha_t}\, x_0,\ (1-\bar\alpha_t) I)",
+        "01",
+        "gaussian.q_sample",
+        GAUSSIAN + "test_q_sample_is_the_forward_chain_in_one_jump",
+    ),
+    Equation(
+        "Ho",
+        "above eq. 4",
+        r"\bar\alpha_t = \prod_{s=1}^{t} (1-\beta_s)",
+        "01",
+        "schedules.alpha_bars",
+    ),
+    Equation(
+        "Ho",
+        "section 4",
+        r"\beta_t \text{ from } 10^{-4} \text{ to } 0.02",
+        "02",
+        "schedules.linear",
+    ),
+    Equation(
+        "IDDPM",
+        "eq. 17",
+        r"\bar\alpha_t = f(t)/f(0),\ f(t) = \cos^2\!\big(\tfrac{t/T+s}{1+s} \cdot \tfrac{\pi}{2}\big)",
+        "02",
+        "schedules.cosine",
+    ),
+    Equation(
+        "Lin",
+        "algorithm 1",
+        r"\bar\alpha_T = 0",
+        "02",
+        "schedules.rescale_zero_terminal_snr",
+    ),
+    Equation(
+        "Ho",
+        "eq. 5",
+        r"L_T + \sum_{t>1} L_{t-1} + L_0, \text{ each a KL of Gaussians}",
+        "03",
+        "gaussian.normal_kl",
+        GAUSSIAN + "test_normal_kl_is_the_integral",
+    ),
+    Equation(
+        "Ho",
+        "eq. 7",
+        r"\tilde\mu_t = \tfrac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\, x_0"
+        r" + \tfrac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\, x_t",
+        "03",
+        "gaussian.posterior_mean",
+        GAUSSIAN + "test_posterior_is_the_conditional_of_the_joint_gaussian",
+    ),
+    Equation(
+        "Ho",
+        "eq. 7",
+        r"\tilde\beta_t = \tfrac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\, \beta_t",
+        "03",
+        "gaussian.posterior_variance",
+        GAUSSIAN + "test_posterior_is_the_conditional_of_the_joint_gaussian",
+    ),
+    Equation(
+        "Ho",
+        "section 3.2",
+        r"\nabla \log q(x_t) = -\operatorname{E}[\varepsilon \mid x_t] / \sqrt{1-\bar\alpha_t}",
+        "03",
+        "gaussian.score_from_eps",
+        GAUSSIAN + "test_score_of_gaussian_data",
+    ),
+    Equation(
+        "Ho",
+        "eq. 14",
+        r"L_{\text{simple}} = \operatorname{E} \lVert \varepsilon"
+        r" - \varepsilon_\theta(x_t, t) \rVert^2",
+        "03",
+        "training.diffusion_loss",
+    ),
+    Equation(
+        "Ho",
+        "eq. 15",
+        r"\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\, \varepsilon_\theta) / \sqrt{\bar\alpha_t}",
+        "03",
+        "gaussian.x0_from_eps",
+        GAUSSIAN + "test_each_prediction_gives_back_the_others",
+    ),
+    Equation(
+        "Salimans",
+        "appendix D",
+        r"v = \sqrt{\bar\alpha_t}\, \varepsilon - \sqrt{1-\bar\alpha_t}\, x_0",
+        "03",
+        "gaussian.velocity",
+        GAUSSIAN + "test_velocity_is_the_derivative_along_the_circle",
+    ),
+    Equation(
+        "Salimans",
+        "appendix D",
+        r"\hat x_0 = \sqrt{\bar\alpha_t}\, x_t - \sqrt{1-\bar\alpha_t}\, v",
+        "03",
+        "gaussian.x0_from_v",
+        GAUSSIAN + "test_each_prediction_gives_back_the_others",
+    ),
+    Equation(
+        "Ho",
+        "algorithm 1",
+        r"\text{training}",
+        "06",
+        "training.train",
+    ),
+    Equation(
+        "Ho",
+        "algorithm 2",
+        r"\text{sampling, } z = 0 \text{ at the last step}",
+        "07",
+        "schedulers.DDPMScheduler.step",
+    ),
+    Equation(
+        "IDDPM",
+        "eq. 19",
+        r"\tilde\beta \text{ of a strided schedule, from } \bar\alpha_t"
+        r" \text{ and } \bar\alpha_{\text{prev}}",
+        "07",
+        "gaussian.posterior_variance",
+        GAUSSIAN + "test_posterior_is_the_conditional_of_the_joint_gaussian",
+    ),
+    Equation(
+        "Song",
+        "eq. 4",
+        r"x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \varepsilon",
+        "08",
+        "gaussian.q_sample",
+        GAUSSIAN + "test_q_sample_moments",
+    ),
+    Equation(
+        "Song",
+        "eq. 9",
+        r"\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\, \varepsilon_\theta) / \sqrt{\bar\alpha_t}",
+        "08",
+        "gaussian.x0_from_eps",
+        GAUSSIAN + "test_each_prediction_gives_back_the_others",
+    ),
+    Equation(
+        "Song",
+        "eq. 12",
+        r"x_{\text{prev}} = \sqrt{\bar\alpha_{\text{prev}}}\, \hat x_0 + \sqrt{1-\bar\alpha_{\text{prev}}-\sigma_t^2}\,"
+        r" \varepsilon_\theta + \sigma_t \varepsilon",
+        "08",
+        "gaussian.ddim_mean",
+        GAUSSIAN + "test_ddim_keeps_the_marginals",
+    ),
+    Equation(
+        "Song",
+        "eq. 16",
+        r"\sigma_t(\eta) = \eta \sqrt{\tfrac{1-\bar\alpha_{\text{prev}}}{1-\bar\alpha_t}}"
+        r" \sqrt{1 - \tfrac{\bar\alpha_t}{\bar\alpha_{\text{prev}}}}",
+        "08",
+        "gaussian.ddim_sigma",
+        GAUSSIAN + "test_ddim_at_eta_1_is_the_posterior",
+    ),
+    Equation(
+        "Song",
+        "eq. 13",
+        r"\text{the deterministic step as an Euler step of an ODE}",
+        "09",
+        "schedulers.ddim_invert",
+    ),
+    Equation(
+        "Ho",
+        "eq. 13",
+        r"p_\theta(x_0 \mid x_1) = \textstyle\prod_i \int_{\delta_-(x_0^i)}^{\delta_+(x_0^i)}"
+        r" \mathcal N(x; \mu^i, \sigma_1^2)\, dx",
+        "11",
+        "gaussian.discretized_log_likelihood",
+        GAUSSIAN + "test_bins_are_the_naive_difference_where_that_is_exact",
+    ),
+    Equation(
+        "IDDPM",
+        "eq. 15",
+        r"\log \sigma_t^2 = v \log \beta_t + (1-v) \log \tilde\beta_t",
+        "12",
+        "schedulers.DDPMScheduler._log_variance",
+    ),
+    Equation(
+        "IDDPM",
+        "eq. 16",
+        r"L_{\text{hybrid}} = L_{\text{simple}} + \lambda L_{\text{vlb}}",
+        "12",
+        "training.diffusion_loss",
+    ),
+    Equation(
+        "Hang",
+        "section 3.4",
+        r"w_t = \min(\text{SNR}_t, \gamma) / \text{SNR}_t",
+        "12",
+        "training.loss_weights",
+    ),
+)
+"""The ledger. Order: by lesson, and within one as the lesson goes."""
+
+SYMBOLS = (
+    Symbol("x_0", "a clean image or point", "x_0", "x_0", "original_samples", "01"),
+    Symbol("x_t", "the same after $t$ steps of noise", "x_t", "x_t", "noisy_samples, sample", "01"),
+    Symbol("T", "number of steps", "T", "T", "num_train_timesteps", "01"),
+    Symbol(
+        r"\beta_t", "variance of the noise that step $t$ adds", r"\beta_t", r"1 - \alpha_t/\alpha_{t-1}", "betas", "01"
+    ),
+    Symbol(
+        r"\alpha_t = 1 - \beta_t",
+        "share of the variance that step $t$ keeps",
+        r"\alpha_t",
+        r"\alpha_t/\alpha_{t-1}",
+        "alphas",
+        "01",
+    ),
+    Symbol(
+        r"\bar\alpha_t = \alpha_1 \cdots \alpha_t",
+        "share of $x_0$'s variance left after $t$ steps",
+        r"\bar\alpha_t",
+        r"\alpha_t",
+        "alphas_cumprod",
+        "01",
+    ),
+    Symbol(r"\varepsilon", r"noise, a draw from $\mathcal N(0, I)$", r"\epsilon", r"\epsilon", "noise", "01"),
+    Symbol("q", "distributions of the forward process", "q", "q", "", "01"),
+    Symbol(r"\text{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t)", "signal-to-noise ratio of $x_t$", "", "", "", "01"),
+    Symbol(r"p_\theta", "distributions of the learned reverse process", r"p_\theta", r"p_\theta", "", "03"),
+    Symbol(
+        r"\varepsilon_\theta(x_t, t)",
+        "the network's prediction of the noise in $x_t$",
+        r"\epsilon_\theta(x_t, t)",
+        r"\epsilon_\theta^{(t)}(x_t)",
+        "model_output",
+        "03",
+    ),
+    Symbol(
+        r"\hat x_0",
+        "the clean image that a prediction stands for",
+        r"\hat x_0",
+        r"f_\theta^{(t)}(x_t)",
+        "pred_original_sample",
+        "03",
+    ),
+    Symbol("v", "velocity, the third thing a network may predict", "", "", "v_prediction", "03"),
+    Symbol(r"\tilde\mu_t", "mean of $q(x_{t-1} \\mid x_t, x_0)$", r"\tilde\mu_t", "", "", "03"),
+    Symbol(
+        r"\tilde\beta_t",
+        "variance of $q(x_{t-1} \\mid x_t, x_0)$",
+        r"\tilde\beta_t",
+        r"\sigma_t^2(1)",
+        "fixed_small",
+        "03",
+    ),
+    Symbol(
+        r"\sigma_t",
+        "standard deviation of the noise in one step back",
+        r"\sigma_t",
+        r"\sigma_t",
+        "variance_type, eta",
+        "07",
+    ),
+    Symbol(
+        r"\bar\alpha_{\text{prev}}",
+        "$\\bar\\alpha$ at the step moved to",
+        r"\bar\alpha_{t-1}",
+        r"\alpha_{\tau_{i-1}}",
+        "alpha_prod_t_prev",
+        "07",
+    ),
+    Symbol(r"\eta", "from 0, deterministic, to 1, as much noise as DDPM", "", r"\eta", "eta", "08"),
+)
+"""The symbols, in the order in which the lessons bring them."""
+
+
+def equations_table(lesson: str | None = None) -> str:
+    """The ledger as a markdown table, or the rows of lesson "NN"."""
+    rows = [
+        f"| {e.paper} {e.place} | ${e.says}$ | {e.lesson} | `{e.function}` |"
+        for e in EQUATIONS
+        if lesson in (None, e.lesson)
+    ]
+    return "\n".join(["| equation | says | lesson | in the package |", "|---|---|---|---|", *rows])
+
+
+def notation_table(lesson: str | None = None) -> str:
+    """The symbols as a markdown table, or those that lesson "NN" brings."""
+
+    def math(symbol: str) -> str:
+        return f"${symbol}$" if symbol else ""
+
+    rows = [
+        f"| {math(s.here)} | {s.meaning} | {math(s.ho)} | {math(s.song)} | "
+        + ", ".join(f"`{name}`" for name in s.diffusers.split(", ") if name)
+        + " |"
+        for s in SYMBOLS
+        if lesson in (None, s.lesson)
+    ]
+    return "\n".join(["| here | meaning | Ho | Song | Diffusers |", "|---|---|---|---|---|", *rows])
+
+
+TABLES = {"notation": notation_table, "equations": equations_table}
+
+
+def fill(text: str) -> str:
+    """`text` with its tables in the place of `{{notation}}`, `{{equations}}` and the same with a lesson's number."""
+    return re.sub(r"\{\{(notation|equations)(?: (\d\d))?\}\}", lambda m: TABLES[m[1]](m[2]), text)

@@ -32,7 +32,7 @@ def served_lab(work: Path, home: Path, start: str) -> Iterator[str]:
     with log.open("wb") as output:
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not (address := re.search(r"http://(localhost|127\.0\.0\.1)\S+token=\w+", log.read_text())):
             assert server.poll() is None and time.monotonic() < end, (
                 f"JupyterLab printed no address:\n{log.read_text()}"
@@ -88,7 +88,7 @@ def test_first_lesson_runs_in_the_browser(page: Any, screenshots: Path, tmp_path
     with served_lab(work, home, workspace.START) as address:
         page.goto(address)
         try:
-            saved = run_all(page, lesson, seconds=90)
+            saved = run_all(page, lesson, seconds=180)
         finally:
             page.screenshot(path=screenshots / "lesson_00.png")
         assert page.locator(".jp-Dialog").count() == 0, "JupyterLab asks something: see lesson_00.png"

@@ -94,6 +94,11 @@ def test_readme_commands_have_the_options_it_uses() -> None:
         assert set(re.findall(r"--[a-z-]+", rest)) <= options, f"ddpm {name}{rest}"
 
 
+def test_command_line_runs_as_a_module_as_accelerate_launches_it() -> None:
+    command = [sys.executable, "-m", "ddpm_from_scratch.cli", "train", "--help"]
+    assert "--dataset" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_readme_states_the_python_range_and_the_lessons() -> None:
     assert PROJECT["requires-python"] == ">=3.11"
     assert README.count("Python 3.11 or newer") >= 2

@@ -96,7 +96,7 @@ def test_readme_commands_have_the_options_it_uses() -> None:
 
 def test_command_line_runs_as_a_module_as_accelerate_launches_it() -> None:
     command = [sys.executable, "-m", "ddpm_from_scratch.cli", "train", "--help"]
-    assert "--dataset" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "dataset" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_readme_states_the_python_range_and_the_lessons() -> None:

@@ -1,7 +1,8 @@
 """Training (Ho algorithm 1) on one device or many, resumable to the bit.
 
-Everything random is a function of (seed, step, position in the global batch): which image, which t, which ε. So any
-number of processes draws the same, and a resumed run continues as if it had never stopped.
+Which image, which t and which ε is a function of (seed, step, position in the global batch). So any number of processes
+draws the same, and a resumed run continues as if it had never stopped. (Dropout inside the network is drawn once per
+process and step: it resumes to the bit too, but depends on the number of processes.)
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -72,21 +73,26 @@ class TrainingConfig:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "grad_clip", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name, least in {"steps": 1, "batch_size": 1, "warmup_steps": 0, "seed": 0, "num_workers": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        for name in ("learning_rate", "checkpoint_minutes"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if not self.grad_clip > 0:
+            raise ValueError(f"grad_clip must be positive (inf for none), got {self.grad_clip}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.snr_gamma is not None and not self.snr_gamma > 0:
+            raise ValueError(f"snr_gamma must be positive, or None for the plain loss, got {self.snr_gamma}")
         if self.learning_rate_decay not in ("constant", "cosine"):
             raise ValueError(f"learning_rate_decay must be 'constant' or 'cosine', got {self.learning_rate_decay!r}")
         if self.mixed_precision not in ("auto", "no", "bf16"):
             raise ValueError(f"mixed_precision must be 'auto', 'no' or 'bf16', got {self.mixed_precision!r}")
-        if self.seed < 0 or self.warmup_steps < 0 or self.weight_decay < 0 or self.num_workers < 0:
-            raise ValueError("seed, warmup_steps, weight_decay and num_workers must not be negative")
 
     def learning_rate_at(self, step: int) -> float:
         """The rate of optimiser step `step` = 0, 1, ..."""
@@ -106,7 +112,11 @@ class StopTraining(Exception):
 
 @dataclass
 class Progress:
-    """What a callback sees after a step: `step` counts those done, `loss` is this process's."""
+    """What a callback sees after a step.
+
+    `step` counts those done, `loss` is the mean over the global batch, `seconds` are those of training since step 0,
+    over all resumed runs. `model` has its own weights; `ema.averaged()` lends it the averaged ones.
+    """
 
     step: int
     steps: int
@@ -186,9 +196,7 @@ def diffusion_loss(
     return (loss_weights(scheduler, t, snr_gamma) * error.flatten(1).mean(dim=1)).mean() + bound
 
 
-def bound_term(
-    scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor
-) -> Tensor:
+def bound_term(scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """L_{t-1} (or L_0 at t = 0) of the variational bound per sample, in bits per dimension (Ho eq. 5; IDDPM eq. 4-7).
 
     Args:
@@ -297,11 +305,15 @@ class EMA:
     def averaged(self) -> Iterator[nn.Module]:
         """Within it the model has the averaged weights; afterwards its own again."""
         own = [p.detach().clone() for p in self.model.parameters()]
-        self._write(self.shadow)
+        self.write_to_model()
         try:
             yield self.model
         finally:
             self._write(own)
+
+    def write_to_model(self) -> None:
+        """Gives the model the averaged weights for good."""
+        self._write(self.shadow)
 
     @torch.no_grad()
     def _write(self, values: Sequence[Tensor]) -> None:
@@ -323,41 +335,80 @@ class EMA:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Writes the checkpoint so that a kill at any moment leaves a whole one: new file, flush, rename."""
+    """Writes the checkpoint so that a kill or a full disk leaves a whole one: new file, flush, rename.
+
+    The rename is atomic, so no second, older copy is kept.
+
+    Raises:
+        OSError: the file could not be written; the checkpoint that was there is kept.
+    """
     temporary = folder / f".{CHECKPOINT}.new"
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / CHECKPOINT)
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / CHECKPOINT)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"the checkpoint of step {state['step']} could not be written in {folder} ({_reason(error)}): make room "
+            "and resume; an earlier checkpoint is kept as it was"
+        ) from None
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The checkpoint in `folder`, None if there is none.
 
     Raises:
-        ValueError: a file that is damaged.
+        ValueError: a file that is damaged, or not a checkpoint of `train`.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: state[key] for key in ("step", "model", "optimiser", "ema", "config", "scheduler", "unet")}
     except Exception as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}): delete it to start anew, or put back a whole copy"
+            f"{path} is damaged or no checkpoint ({type(error).__name__}): put back a whole copy, or move it away to "
+            "start anew"
         ) from None
+    parts = ("model", "optimiser", "ema", "config", "scheduler", "unet")
+    whole = isinstance(state, dict) and isinstance(state.get("step"), int)
+    if not whole or not all(isinstance(state.get(part), dict) for part in parts):
+        raise ValueError(f"{path} is not a checkpoint of this program: choose another folder, or move it away")
+    return state
 
 
 def _check_same_run(state: dict[str, Any], now: dict[str, dict[str, Any]], path: Path) -> None:
+    """Refuses a checkpoint of another run. What an older checkpoint does not say had its default."""
     may_change = {"steps", "checkpoint_minutes", "num_workers"}
+    defaults = {"config": asdict(TrainingConfig())}
     for part, values in now.items():
-        saved = state[part]
-        changed = [key for key in values if key not in may_change and saved.get(key) != values[key]]
+        saved = {**values, **defaults.get(part, {}), **state.get(part, {})}
+        changed = [key for key in values if key not in may_change and saved[key] != values[key]]
         if changed:
-            what = ", ".join(f"{key} was {saved.get(key)!r}, is {values[key]!r}" for key in changed)
+            what = ", ".join(f"{key} was {saved[key]!r}, is {values[key]!r}" for key in changed)
             raise ValueError(f"{path} belongs to another run ({part}: {what}): use the same options or another folder")
+    if state["step"] > now["config"]["steps"]:
+        raise ValueError(f"{path} has {state['step']} steps already, more than steps={now['config']['steps']}")
+
+
+def _check_writable(folder: Path) -> None:
+    """Makes the folder and tries to write in it, so that a run does not fail at its first checkpoint."""
+    probe = folder / f".{CHECKPOINT}.new"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write in {folder} ({_reason(error)}): choose another output folder") from None
+
+
+def _reason(error: Exception) -> str:
+    """The error in a few words."""
+    return getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # ---------------------------------------------------------------- the loop
@@ -368,7 +419,7 @@ def bf16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+        return any(getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
     return False
 
 
@@ -381,43 +432,52 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
 ) -> int:
-    """Trains `model` in place (Ho algorithm 1) and leaves it with its averaged weights.
+    """Trains `model` in place (Ho algorithm 1) and leaves it with its averaged weights, on the device it trained on.
 
     Runs on every process that `accelerate launch` or `torchrun` starts. An interrupt, a termination signal or
     `StopTraining` ends it after the step with a checkpoint; calling again with `resume=True` continues to the bit.
+    So does any other exception from a callback, which is raised again once the checkpoint is written.
+    The model's mode (train or eval) and the global random state are afterwards as they were.
 
     Args:
         model: class-conditional ones take the dataset's labels.
         scheduler: gives the noise schedule and the prediction type.
-        dataset: yields (image in [-1, 1] of shape (C, H, W), label); has a length.
+        dataset: yields (image in [-1, 1] of shape (C, H, W), label, -1 for none); has a length.
         output_dir: where checkpoints go, and the model at the end; None keeps nothing on disk.
-        callbacks: each called with a `Progress` after every step.
+        callbacks: each called with a `Progress` after every step, on the main process.
         resume: continue from the checkpoint in `output_dir`, if there is one.
 
     Returns:
         The steps done, `config.steps` unless stopped early.
 
     Raises:
-        ValueError: a batch that does not divide among the processes, a checkpoint of another run, or one that would
-            be overwritten.
-        TrainingDiverged: the loss or the gradient is no longer finite; the last checkpoint is kept.
+        ValueError: a batch that does not divide among the processes, images or labels that the model does not take,
+            a checkpoint of another run, or one that would be overwritten.
+        OSError: `output_dir` cannot be written to.
+        TrainingDiverged: the gradient is no longer finite. The model keeps the weights it had before that step, its
+            own and not the averaged ones; the last checkpoint is kept.
     """
     run = _Run(model, scheduler, dataset, config, None if output_dir is None else Path(output_dir), resume)
-    with run.random_state_kept(), _stop_on_signal() as stop:
-        for step, (x0, labels) in zip(range(run.start, config.steps), run.batches, strict=True):
+    with run.settings_kept(), _stop_on_signal() as stop:
+        for step, (x0, labels) in zip(range(run.done, config.steps), run.batches, strict=True):
             random = draw(config.seed, step, run.positions, x0.shape[1:], len(scheduler))
             x0, labels = run.prepare(x0, labels, random)
             noise, t = random.noise.to(run.device), random.t.to(run.device)
             with run.precision():
                 loss = diffusion_loss(run.network, scheduler, x0, noise, t, labels, config.snr_gamma)
-            progress = run.update(step, loss)
+            progress = run.update(loss)
             try:
                 for callback in callbacks if run.is_main else ():
                     callback(progress)
             except StopTraining:
                 stop.set()
-            run.checkpoint_if_due(step + 1, force=stop.is_set() or step + 1 == config.steps)
-            if stop.is_set():
+            except Exception:
+                run.checkpoint()
+                raise
+            ending = run.any_process(stop.is_set()) or run.done == config.steps
+            if ending or run.checkpoint_is_due():
+                run.checkpoint()
+            if ending:
                 break
     return run.finish()
 
@@ -440,117 +500,176 @@ class _Run:
         self.device: torch.device = self.accelerator.device
         self.is_main: bool = self.accelerator.is_main_process
         self.model, self.scheduler, self.config, self.folder = model, scheduler, config, folder
+        self.images = _check_fits(dataset, model, config)
         n, rank = self.accelerator.num_processes, self.accelerator.process_index
         if config.batch_size % n:
             raise ValueError(f"batch_size={config.batch_size} does not divide among {n} processes")
-        if not len(dataset):
-            raise ValueError("the dataset is empty")
         share = config.batch_size // n
         self.positions = range(rank * share, (rank + 1) * share)
-        self.done = self.start = 0
-        self.uses_labels = model.config.num_class_embeds is not None
+        if folder is not None and self.is_main:
+            _check_writable(folder)
+        state = None if folder is None else self._saved_state(folder, resume)
 
-        wanted = config.mixed_precision
-        self.bf16 = wanted == "bf16" or (wanted == "auto" and bf16_is_fast(self.device))
-        layout = torch.channels_last if self.bf16 else torch.contiguous_format
-        model.to(self.device, memory_format=layout).train()
+        self.bf16 = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and bf16_is_fast(self.device))
+        if state is not None:
+            model.load_state_dict(state["model"])
+        model.to(self.device).to(memory_format=torch.channels_last if self.bf16 else torch.contiguous_format)
         self.optimiser = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+        self.network = self.accelerator.prepare_model(model)  # from here on all processes have the same weights
         self.ema = EMA(model, config.ema_decay)
-        self._resume_or_start(resume)
-        self.network = self.accelerator.prepare_model(model)
-        sampler = GlobalBatches(len(dataset), config, self.start, self.positions)
-        self.batches = DataLoader(dataset, batch_sampler=sampler, num_workers=config.num_workers)
+        self.done, self.seconds_before = 0, 0.0
+        if state is not None:
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.ema.load_state_dict(state["ema"])
+            self.done, self.seconds_before = state["step"], state.get("seconds", 0.0)
+        sampler = GlobalBatches(len(dataset), config, self.done, self.positions)
+        self.batches = DataLoader(
+            dataset, batch_sampler=sampler, num_workers=config.num_workers, worker_init_fn=_leave_interrupts_to_parent
+        )
         self.began = self.saved = time.monotonic()
 
     def _facts(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint must agree on to be continued."""
-        facts = {"config": asdict(self.config), "scheduler": json.loads(self.scheduler.to_json())}
-        return {**facts, "unet": json.loads(self.model.to_json())}
+        return {
+            "config": asdict(self.config),
+            "scheduler": json.loads(self.scheduler.to_json()),
+            "unet": json.loads(self.model.to_json()),
+            "dataset": self.images,
+        }
 
-    def _resume_or_start(self, resume: bool) -> None:
-        if self.folder is None:
-            return
-        if self.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        state = load_checkpoint(self.folder)
+    def _saved_state(self, folder: Path, resume: bool) -> dict[str, Any] | None:
+        state = load_checkpoint(folder)
         if state is None:
-            return
+            return None
         if not resume:
-            raise ValueError(f"{self.folder} holds a checkpoint of step {state['step']}: resume it, or choose another")
-        _check_same_run(state, self._facts(), self.folder / CHECKPOINT)
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.ema.load_state_dict(state["ema"])
-        self.done = self.start = min(int(state["step"]), self.config.steps)
+            raise ValueError(f"{folder} holds a checkpoint of step {state['step']}: resume it, or choose another")
+        _check_same_run(state, self._facts(), folder / CHECKPOINT)
+        return state
 
     @contextmanager
-    def random_state_kept(self) -> Iterator[None]:
-        """The global random state, which only dropout uses, is seeded per step and put back at the end."""
-        devices = [self.device.index or 0] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+    def settings_kept(self) -> Iterator[None]:
+        """Within it the model trains; afterwards its mode and the global random state are as before."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        states = [(source, source.get_rng_state()) for source in self._random_sources()]
+        self.model.train()
+        try:
             yield
+        finally:
+            self.optimiser.zero_grad()
+            self.model.to(memory_format=torch.contiguous_format)
+            for module, mode in modes:
+                module.training = mode
+            for source, state in states:
+                source.set_rng_state(state)
+
+    def _random_sources(self) -> list[Any]:
+        """The modules whose global random state dropout draws from."""
+        return [torch] if self.device.type == "cpu" else [torch, torch.get_device_module(self.device)]
 
     def precision(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def prepare(self, x0: Tensor, labels: Tensor, random: Draw) -> tuple[Tensor, Tensor | None]:
-        """Flips and drops labels as drawn, and moves the batch to the device."""
-        torch.manual_seed(seeded(self.config.seed, "dropout", self.done, self.positions[0]).initial_seed())
+        """Flips and drops labels as drawn, moves the batch to the device, and seeds the network's dropout."""
+        seed = seeded(self.config.seed, "dropout", self.done, self.positions[0]).initial_seed()
+        for source in self._random_sources():
+            source.manual_seed(seed)
         if self.config.horizontal_flip:
             mirrored = (random.uniform[:, 0] < 0.5).view(-1, 1, 1, 1)
             x0 = torch.where(mirrored, x0.flip(-1), x0)
-        x0 = x0.to(self.device)
-        if not self.uses_labels:
+        x0, classes = x0.to(self.device), self.model.config.num_class_embeds
+        if classes is None:
             return x0, None
-        nothing = self.model.config.num_class_embeds - 1
-        dropped = random.uniform[:, 1] < self.config.label_dropout
+        if labels.max() >= classes:
+            raise ValueError(f"label {int(labels.max())} is too large for a model of num_class_embeds={classes}")
+        nothing = classes - 1
+        dropped = (random.uniform[:, 1] < self.config.label_dropout) | (labels < 0)
         return x0, torch.where(dropped, nothing, labels).to(self.device)
 
-    def update(self, step: int, loss: Tensor) -> Progress:
+    def update(self, loss: Tensor) -> Progress:
         """Backward pass, clipping, optimiser, average.
 
         Raises:
             TrainingDiverged: before anything is changed by a gradient that is not finite.
         """
-        rate = self.config.learning_rate_at(step)
+        rate = self.config.learning_rate_at(self.done)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.accelerator.backward(loss)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
+        mean_loss = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
         if not math.isfinite(norm):
-            kept = f"; the last checkpoint is kept in {self.folder}" if self.folder else ""
-            raise TrainingDiverged(
-                f"the gradient is {norm} at step {step} (loss {loss.item():.4g}): try a lower learning rate than "
-                f"{self.config.learning_rate}, or mixed_precision='no'{kept}"
-            )
+            raise self._diverged(f"the gradient's norm is {norm}, the loss {mean_loss:.4g}")
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.ema.update()
-        self.done = step + 1
-        seconds = time.monotonic() - self.began
+        self.done += 1
         return Progress(
-            self.done, self.config.steps, loss.item(), norm, rate, seconds, self.ema, self.model, self.scheduler
+            self.done, self.config.steps, mean_loss, norm, rate, self.seconds(), self.ema, self.model, self.scheduler
         )
 
-    def checkpoint_if_due(self, step: int, force: bool) -> None:
-        due = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
-        if self.folder is None or not self.is_main or not (force or due):
+    def _diverged(self, what: str) -> TrainingDiverged:
+        kept = f" The last checkpoint is kept in {self.folder}." if self.folder else ""
+        return TrainingDiverged(
+            f"training diverged after step {self.done} ({what}): start again with a lower learning rate than "
+            f"{self.config.learning_rate}, or mixed_precision='no'.{kept}"
+        )
+
+    def seconds(self) -> float:
+        """Spent training since step 0, over all resumed runs."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether any process sets the flag, so that all end after the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)).item())
+
+    def checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
+
+    def checkpoint(self) -> None:
+        """Saves everything that the next step depends on.
+
+        Raises:
+            TrainingDiverged: instead of writing weights that are not finite over good ones.
+        """
+        if self.folder is None or not self.is_main:
             return
-        state = {"step": step, "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-        save_checkpoint(self.folder, {**state, "ema": self.ema.state_dict(), **self._facts()})
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise self._diverged("the weights are not finite")
+        state = {"step": self.done, "seconds": self.seconds(), "model": self.model.state_dict()}
+        state |= {"optimiser": self.optimiser.state_dict(), "ema": self.ema.state_dict()}
+        save_checkpoint(self.folder, state | self._facts())
         self.saved = time.monotonic()
 
     def finish(self) -> int:
         """Writes the averaged weights into the model, and the pipeline to disk."""
         self.accelerator.wait_for_everyone()
-        if self.done > 0:
-            self.ema._write(self.ema.shadow)
-        self.model.to(memory_format=torch.contiguous_format).eval()
+        self.ema.write_to_model()
         if self.folder is not None and self.is_main:
             DDPMPipeline(self.model, self.scheduler).save_pretrained(self.folder)
         return self.done
+
+
+def _check_fits(dataset: Any, model: UNet2DModel, config: TrainingConfig) -> dict[str, Any]:
+    """Refuses data that the model does not take; returns what is known of it."""
+    if not len(dataset):
+        raise ValueError("the dataset is empty")
+    shape, channels, size = list(dataset[0][0].shape), model.config.in_channels, model.config.sample_size
+    sides = shape[1:] if size is None else [size, size] if isinstance(size, int) else list(size)
+    if shape != [channels, *sides]:
+        raise ValueError(f"the model takes images of shape {[channels, *sides]}, the dataset's are {shape}")
+    if config.label_dropout and model.config.num_class_embeds is None:
+        raise ValueError(f"label_dropout={config.label_dropout} needs a class-conditional model (num_class_embeds)")
+    return {"images": len(dataset), "shape": shape}
+
+
+def _leave_interrupts_to_parent(worker: int) -> None:
+    """A Ctrl-C reaches every process of the terminal; those that load images go on until the step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -560,7 +679,7 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
 
     def request(number: int, frame: FrameType | None) -> None:
         event.set()
@@ -573,5 +692,3 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-

@@ -67,7 +67,8 @@ def make_betas(
         trained_betas: T variances to take instead.
 
     Raises:
-        ValueError: an unknown name, a number of given betas other than T, or a β outside (0, 1).
+        ValueError: an unknown name, a number of given betas other than T, a β outside (0, 1), or an ᾱ that rounds to
+            0 or 1.
     """
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise ValueError(f"num_train_timesteps must be an integer of at least 1, got {T!r}")
@@ -85,6 +86,9 @@ def make_betas(
         betas = SCHEDULES[name](T, beta_start, beta_end)
     if not bool(((betas > 0) & (betas < 1)).all()):
         raise ValueError(f"every beta must lie in (0, 1), got values from {betas.min():.3g} to {betas.max():.3g}")
+    alpha_bar = alpha_bars(betas)
+    if alpha_bar[0] == 1 or alpha_bar[-1] == 0:
+        raise ValueError("ᾱ leaves (0, 1) in float64: the betas are too small at the start or too large for so many steps")
     return betas
 
 

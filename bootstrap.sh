@@ -25,7 +25,7 @@ make_venv() {
     python=$(find_python)
     echo "Making $venv with $python ($("$python" -V))"
     rm -rf "$venv"
-    if command -v uv >/dev/null; then
+    if uv --version >/dev/null 2>&1; then
         uv venv -q --python "$python" "$venv"
     elif ! "$python" -m venv "$venv" >"$venv.log" 2>&1; then
         cat "$venv.log" >&2
@@ -38,7 +38,7 @@ make_venv() {
 "$venv/bin/python" -c "$base_python" >/dev/null 2>&1 || make_venv
 rm -f "$stamp"
 
-if command -v uv >/dev/null; then
+if uv --version >/dev/null 2>&1; then
     uv=uv
 else
     uv=$venv/bin/uv

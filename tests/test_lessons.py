@@ -87,10 +87,11 @@ def test_lesson_names_the_sections_its_exercises_point_to(source: Path) -> None:
 
 
 @every_lesson
-def test_lesson_begins_with_its_setup(source: Path) -> None:
-    first = next(cell for cell in read_source(source) if cell.kind == "code")
-    assert f'setup("{source.name[:2]}")' in first.text
-    assert "from ddpm_from_scratch.course import" in first.text
+def test_setup_comes_before_the_first_exercise(source: Path) -> None:
+    cells = read_source(source)
+    first = next((n for n, cell in enumerate(cells) if cell.kind == "exercise"), len(cells))
+    earlier = "\n".join(cell.text for cell in cells[:first] if cell.kind == "code")
+    assert f'\nsetup("{source.name[:2]}")' in earlier
 
 
 # ---------------------------------------------------------------- the generator

@@ -52,7 +52,7 @@ PAPERS = {
     "Hang": "Hang et al. 2023, Efficient Diffusion Training via Min-SNR Weighting (arXiv 2303.09556)",
 }
 
-GAUSSIAN = "tests/test_gaussian.py::"
+GAUSSIAN, SCHEDULES = "tests/test_gaussian.py::", "tests/test_schedules.py::"
 
 EQUATIONS = (
     Equation(
@@ -77,6 +77,7 @@ EQUATIONS = (
         r"\bar\alpha_t = \prod_{s=1}^{t} (1-\beta_s)",
         "01",
         "schedules.alpha_bars",
+        SCHEDULES + "test_linear_is_that_of_the_paper",
     ),
     Equation(
         "Ho",
@@ -84,6 +85,7 @@ EQUATIONS = (
         r"\beta_t \text{ from } 10^{-4} \text{ to } 0.02",
         "02",
         "schedules.linear",
+        SCHEDULES + "test_linear_is_that_of_the_paper",
     ),
     Equation(
         "IDDPM",
@@ -91,6 +93,7 @@ EQUATIONS = (
         r"\bar\alpha_t = f(t)/f(0),\ f(t) = \cos^2\!\big(\tfrac{t/T+s}{1+s} \cdot \tfrac{\pi}{2}\big)",
         "02",
         "schedules.cosine",
+        SCHEDULES + "test_cosine_is_eq_17",
     ),
     Equation(
         "Lin",
@@ -98,6 +101,7 @@ EQUATIONS = (
         r"\bar\alpha_T = 0",
         "02",
         "schedules.rescale_zero_terminal_snr",
+        SCHEDULES + "test_the_rescale_ends_at_exactly_zero",
     ),
     Equation(
         "Ho",

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_from_scratch.data import to_pixels
 from ddpm_from_scratch.gaussian import randn
+from ddpm_from_scratch.images import save_sheet
 from ddpm_from_scratch.schedulers import DDIMScheduler
 from ddpm_from_scratch.training import Progress
-
-Callback = Callable[[Progress], None]
-
-
-def save_sheet(images: torch.Tensor, path: str | Path, scale: int = 2) -> None:
-    """Writes images (B, C, H, W) in [-1, 1] as one PNG, in rows as square as can be, enlarged `scale` times."""
-    from PIL import Image
-    from torchvision.utils import make_grid
-
-    grid = make_grid(to_pixels(images), nrow=max(1, round(len(images) ** 0.5)), padding=1, pad_value=255)
-    big = grid.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(big.permute(1, 2, 0).contiguous().numpy()).save(path)
 
 
 class ProgressBar:
@@ -37,8 +26,9 @@ class ProgressBar:
         self._loss: float | None = None
 
     def __call__(self, progress: Progress) -> None:
-        if self._bar is None:
+        if self._bar is None or self._bar.n != progress.step - 1:  # the first step of a run, new or resumed
             self._bar = tqdm(total=progress.steps, initial=progress.step - 1, unit="step", dynamic_ncols=True)
+            self._loss = None
         self._loss = progress.loss if self._loss is None else 0.98 * self._loss + 0.02 * progress.loss
         self._bar.set_postfix(loss=f"{self._loss:.4f}", refresh=False)
         self._bar.update()
@@ -47,27 +37,42 @@ class ProgressBar:
 
 
 class LogFile:
-    """Appends mean loss, gradient norm, learning rate and speed to `log.csv`, every `every` steps."""
+    """A CSV file of mean loss, gradient norm, learning rate and seconds, one row every `every` steps.
+
+    A run that starts or resumes at step n first drops the rows from n on: what an earlier run wrote after its last
+    checkpoint is about to be done again.
+    """
 
     COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "seconds")
 
     def __init__(self, path: str | Path, every: int = 50) -> None:
         self.path, self.every = Path(path), every
         self._losses: list[float] = []
+        self._last_step: int | None = None
 
     def __call__(self, progress: Progress) -> None:
+        if self._last_step != progress.step - 1:
+            self._start(progress.step)
+        self._last_step = progress.step
         self._losses.append(progress.loss)
         if progress.step % self.every and progress.step != progress.steps:
             return
-        fresh = not self.path.exists()
         mean = sum(self._losses) / len(self._losses)
+        row = (progress.step, f"{mean:.6f}", f"{progress.gradient_norm:.4f}", f"{progress.learning_rate:.3g}")
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(self.COLUMNS)
-            row = (progress.step, f"{mean:.6f}", f"{progress.gradient_norm:.4f}", f"{progress.learning_rate:.3g}")
-            writer.writerow((*row, f"{progress.seconds:.1f}"))
+            csv.writer(file).writerow((*row, f"{progress.seconds:.1f}"))
         self._losses.clear()
+
+    def _start(self, step: int) -> None:
+        self._losses.clear()
+        old = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        rows = [line.split(",") for line in old]
+        whole = [row for row in rows if len(row) == len(self.COLUMNS) and row[0].isdigit() and int(row[0]) < step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_name(f".{self.path.name}.new")
+        with new.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([self.COLUMNS, *whole])
+        os.replace(new, self.path)
 
 
 class Previews:
@@ -95,6 +100,8 @@ class Previews:
     def sample(self, progress: Progress) -> torch.Tensor:
         """The preview itself, (count, C, H, W) in about [-1, 1]."""
         model = progress.model
+        if model.config.sample_size is None:
+            raise ValueError("Previews needs a U-Net with a sample_size, the side of its images")
         scheduler = DDIMScheduler.from_config(progress.scheduler.config)
         scheduler.set_timesteps(min(self.num_inference_steps, len(scheduler)))
         size = model.config.sample_size
@@ -103,14 +110,22 @@ class Previews:
         x = randn((self.count, model.config.in_channels, height, width), generators, model.device)
         classes = model.config.num_class_embeds
         condition = {} if classes is None else {"class_labels": torch.arange(self.count, device=x.device) % classes}
-        was_training = model.training
-        with progress.ema.averaged():
-            model.eval()
+        with progress.ema.averaged(), _evaluating(model):
             for t in scheduler.timesteps:
                 output = model(x, t, **condition).sample[:, : x.shape[1]]
                 x = scheduler.step(output, t, x).prev_sample
-            model.train(was_training)
         return x.cpu()
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 class TensorBoard:
@@ -125,9 +140,14 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ImportError("TensorBoard is not installed: `pip install tensorboard`, or leave it out") from None
-        self.writer, self.every = SummaryWriter(str(folder)), every
+        self.folder, self.every = str(folder), every
+        self._open: Any = SummaryWriter
+        self._writer: Any = None
 
     def __call__(self, progress: Progress) -> None:
-        if progress.step % self.every == 0:
+        if self._writer is None:
+            self._writer = self._open(self.folder, purge_step=progress.step)  # hides what a resumed run does again
+        if progress.step % self.every == 0 or progress.step == progress.steps:
             for name in ("loss", "gradient_norm", "learning_rate"):
-                self.writer.add_scalar(name, getattr(progress, name), progress.step)
+                self._writer.add_scalar(name, getattr(progress, name), progress.step)
+            self._writer.flush()

@@ -6,14 +6,17 @@ there is none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
 EMBEDDED = ("digits", "fashion-10k")
@@ -80,15 +83,25 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         """The same images, square of side `size`, resampled bilinearly with antialiasing."""
         if self.pixels.shape[2:] == (size, size):
             return self
-        resample = torch.nn.functional.interpolate
-        pixels = resample(self.pixels.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
-        return ImageDataset(pixels.round().clamp(0, 255).to(torch.uint8), self.labels, self.classes, self.name)
+
+        def resample(part: Tensor) -> Tensor:
+            big = interpolate(part.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+            return big.round().clamp(0, 255).to(torch.uint8)
+
+        pixels = torch.cat([resample(part) for part in self.pixels.split(1000)])
+        return ImageDataset(pixels, self.labels, self.classes, self.name)
 
 
 class ImageFolder(Dataset[tuple[Tensor, int]]):
     """Every image below a folder, decoded when asked for, cropped to the middle square and resized.
 
-    If the images lie in sub-folders, the sub-folders' names are the classes.
+    If the images lie in sub-folders, the names of the first level are the classes. Links are followed, hidden files and
+    folders are left out. Images are turned upright as their EXIF data says; what is transparent becomes white.
+
+    Args:
+        folder: searched in full depth for files that end in one of `IMAGE_SUFFIXES`.
+        image_size: side of the images that come out.
+        channels: 3 for colour, 1 for grey.
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no image.
@@ -99,14 +112,17 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         if image_size < 1 or channels not in (1, 3):
             raise ValueError(f"image_size must be positive and channels 1 or 3, got {image_size} and {channels}")
         root = Path(folder).expanduser()
-        found = root.rglob("*") if root.is_dir() else ()
-        self.paths = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        if not self.paths:
-            raise FileNotFoundError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {root}")
-        owners = [path.relative_to(root).parts[0] if path.parent != root else "" for path in self.paths]
-        self.classes = tuple(sorted(set(owners) - {""}))
-        self.labels = torch.tensor([self.classes.index(o) if o else -1 for o in owners])
-        self.image_size, self.channels, self.name = image_size, channels, root.name
+        found = list(_image_files(root))
+        if not found:
+            what = (
+                f"no images ({', '.join(IMAGE_SUFFIXES)}) in {root}" if root.is_dir() else f"there is no folder {root}"
+            )
+            raise FileNotFoundError(what)
+        self.paths = [path for _, path in found]
+        self.classes = tuple(sorted({owner for owner, _ in found} - {""}))
+        label = {name: i for i, name in enumerate(self.classes)} | {"": -1}
+        self.labels = torch.tensor([label[owner] for owner, _ in found])
+        self.image_size, self.channels, self.name = image_size, channels, root.resolve().name
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -117,17 +133,51 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         return self.channels, self.image_size, self.image_size
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        try:
-            with Image.open(self.paths[index]) as opened:
-                image = opened.convert("RGB" if self.channels == 3 else "L")
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{self.paths[index]} cannot be read as an image ({error}): remove or repair it") from None
+        image = read_image(self.paths[index], self.channels)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         box = (left, top, left + side, top + side)
         image = image.resize((self.image_size, self.image_size), Image.Resampling.LANCZOS, box=box)
         pixels = torch.from_numpy(np.array(image)).view(self.image_size, self.image_size, self.channels)
         return to_model_range(pixels.permute(2, 0, 1)), int(self.labels[index])  # (H, W, C) → (C, H, W)
+
+
+def _image_files(root: Path) -> Iterator[tuple[str, str]]:
+    """(first-level folder or "", path) of every image below `root`, in order; each real folder is entered once."""
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not name.startswith("."))
+        if real in seen:
+            continue
+        seen.add(real)
+        inside = Path(folder).relative_to(root).parts
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield inside[0] if inside else "", os.path.join(folder, name)
+
+
+def read_image(path: str | Path, channels: int = 3) -> Image.Image:
+    """An image file as 8-bit RGB or grey, upright, on white where it is transparent, 16-bit values scaled to 8.
+
+    Raises:
+        ValueError: it cannot be read: damaged, no image, of floating-point values, or too large to decode safely.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode == "F":
+                raise ValueError("its values are floating-point numbers of unknown range")
+            if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut off at 255
+                image = Image.fromarray(
+                    ((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8)
+                )
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB" if channels == 3 else "L")
+    except Exception as error:  # decoders raise many kinds on damaged files
+        raise ValueError(f"{path} cannot be read as an image ({error}): remove or repair it") from None
 
 
 def load_dataset(
@@ -150,7 +200,7 @@ def load_dataset(
     Raises:
         FileNotFoundError: neither a known name nor a folder, or an empty folder.
         ConnectionError: the data is not in `root` and cannot be downloaded.
-        ValueError: an unknown split or size.
+        ValueError: an unknown split or size, or damaged files in `root`.
     """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
@@ -195,22 +245,31 @@ def _fashion_10k(split: str) -> ImageDataset:
 
 
 def _torchvision(name: str, split: str, root: Path) -> ImageDataset:
-    from torchvision import datasets
-
-    loader = getattr(datasets, TORCHVISION[name])
-    train = split == "train"
-    try:
-        found = loader(root, train=train, download=False)
-    except RuntimeError:
-        try:
-            found = loader(root, train=train, download=True)
-        except (OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ConnectionError(
-                f"{name} is not in {root} and could not be downloaded ({reason[0]}): connect once, or give the "
-                f"folder that holds {TORCHVISION[name]} in torchvision's layout (--root); 'digits' and 'fashion-10k' "
-                "need no network"
-            ) from None
+    found = _find_or_download(name, split == "train", root)
     pixels = torch.as_tensor(found.data)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()  # (N, H, W, C) → NCHW
     return ImageDataset(pixels, torch.as_tensor(found.targets).long(), found.classes, name)
+
+
+def _find_or_download(name: str, train: bool, root: Path) -> Any:
+    """torchvision's dataset from `root`, after a download if it is not there."""
+    from torchvision import datasets
+
+    loader = getattr(datasets, TORCHVISION[name])
+    try:
+        return loader(root, train=train, download=False)
+    except Exception as error:
+        if "download=True" not in str(error):  # what torchvision says where files are missing
+            raise ValueError(f"the files of {name} in {root} are damaged ({_last_line(error)}): remove them") from None
+    try:
+        return loader(root, train=train, download=True)
+    except Exception as error:
+        raise ConnectionError(
+            f"{name} is not in {root} and could not be downloaded ({_last_line(error)}): connect once, or give the "
+            f"folder that holds {TORCHVISION[name]} in torchvision's layout (--root); 'digits' and 'fashion-10k' need "
+            "no network"
+        ) from None
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -226,7 +226,7 @@ def bound_term(scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tens
 
 # ---------------------------------------------------------------- randomness by (seed, step, position)
 
-STREAMS = {"order": 0, "noise": 1, "dropout": 2}
+STREAMS = {"order": 0, "noise": 1, "dropout": 2, "sample": 3}
 
 
 def seeded(seed: int, stream: str, *indices: int) -> torch.Generator:

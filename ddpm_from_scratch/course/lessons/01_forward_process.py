@@ -23,16 +23,7 @@
 # Every symbol is defined again where it first appears; this table is for looking up. *Ho* is the DDPM paper (Ho, Jain,
 # Abbeel 2020), *Song* the DDIM paper (Song, Meng, Ermon 2021).
 #
-# | here | meaning | Ho | Song | name in Diffusers |
-# |---|---|---|---|---|
-# | $x_0$ | a clean image or point | $x_0$ | $x_0$ | `original_samples` |
-# | $x_t$ | the same after $t$ steps of noise | $x_t$ | $x_t$ | `noisy_samples`, `sample` |
-# | $T$ | number of steps | $T$ | $T$ | `num_train_timesteps` |
-# | $\beta_t$ | variance of the noise that step $t$ adds | $\beta_t$ | $1 - \alpha_t/\alpha_{t-1}$ | `betas` |
-# | $\alpha_t = 1 - \beta_t$ | share of the variance that step $t$ keeps | $\alpha_t$ | $\alpha_t/\alpha_{t-1}$ | `alphas` |
-# | $\bar\alpha_t = \alpha_1 \alpha_2 \cdots \alpha_t$ | share that is left of $x_0$'s variance after $t$ steps | $\bar\alpha_t$ | $\boldsymbol{\alpha_t}$ | `alphas_cumprod` |
-# | $\varepsilon$ | a draw from $\mathcal N(0, I)$, "noise" | $\epsilon$ | $\epsilon$ | `noise` |
-# | $q$ | distributions of the forward process | $q$ | $q$ | |
+# {{notation 01}}
 #
 # **A trap to remember:** Song's $\alpha_t$ is our $\bar\alpha_t$. The same letter means another thing in the two papers.
 #
@@ -895,6 +886,8 @@ progress("01")
 
 # %% [markdown] id=reading
 # ## Sources and further reading
+#
+# {{equations 01}}
 #
 # - J. Ho, A. Jain, P. Abbeel, *Denoising Diffusion Probabilistic Models* (2020), arXiv 2006.11239: eq. 2 (one step), eq. 4 (the jump), eq. 5
 #   ($L_T$), section 3.3 (data in $[-1, 1]$), section 4 ($T$, the linear schedule, $L_T \approx 10^{-5}$ bits per dimension).

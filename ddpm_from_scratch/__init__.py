@@ -1,6 +1,6 @@
 """DDPM and DDIM from scratch, in the vocabulary of Hugging Face Diffusers."""
 
-from ddpm_from_scratch.callbacks import LogFile, Previews, ProgressBar, TensorBoard, save_sheet
+from ddpm_from_scratch.callbacks import LogFile, Previews, ProgressBar, TensorBoard
 from ddpm_from_scratch.config import ConfigMixin, FrozenConfig, register_to_config
 from ddpm_from_scratch.data import DATASETS, ImageDataset, ImageFolder, load_dataset, to_model_range, to_pixels
 from ddpm_from_scratch.gaussian import (

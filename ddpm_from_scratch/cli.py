@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, sample and judge diffusion models, and find your way through the course.",
+)
+course = typer.Typer(no_args_is_help=True, help="The course: lessons, progress.")
+app.add_typer(course, name="course")
+
+Model = Annotated[str, typer.Argument(help="A folder, a hub id (owner/name) or the name of a shipped model.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the fastest there is.")]
+
+
+class SamplerName(StrEnum):
+    """The samplers that `ddpm sample` offers."""
+
+    ddpm = "ddpm"
+    ddim = "ddim"
+
+
+class Spacing(StrEnum):
+    """Where the timesteps lie (Lin et al. 2024, table 2)."""
+
+    leading = "leading"
+    trailing = "trailing"
+    linspace = "linspace"
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here ({str(error).splitlines()[0]}): try --device cpu") from None
+    return torch.device(name)
 
 
 @app.command()
 def train(
     dataset: Annotated[str, typer.Option(help="A dataset's name or a folder of images.")],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, log, previews and the trained pipeline.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the output folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the checkpoint in the output folder.")
+    ] = False,
     root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Read a folder's images as grey.")] = False,
@@ -87,5 +129,148 @@ def train(
 
 
 @app.command()
-def info() -> None:
-    """Placeholder until the next commit."""
+def sample(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="A .png sheet, or a .gif of the images appearing.")] = Path(
+        "samples.png"
+    ),
+    scheduler: Annotated[SamplerName, typer.Option(help="The sampler.")] = SamplerName.ddim,
+    steps: Annotated[
+        int | None, typer.Option(help="Network calls per image; by default 50 (ddim) or all (ddpm).")
+    ] = None,
+    eta: Annotated[float, typer.Option(help="Noise of DDIM, from 0 (deterministic) to 1.")] = 0.0,
+    num: Annotated[int, typer.Option(help="How many images.")] = 16,
+    seed: Annotated[int, typer.Option(help="Image i depends on the seed and i alone.")] = 0,
+    spacing: Annotated[
+        Spacing | None, typer.Option(help="Where the timesteps lie; the model's own by default.")
+    ] = None,
+    label: Annotated[int | None, typer.Option(help="Class of all images; by default each in turn.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images made at a time.")] = 64,
+    scale: Annotated[int, typer.Option(help="Enlarge each pixel this many times.")] = 2,
+    device: Device = "auto",
+) -> None:
+    """Generate images with a trained model."""
+    import torch
+
+    from ddpm_from_scratch.images import save_gif, save_sheet
+    from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline
+    from ddpm_from_scratch.training import seeded
+
+    if output.suffix.lower() not in (".png", ".gif"):
+        raise ValueError(f"--output must end in .png or .gif, got {output}")
+    if num < 1 or batch_size < 1 or not 1 <= scale <= 32 or seed < 0:
+        raise ValueError("--num, --batch-size and --scale must be at least 1 (scale at most 32), --seed at least 0")
+    if eta and scheduler is SamplerName.ddpm:
+        raise ValueError("--eta belongs to --scheduler ddim")
+    loaded = DDPMPipeline.from_pretrained(model)
+    changes = {} if spacing is None else {"timestep_spacing": str(spacing)}
+    loaded.scheduler = type(loaded.scheduler).from_config(loaded.scheduler.config, **changes)
+    pipeline_class = DDIMPipeline if scheduler is SamplerName.ddim else DDPMPipeline
+    if scheduler is SamplerName.ddpm:
+        from ddpm_from_scratch.schedulers import DDPMScheduler
+
+        loaded.scheduler = DDPMScheduler.from_config(loaded.scheduler.config)
+    pipeline = pipeline_class(loaded.unet, loaded.scheduler).to(_device(device))
+    if steps is None:
+        steps = len(pipeline.scheduler) if scheduler is SamplerName.ddpm else min(50, len(pipeline.scheduler))
+    classes = pipeline.unet.config.num_class_embeds
+    if label is not None and (classes is None or not 0 <= label < classes):
+        raise ValueError(
+            f"--label {label}: the model knows {'no classes' if classes is None else f'0 to {classes - 1}'}"
+        )
+
+    frames: list[list[torch.Tensor]] = []
+    finished: list[torch.Tensor] = []
+    for first in range(0, num, batch_size):
+        indices = range(first, min(num, first + batch_size))
+        path: list[torch.Tensor] = []
+        options: dict[str, Any] = {"callback": lambda step, t, x, x0, path=path: path.append(x.cpu())}
+        if classes is not None:
+            options["class_labels"] = [label if label is not None else i % (classes - 1) for i in indices]
+        if scheduler is SamplerName.ddim:
+            options["eta"] = eta
+        pipeline.set_progress_bar_config(desc=f"images {first + 1} to {indices[-1] + 1} of {num}", unit="step")
+        generators = [seeded(seed, "sample", i) for i in indices]
+        pipeline(len(indices), generators, num_inference_steps=steps, output_type="pt", **options)
+        finished.append(path[-1])
+        if output.suffix.lower() == ".gif":
+            frames.append(path)
+    if frames:
+        save_gif([torch.cat(batches) for batches in zip(*frames, strict=True)], output, scale)
+    else:
+        save_sheet(torch.cat(finished), output, scale)
+    typer.echo(f"{num} images in {output}")
+
+
+@app.command()
+def info(model: Model) -> None:
+    """Say what a model is: its parts, its size, its schedule, its card."""
+    from ddpm_from_scratch.hub import resolve
+    from ddpm_from_scratch.pipelines import DDPMPipeline
+
+    pipeline = DDPMPipeline.from_pretrained(model)
+    unet, scheduler = pipeline.unet, pipeline.scheduler
+    typer.echo(
+        f"{type(unet).__name__}: {unet.num_parameters():,} parameters, images {unet.config.sample_size} × "
+        f"{unet.config.sample_size} × {unet.config.in_channels}"
+    )
+    for name, part in unet.named_children():
+        typer.echo(f"  {name:16} {sum(p.numel() for p in part.parameters()):>12,}")
+    for part in (unet, scheduler):
+        typer.echo(f"{type(part).__name__} configuration:")
+        for key, value in part.config.items():
+            if not key.startswith("_"):
+                typer.echo(f"  {key:28} {value}")
+    card = resolve(model, ["README.md"]) / "README.md"
+    if card.is_file():
+        typer.echo("\n" + card.read_text(encoding="utf-8"))
+
+
+@course.command()
+def progress() -> None:
+    """Show which exercises are done."""
+    from ddpm_from_scratch.course import progress as show
+
+    show()
+
+
+@course.command()
+def lab() -> None:
+    """Copy the lessons into work/ and open JupyterLab there."""
+    from ddpm_from_scratch.course import workspace
+
+    raise typer.Exit(workspace.main(["lab"]))
+
+
+@course.command()
+def update() -> None:
+    """Bring changed lessons into work/, beside what was written there."""
+    from ddpm_from_scratch.course import workspace
+
+    raise typer.Exit(workspace.main(["update"]))
+
+
+def main() -> None:
+    """Runs the command line; what a person can mend is said in one line."""
+    from ddpm_from_scratch.training import TrainingDiverged
+
+    try:
+        code = app(standalone_mode=False)
+    except (ValueError, TypeError, OSError, ImportError, TrainingDiverged) as error:
+        _fail(str(error) or type(error).__name__, 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(f"{error.format_message()} (--help lists the options)", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"ddpm: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -78,6 +78,7 @@ def train(
     num_workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
     preview_every: Annotated[int, typer.Option(help="Steps between preview sheets; 0 for none.")] = 1000,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store the trained model in half precision.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Train a DDPM and save it as a pipeline."""
@@ -87,6 +88,7 @@ def train(
     from ddpm_from_scratch import training
     from ddpm_from_scratch.data import load_dataset
     from ddpm_from_scratch.models import small_unet
+    from ddpm_from_scratch.pipelines import DDPMPipeline
     from ddpm_from_scratch.schedulers import DDPMScheduler
 
     data = load_dataset(dataset, root=root, image_size=image_size, channels=1 if grey else 3)
@@ -124,8 +126,10 @@ def train(
     done = training.train(model, scheduler, data, config, output, watchers, resume)
     if done < steps:
         typer.echo(f"Stopped after {done} of {steps} steps: continue with --resume.")
-    else:
-        typer.echo(f"Trained for {done} steps. Saved in {output}.")
+        return
+    if half:
+        DDPMPipeline.from_pretrained(output, dtype=torch.float16).save_pretrained(output)
+    typer.echo(f"Trained for {done} steps. Saved in {output}.")
 
 
 @app.command()

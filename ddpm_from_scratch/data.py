@@ -153,8 +153,9 @@ def _image_files(root: Path) -> Iterator[tuple[str, str]]:
         seen.add(real)
         inside = Path(folder).relative_to(root).parts
         for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield inside[0] if inside else "", os.path.join(folder, name)
+            path = os.path.join(folder, name)
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".") and os.path.isfile(path):
+                yield inside[0] if inside else "", path
 
 
 def read_image(path: str | Path, channels: int = 3) -> Image.Image:

@@ -1,0 +1,55 @@
+"""Two processes draw, learn and save what one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import differences
+
+SCRIPT = Path(__file__).with_name("distributed_process.py")
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+
+
+def launch(folder: Path, launcher: list[str]) -> list[dict[str, Any]]:
+    """Runs the script under the launcher; what each process found."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(path, weights_only=True) for path in sorted(folder.glob("found_*.pt"))]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same in one process."""
+    return launch(tmp_path_factory.mktemp("alone"), [])[0]
+
+
+def test_two_processes_do_what_one_does(tmp_path: Path, alone: dict[str, Any]) -> None:
+    first, second = launch(tmp_path, TORCHRUN)
+    assert first["done"] == second["done"] == alone["done"] == 6
+    # the same draws: the two halves of every batch, to the bit
+    for whole, left, right in zip(alone["drawn"], first["drawn"], second["drawn"], strict=True):
+        for together, *halves in zip(whole, left, right, strict=True):
+            assert len(halves[0]) == len(halves[1]) == 4 and torch.equal(torch.cat(halves), together)
+    # the same averaged weights on both, and those of one process up to the rounding of sums
+    assert not differences(first["weights"], second["weights"])
+    for name, weight in alone["weights"].items():
+        torch.testing.assert_close(first["weights"][name], weight, rtol=1e-4, atol=2e-5)
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-5) and second["losses"] == []
+    # one stops, all stop; and go on as if nothing had been
+    assert first["stopped"] == second["stopped"] == 2
+    assert not differences(first["resumed"], second["resumed"]) and not differences(first["resumed"], first["weights"])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoint.pt",
+        "model_index.json",
+        "scheduler",
+        "unet",
+    ]
+    assert first["refused"] == second["refused"] == "batch_size=7 does not divide among 2 processes"

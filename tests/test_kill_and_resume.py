@@ -1,0 +1,128 @@
+"""Training killed, interrupted and resumed in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import differences
+
+from ddpm_from_scratch.training import CHECKPOINT, load_checkpoint
+
+SCRIPT = Path(__file__).with_name("training_process.py")
+OPTIONS: dict[str, Any] = {"steps": 12, "checkpoint_minutes": 1e-9}
+
+
+def start(folder: Path, **options: Any) -> subprocess.Popen[str]:
+    """Training in `folder`, resumed where there is a checkpoint, in a process group of its own."""
+    command = [sys.executable, str(SCRIPT), str(folder), json.dumps(OPTIONS | options)]
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
+
+
+def step_of(folder: Path) -> int:
+    """Of the checkpoint; it must be whole whenever it is looked at."""
+    state = load_checkpoint(folder)
+    return 0 if state is None else int(state["step"])
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> None:
+    while step_of(folder) < step:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def assert_same_run(whole: Path, cut: Path) -> None:
+    states = [torch.load(folder / CHECKPOINT, weights_only=True) for folder in (whole, cut)]
+    for state in states:
+        state.pop("seconds")
+    assert not differences(*states)
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (whole / weights).read_bytes() == (cut / weights).read_bytes()
+    logs = [[line.rsplit(",", 1)[0] for line in (f / "log.csv").read_text().splitlines()] for f in (whole, cut)]
+    assert [line.split(",")[0] for line in logs[0]] == [line.split(",")[0] for line in logs[1]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert finish(start(folder)) == "training\ndone 12\n"
+    return folder
+
+
+def test_killed_and_resumed_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, pause=0.1)
+    wait_for_step(tmp_path, process, 3)
+    kill(process)
+    reached = step_of(tmp_path)
+    assert 3 <= reached < 12
+    assert "done 12" in finish(start(tmp_path))
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_moments_until_it_is_through(whole: Path, tmp_path: Path, seed: int) -> None:
+    """Kills fall into steps, checkpoints and the saving of the model alike."""
+    moments = random.Random(seed)
+    for _ in range(5):
+        process = start(tmp_path)
+        assert process.stdout is not None and process.stdout.readline() == "training\n"
+        time.sleep(moments.uniform(0, 1.5))
+        kill(process)
+        step_of(tmp_path)
+    finish(start(tmp_path))
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)])
+def test_a_signal_ends_it_cleanly(whole: Path, tmp_path: Path, number: signal.Signals, workers: int) -> None:
+    """Ctrl-C reaches the whole process group, those that load images too."""
+    process = start(tmp_path, pause=0.1, num_workers=workers)
+    wait_for_step(tmp_path, process, 2)
+    os.killpg(process.pid, number) if number is signal.SIGINT else process.send_signal(number)
+    out, err = process.communicate()
+    assert process.returncode == 0 and "Traceback" not in err
+    done = int(out.split()[-1])
+    assert 2 <= done < 12 and step_of(tmp_path) == done
+    assert (tmp_path / "model_index.json").is_file()
+    assert "done 12" in finish(start(tmp_path))
+    saved = [load_checkpoint(folder) for folder in (whole, tmp_path)]
+    assert saved[0] and saved[1] and not differences(saved[0]["ema"], saved[1]["ema"])
+
+
+def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path, pause=30, steps=3, checkpoint_minutes=10)
+    assert process.stdout is not None
+    while not (tmp_path / "log.csv").exists():  # written in the first step, before the pause
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode != 0 and "KeyboardInterrupt" in err
+    assert not (tmp_path / CHECKPOINT).exists()

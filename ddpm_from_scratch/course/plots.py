@@ -266,7 +266,7 @@ def grid_figure(
 ) -> Figure:
     """A figure with a grid of images (see `draw_images`). `width` in inches; by default what the images need."""
     columns = min(columns, len(images))
-    label_width = 0.1 + 0.1 * max((len(line) for label in row_labels for line in label.split("\n")), default=0)
+    label_width = 0.3 + 0.09 * max((len(line) for label in row_labels for line in label.split("\n")), default=0)
     width = width or min(WIDTH, columns * MAX_INCHES_PER_IMAGE + label_width)
     rows, cell = math.ceil(len(images) / columns), (width - label_width) / columns
     title_lines = max((title.count("\n") + 1 for title in titles), default=0)

@@ -154,7 +154,13 @@ class NoiseSlider(Explorer):
         ratio.plot(np.arange(len(self.alpha_bar)), self.snr.numpy(), color=plots.BLUE)
         (self.dot,) = ratio.plot([0], [1.0], "o", color=plots.VERMILION, markersize=9)
         ratio.set(yscale="log", xlabel="timestep t", title="signal-to-noise ratio")
-        return figure, [self.grid, self.bars, *histogram.lines, self.dot]
+        return figure, [
+            self.grid,
+            self.bars,
+            *histogram.lines,
+            *histogram.spines.values(),
+            self.dot,
+        ]  # in drawing order
 
     def _fixed(self) -> str:
         steps = [round(s * (len(self.alpha_bar) - 1)) for s in (0, 0.1, 0.25, 0.5, 1)]

@@ -348,12 +348,13 @@ with plots.figure(
     cloud.plot(grid, y_seen + 1.2 * torch.exp(-((grid - 0.8 * y_seen) ** 2) / (2 * 0.36)), color=plots.INK, linestyle="-")
     cloud.set(title="C: x, once y is known", xlabel="x", ylabel="y", xlim=(-3, 3), ylim=(-3, 3))
 
-    narrow, wide = gaussian.normal_kl(*map(torch.tensor, (0.0, math.log(0.25), 0.0, math.log(2.25)))), None
-    wide = gaussian.normal_kl(*map(torch.tensor, (0.0, math.log(2.25), 0.0, math.log(0.25))))
     for std, dash in ((0.5, "-"), (1.5, "--")):
         bells.plot(grid, torch.exp(-(grid**2) / (2 * std**2)) / (std * math.sqrt(2 * math.pi)), linestyle=dash)
     bells.set(title="D: two Gaussians", yticks=[], xlabel="x")
-print(f"KL(narrow ‖ wide) = {narrow:.3f} nats, KL(wide ‖ narrow) = {wide:.3f} nats")
+
+zero, log_narrow, log_wide = (torch.tensor(value) for value in (0.0, math.log(0.5**2), math.log(1.5**2)))
+print(f"KL(narrow ‖ wide) = {gaussian.normal_kl(zero, log_narrow, zero, log_wide):.3f} nats")
+print(f"KL(wide ‖ narrow) = {gaussian.normal_kl(zero, log_wide, zero, log_narrow):.3f} nats")
 
 # %% [markdown] id=notation
 # ## Notation

@@ -1,0 +1,359 @@
+"""Judging a trained model: many samples, a classifier it was not trained with, and what real images score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ddpm_from_scratch import metrics
+from ddpm_from_scratch.classifier import FeatureClassifier
+from ddpm_from_scratch.hub import read_weights, write_weights
+from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline, DiffusionPipeline
+from ddpm_from_scratch.reference import Reference, classify
+from ddpm_from_scratch.schedulers import DDPMScheduler
+from ddpm_from_scratch.training import seeded
+
+SETTINGS = "settings.json"
+CONFIDENT_POINTS = 0.05
+SHARE_FACTOR = 2.0
+FLOOR_FACTOR = 5.0
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How samples are made. The images depend on these and the model alone, not on batches or interruptions.
+
+    Args:
+        scheduler: "ddim", or "ddpm" with the variance type of the pipeline's own scheduler.
+        num_inference_steps: S.
+        eta: η of Song eq. 16, for "ddim".
+        seed: image i is made by a generator that depends on (seed, i) alone; a class-conditional model is asked for
+            class i modulo their number.
+        precision: "float32", or "bf16" for a network under autocast.
+
+    Raises:
+        ValueError: an unknown choice or a value out of range.
+    """
+
+    scheduler: str = "ddim"
+    num_inference_steps: int = 50
+    eta: float = 0.0
+    seed: int = 0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.scheduler not in ("ddim", "ddpm"):
+            raise ValueError(f"scheduler must be 'ddim' or 'ddpm', got {self.scheduler!r}")
+        if self.precision not in ("float32", "bf16"):
+            raise ValueError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
+        if not 0 <= self.eta <= 1 or (self.eta > 0 and self.scheduler == "ddpm"):
+            raise ValueError(f"eta must lie in [0, 1], and be 0 for 'ddpm', got {self.eta}")
+        if self.num_inference_steps < 1 or self.seed < 0:
+            raise ValueError("num_inference_steps must be at least 1 and seed not negative")
+
+
+# ---------------------------------------------------------------- making samples
+
+
+def model_hash(model: torch.nn.Module) -> str:
+    """Twelve hexadecimal digits that depend on every weight of a model."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def generate(
+    pipeline: DiffusionPipeline,
+    num_samples: int,
+    settings: SamplingSettings | None = None,
+    batch_size: int = 250,
+    folder: str | Path | None = None,
+    num_classes: int = 10,
+) -> Tensor:
+    """Samples as 8-bit pixels (N, C, H, W), like the images a model is trained on.
+
+    Args:
+        pipeline: its U-Net and its noise schedule are used; the U-Net is put into evaluation mode.
+        num_samples: how many.
+        settings: how they are made.
+        batch_size: made at a time; it does not change the images.
+        folder: finished batches are kept here, and found again by a later call with the same model and settings.
+        num_classes: classes that a class-conditional model is asked for in turn.
+
+    Raises:
+        ValueError: a number below 1, or a folder that holds samples of another model or of other settings.
+    """
+    if num_samples < 1 or batch_size < 1:
+        raise ValueError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
+    settings = settings or SamplingSettings()
+    store = _Store(folder, pipeline, settings)
+    done = store.load(num_samples)
+    sampler = _Sampler(pipeline, settings, num_classes)
+    starts = range(sum(map(len, done)), num_samples, batch_size)
+    total, steps = num_samples * settings.num_inference_steps, settings.num_inference_steps
+    with tqdm(total=total, initial=starts.start * steps, desc="samples × steps", unit_scale=True) as bar:
+        for start in starts:
+            indices = range(start, min(start + batch_size, num_samples))
+            done.append(sampler(indices, bar))
+            store.save(start, done[-1])
+    return torch.cat(done)
+
+
+class _Sampler:
+    """Makes the samples of given indices."""
+
+    def __init__(self, pipeline: DiffusionPipeline, settings: SamplingSettings, num_classes: int) -> None:
+        self.settings, self.unet = settings, pipeline.unet.eval()
+        config = self.unet.config
+        self.num_classes = None if config.num_class_embeds is None else min(num_classes, config.num_class_embeds)
+        self.pipeline: Any
+        if settings.scheduler == "ddim":
+            self.pipeline = DDIMPipeline(self.unet, pipeline.scheduler)
+        else:
+            self.pipeline = DDPMPipeline(self.unet, DDPMScheduler.from_config(pipeline.scheduler.config))
+        self.pipeline.set_progress_bar_config(disable=True)
+        if settings.precision == "bf16":
+            self.unet.to(memory_format=torch.channels_last)
+
+    def __call__(self, indices: range, bar: Any) -> Tensor:
+        generators = [seeded(self.settings.seed, "noise", index) for index in indices]
+        options: dict[str, Any] = {"eta": self.settings.eta} if self.settings.scheduler == "ddim" else {}
+        if self.num_classes is not None:
+            options["class_labels"] = torch.tensor(indices) % self.num_classes
+        with torch.autocast(self.unet.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            images = self.pipeline(
+                len(indices),
+                generators,
+                num_inference_steps=self.settings.num_inference_steps,
+                output_type="pt",
+                callback=lambda *_: bar.update(len(indices)),
+                **options,
+            ).images
+        return (images.float() * 255).round().to(torch.uint8).cpu()
+
+
+class _Store:
+    """Finished batches in a folder, or nowhere."""
+
+    def __init__(self, folder: str | Path | None, pipeline: DiffusionPipeline, settings: SamplingSettings) -> None:
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is None:
+            return
+        schedule = {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")}
+        now = {"model": model_hash(pipeline.unet), **asdict(settings), "schedule": schedule}
+        now = json.loads(json.dumps(now, default=str))
+        path = self.folder / SETTINGS
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+            return
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            changed = [key for key in now if saved[key] != now[key]]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} is damaged: choose another folder for the samples, or delete this one") from None
+        if changed:
+            what = ", ".join(changed)
+            raise ValueError(f"{self.folder} holds samples with another {what}: choose another folder")
+
+    def load(self, num_samples: int) -> list[Tensor]:
+        """The batches that follow on each other from the first sample on, `num_samples` at most."""
+        found: list[Tensor] = []
+        while self.folder is not None and self._path(count := sum(map(len, found))).is_file() and count < num_samples:
+            found.append(read_weights([self._path(count)])["pixels"][: num_samples - count])
+        return found
+
+    def save(self, start: int, pixels: Tensor) -> None:
+        if self.folder is not None:
+            write_weights(self._path(start), {"pixels": pixels.contiguous()})
+
+    def _path(self, start: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"samples_{start:06d}.safetensors"
+
+
+# ---------------------------------------------------------------- judging them
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One demand: what it asks, what was found, and whether that meets it."""
+
+    demand: str
+    found: str
+    met: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a set of samples, each beside the figure of real images.
+
+    Args:
+        num_samples: how many samples were judged.
+        frechet, frechet_floor: Fréchet distance to the training images, of the samples and of real test images.
+        kernel, kernel_floor: kernel distance, likewise.
+        confident_share, real_confident_share: share classified with a probability above 0.9.
+        class_shares, real_class_shares: share put into each class.
+        real_count: how many test images stand behind the figures of real images.
+        settings: how the samples were made.
+        model: hash of the model's weights.
+        minutes: spent on sampling in this call, and judging.
+    """
+
+    num_samples: int
+    frechet: float
+    frechet_floor: float
+    kernel: float
+    kernel_floor: float
+    confident_share: float
+    real_confident_share: float
+    class_shares: list[float]
+    real_class_shares: list[float]
+    real_count: int
+    settings: SamplingSettings | None = None
+    model: str = ""
+    minutes: float = math.nan
+
+    @property
+    def frechet_ratio(self) -> float:
+        """The Fréchet distance in units of its floor."""
+        return self.frechet / self.frechet_floor if self.frechet_floor > 0 else math.inf
+
+    @property
+    def share_ratios(self) -> list[float]:
+        """Each class's share in units of its share of the real images; infinite for a class they do not have."""
+        pairs = zip(self.class_shares, self.real_class_shares, strict=True)
+        return [share / real if real > 0 else math.inf for share, real in pairs]
+
+    def verdict(self) -> list[Verdict]:
+        """The demands on a model that ships: recognised as often as real images, no class lost, close in features."""
+        gap = abs(self.confident_share - self.real_confident_share)
+        low, high = min(self.share_ratios), max(self.share_ratios)
+        return [
+            Verdict(
+                f"confident as often as on real images, within {100 * CONFIDENT_POINTS:g} points",
+                f"{self.confident_share:.1%} against {self.real_confident_share:.1%}",
+                gap <= CONFIDENT_POINTS,
+            ),
+            Verdict(
+                f"every class between 1/{SHARE_FACTOR:g} and {SHARE_FACTOR:g} times its real share",
+                f"{low:.2f} to {high:.2f} times",
+                low >= 1 / SHARE_FACTOR and high <= SHARE_FACTOR,
+            ),
+            Verdict(
+                f"Fréchet distance at most {FLOOR_FACTOR:g} times its floor",
+                f"{self.frechet_ratio:.2f} times",
+                self.frechet_ratio <= FLOOR_FACTOR,
+            ),
+        ]
+
+    def table(self) -> str:
+        """A short table in Markdown: figures, then the verdict."""
+        rows = [
+            ("Fréchet distance to the training images", f"{self.frechet:.4f}", f"{self.frechet_floor:.4f}"),
+            ("kernel distance to the training images", f"{self.kernel:.2e}", f"{self.kernel_floor:.2e}"),
+            ("confident (> 0.9)", f"{self.confident_share:.2%}", f"{self.real_confident_share:.2%}"),
+            *(
+                (f"share of class {i}", f"{a:.2%}", f"{b:.2%}")
+                for i, (a, b) in enumerate(zip(self.class_shares, self.real_class_shares, strict=True))
+            ),
+        ]
+        head = [f"| | {self.num_samples:,} samples | {self.real_count:,} real test images |", "|---|---|---|"]
+        lines = head + [f"| {name} | {ours} | {real} |" for name, ours, real in rows]
+        lines += ["", "| demand | found | met |", "|---|---|---|"]
+        lines += [f"| {v.demand} | {v.found} | {'yes' if v.met else 'no'} |" for v in self.verdict()]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """Everything, with the verdict, as JSON."""
+        facts = {**asdict(self), "frechet_ratio": self.frechet_ratio, "share_ratios": self.share_ratios}
+        facts["verdict"] = [asdict(v) for v in self.verdict()]
+        return json.dumps(dict(_finite(facts)), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """JSON knows neither NaN nor infinity: null stands for them."""
+    for key, value in facts.items():
+        if isinstance(value, list):
+            yield key, [None if isinstance(v, float) and not math.isfinite(v) else v for v in value]
+        else:
+            yield key, None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def judge(pixels: Tensor, classifier: FeatureClassifier, reference: Reference) -> Evaluation:
+    """The figures of 8-bit images (N, C, H, W), N ≥ 2.
+
+    Raises:
+        ValueError: images of another shape than the classifier's, or fewer than two.
+    """
+    features, logits = classify(classifier, pixels)
+    ours = metrics.gaussian_statistics(features)
+    return Evaluation(
+        num_samples=len(pixels),
+        frechet=metrics.frechet_distance(ours.mean, ours.covariance, reference.train_mean, reference.train_covariance),
+        frechet_floor=reference.frechet_floor,
+        kernel=metrics.kernel_distance(features, reference.train_features),
+        kernel_floor=float(reference.kernel_floor),
+        confident_share=metrics.confident_share(logits),
+        real_confident_share=float(reference.confident_share),
+        class_shares=metrics.class_shares(logits),
+        real_class_shares=reference.class_shares.tolist(),
+        real_count=int(reference.test_count),
+    )
+
+
+def evaluate(
+    pipeline: DiffusionPipeline,
+    classifier: FeatureClassifier,
+    reference: Reference,
+    num_samples: int = 10_000,
+    settings: SamplingSettings | None = None,
+    batch_size: int = 250,
+    folder: str | Path | None = None,
+) -> Evaluation:
+    """Makes samples and judges them.
+
+    Args:
+        pipeline, num_samples, settings, batch_size, folder: as in `generate`.
+        classifier, reference: from `shipped_classifier` or `load_classifier`, made of the model's own dataset.
+
+    Raises:
+        ValueError: a model whose images the classifier does not take, fewer than two samples, or as `generate`.
+    """
+    if num_samples < 2:
+        raise ValueError(f"statistics need at least 2 samples, got {num_samples}")
+    settings = settings or SamplingSettings()
+    check_fits(pipeline, classifier)
+    began = time.monotonic()
+    pixels = generate(pipeline, num_samples, settings, batch_size, folder, classifier.config.num_classes)
+    figures = judge(pixels, classifier, reference)
+    minutes = (time.monotonic() - began) / 60
+    return Evaluation(**{**vars(figures), "settings": settings, "model": model_hash(pipeline.unet), "minutes": minutes})
+
+
+def check_fits(pipeline: DiffusionPipeline, classifier: FeatureClassifier) -> None:
+    """Refuses a model and a classifier of different images, before any time is spent.
+
+    Raises:
+        ValueError: channels or sizes that differ.
+    """
+    config = pipeline.unet.config
+    size = config.sample_size
+    height, width = (size, size) if size is None or isinstance(size, int) else size
+    made = (config.in_channels, height, width)
+    if made != classifier.image_shape:
+        raise ValueError(
+            f"the model makes images of shape {made}, the classifier takes {classifier.image_shape}: "
+            "choose the classifier of the model's dataset"
+        )

@@ -62,7 +62,10 @@ def test_randn_with_one_generator_per_sample_makes_each_sample_its_own() -> None
 def test_forward_step_is_eq_2_and_preserves_unit_variance(beta: float, x: float, noise: float) -> None:
     step = gaussian.forward_step(scalar(x), scalar(noise), beta)
     close(step, math.sqrt(1 - beta) * x + math.sqrt(beta) * noise)
-    close(gaussian.forward_step(scalar(1), scalar(0), beta) ** 2 + gaussian.forward_step(scalar(0), scalar(1), beta) ** 2, 1)
+    close(
+        gaussian.forward_step(scalar(1), scalar(0), beta) ** 2 + gaussian.forward_step(scalar(0), scalar(1), beta) ** 2,
+        1,
+    )
 
 
 @examples
@@ -188,12 +191,17 @@ def test_ddim_at_eta_1_is_the_posterior(levels: list[float], x0: float, x: float
     sigma = gaussian.ddim_sigma(*levels, eta=1.0)
     eps = gaussian.eps_from_x0(scalar(x), scalar(x0), levels[0])
     close(sigma**2, gaussian.posterior_variance(*levels))
-    close(gaussian.ddim_mean(scalar(x0), eps, levels[1], sigma), gaussian.posterior_mean(scalar(x), scalar(x0), *levels))
+    close(
+        gaussian.ddim_mean(scalar(x0), eps, levels[1], sigma), gaussian.posterior_mean(scalar(x), scalar(x0), *levels)
+    )
     assert gaussian.ddim_sigma(*levels, eta=0.0) == 0
 
 
 def test_coefficients_may_be_tensors_one_per_image() -> None:
-    levels, before = torch.tensor([[0.2], [0.5]], dtype=torch.float64), torch.tensor([[0.4], [0.9]], dtype=torch.float64)
+    levels, before = (
+        torch.tensor([[0.2], [0.5]], dtype=torch.float64),
+        torch.tensor([[0.4], [0.9]], dtype=torch.float64),
+    )
     x, x0 = torch.randn((2, 2, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sigma = gaussian.ddim_sigma(levels, before, 0.7)
     batch = gaussian.posterior_mean(x, x0, levels, before), gaussian.ddim_mean(x0, x, before, sigma)
@@ -244,7 +252,9 @@ def test_bins_are_the_naive_difference_where_that_is_exact(dtype: torch.dtype) -
     close(log_p, expected, rtol=1e-11 if dtype == torch.float64 else 1e-4)
 
 
-@pytest.mark.parametrize(("pixel", "mean", "std"), [(3, 0.9, 0.02), (250, -0.9, 0.05), (128, 1.0, 0.01), (0, 1.0, 0.03)])
+@pytest.mark.parametrize(
+    ("pixel", "mean", "std"), [(3, 0.9, 0.02), (250, -0.9, 0.05), (128, 1.0, 0.01), (0, 1.0, 0.03)]
+)
 def test_bins_keep_their_digits_in_the_tails(pixel: int, mean: float, std: float) -> None:
     """30 to 100 standard deviations away, against 60-digit arithmetic; the naive difference is log 0 there."""
     with mpmath.workdps(60):

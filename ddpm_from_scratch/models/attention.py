@@ -40,6 +40,8 @@ class Attention(nn.Module):
         super().__init__()
         if not 1 <= head_dim <= channels:
             raise ValueError(f"attention_head_dim must lie in [1, {channels}], the block's channels; got {head_dim}")
+        if norm_num_groups is not None and (norm_num_groups < 1 or channels % norm_num_groups):
+            raise ValueError(f"attn_norm_num_groups={norm_num_groups} does not divide the block's {channels} channels")
         self.heads = channels // head_dim
         self.output_scale_factor = output_scale_factor
         inner = self.heads * head_dim

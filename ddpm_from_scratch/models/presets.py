@@ -33,7 +33,9 @@ def small_unet(
     channels, height, width = image_shape
     multiple = 2 ** (len(widths) - 1)
     if height % multiple or width % multiple:
-        raise ValueError(f"{height}×{width} images cannot be halved {len(widths) - 1} times: resize them or give fewer widths")
+        raise ValueError(
+            f"{height}×{width} images cannot be halved {len(widths) - 1} times: resize them or give fewer widths"
+        )
     plain = len(widths) - 1
     return UNet2DModel(
         sample_size=height if height == width else (height, width),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -151,7 +151,21 @@ class UNetMidBlock2D(nn.Module):
 
 DOWN_BLOCKS: dict[str, type[DownBlock2D]] = {"DownBlock2D": DownBlock2D, "AttnDownBlock2D": AttnDownBlock2D}
 UP_BLOCKS: dict[str, type[UpBlock2D]] = {"UpBlock2D": UpBlock2D, "AttnUpBlock2D": AttnUpBlock2D}
+SUPPORTED: dict[str, tuple[str | int | None, ...]] = {
+    "down_block_types": tuple(DOWN_BLOCKS),
+    "up_block_types": tuple(UP_BLOCKS),
+    "time_embedding_type": ("positional",),
+    "mid_block_type": ("UNetMidBlock2D", None),
+    "downsample_padding": (0, 1),
+    "downsample_type": ("conv",),
+    "upsample_type": ("conv",),
+    "act_fn": tuple(ACTIVATIONS),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "class_embed_type": (None, "timestep", "identity"),
+}
 MAX_LAYERS_PER_BLOCK = 64
+MAX_RESOLUTIONS = 16
+MAX_SIZE = 2**20
 
 
 class UNet2DModel(ModelMixin):
@@ -188,6 +202,14 @@ class UNet2DModel(ModelMixin):
         ValueError: an option that is not supported, named, or sizes that do not fit together.
     """
 
+    older_names: ClassVar[tuple[str, ...]] = ("UNetUnconditionalModel", "UNetModel")
+    older_keys: ClassVar[Mapping[str, Callable[[Any], tuple[str, Any]]]] = {
+        "image_size": lambda value: ("sample_size", value),
+        "num_head_channels": lambda value: ("attention_head_dim", value),
+        "resnet_eps": lambda value: ("norm_eps", value),
+    }
+    _supports_gradient_checkpointing: ClassVar[bool] = True
+
     @register_to_config
     def __init__(
         self,
@@ -223,17 +245,26 @@ class UNet2DModel(ModelMixin):
         super().__init__()
         down_block_types = [name.removeprefix("UNetRes") for name in down_block_types]
         up_block_types = [name.removeprefix("UNetRes") for name in up_block_types]
-        _one_of("time_embedding_type", time_embedding_type, ("positional",))
-        _one_of("mid_block_type", mid_block_type, ("UNetMidBlock2D", None))
-        _one_of("downsample_type", downsample_type, ("conv",))
-        _one_of("upsample_type", upsample_type, ("conv",))
-        _one_of("act_fn", act_fn, tuple(ACTIVATIONS))
-        _one_of("resnet_time_scale_shift", resnet_time_scale_shift, ("default", "scale_shift"))
-        _one_of("class_embed_type", class_embed_type, (None, "timestep", "identity"))
-        for name in down_block_types:
-            _one_of("down_block_types", name, tuple(DOWN_BLOCKS))
-        for name in up_block_types:
-            _one_of("up_block_types", name, tuple(UP_BLOCKS))
+        _check_supported(
+            down_block_types=down_block_types,
+            up_block_types=up_block_types,
+            time_embedding_type=time_embedding_type,
+            mid_block_type=mid_block_type,
+            downsample_padding=downsample_padding,
+            downsample_type=downsample_type,
+            upsample_type=upsample_type,
+            act_fn=act_fn,
+            resnet_time_scale_shift=resnet_time_scale_shift,
+            class_embed_type=class_embed_type,
+        )
+        _check_sizes(
+            sample_size=sample_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            time_embedding_dim=time_embedding_dim,
+            block_out_channels=block_out_channels,
+            num_class_embeds=num_class_embeds,
+        )
         widths = list(block_out_channels)
         _check_widths(widths, len(down_block_types), len(up_block_types), norm_num_groups, layers_per_block)
 
@@ -253,21 +284,11 @@ class UNet2DModel(ModelMixin):
 
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], time_embed_dim)
-        self.class_embedding: nn.Module | None = None
-        if class_embed_type == "timestep":
-            self.class_embedding = TimestepEmbedding(widths[0], time_embed_dim)
-        elif class_embed_type == "identity":
-            self.class_embedding = nn.Identity()
-        elif num_class_embeds is not None:
-            self.class_embedding = nn.Embedding(num_class_embeds, time_embed_dim)
+        self.class_embedding = _class_embedding(class_embed_type, num_class_embeds, widths[0], time_embed_dim)
 
-        self.down_blocks = nn.ModuleList()
-        skips = [widths[0]]  # channels of every skip, in the order the way down makes them
-        for i, (name, width) in enumerate(zip(down_block_types, widths, strict=True)):
-            padding = downsample_padding if i < len(widths) - 1 else None
-            narrow = widths[max(i - 1, 0)]
-            self.down_blocks.append(DOWN_BLOCKS[name](narrow, width, layers_per_block, padding, resnet, attention))
-            skips += [width] * (layers_per_block + (padding is not None))
+        self.down_blocks, skips = _way_down(
+            down_block_types, widths, layers_per_block, downsample_padding, resnet, attention
+        )
 
         self.mid_block: UNetMidBlock2D | None = None
         if mid_block_type is not None:
@@ -372,9 +393,46 @@ class UNet2DModel(ModelMixin):
                 module.gradient_checkpointing = value
 
 
-def _one_of(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not supported: choose one of {', '.join(map(str, allowed))}")
+def _check_supported(**options: Any) -> None:
+    for name, given in options.items():
+        for value in given if isinstance(given, list) else [given]:
+            if value not in SUPPORTED[name]:
+                allowed = ", ".join(map(str, SUPPORTED[name]))
+                raise ValueError(f"{name}={value!r} is not supported: choose one of {allowed}")
+
+
+def _class_embedding(kind: str | None, classes: int | None, width: int, time_embed_dim: int) -> nn.Module | None:
+    """The layer from class labels to what is added to the timestep embedding."""
+    if kind == "timestep":
+        return TimestepEmbedding(width, time_embed_dim)
+    if kind == "identity":
+        return nn.Identity()
+    return None if classes is None else nn.Embedding(classes, time_embed_dim)
+
+
+def _way_down(
+    names: Sequence[str],
+    widths: list[int],
+    layers: int,
+    padding: int,
+    resnet: dict[str, Any],
+    attention: dict[str, Any],
+) -> tuple[nn.ModuleList, list[int]]:
+    """The blocks from the finest resolution to the coarsest, and the channels of every skip, in the order made."""
+    blocks, skips = nn.ModuleList(), [widths[0]]
+    for i, (name, width) in enumerate(zip(names, widths, strict=True)):
+        halve = i < len(widths) - 1
+        narrow = widths[max(i - 1, 0)]
+        blocks.append(DOWN_BLOCKS[name](narrow, width, layers, padding if halve else None, resnet, attention))
+        skips += [width] * (layers + halve)
+    return blocks, skips
+
+
+def _check_sizes(**sizes: int | Sequence[int] | None) -> None:
+    for name, given in sizes.items():
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if value is not None and not 1 <= value <= MAX_SIZE:
+                raise ValueError(f"{name} must lie in [1, {MAX_SIZE}], got {value}")
 
 
 def _check_widths(widths: list[int], down: int, up: int, groups: int, layers: int) -> None:
@@ -383,6 +441,8 @@ def _check_widths(widths: list[int], down: int, up: int, groups: int, layers: in
             f"block_out_channels, down_block_types and up_block_types need the same length (Must provide the same "
             f"number), got {len(widths)}, {down} and {up}"
         )
+    if len(widths) > MAX_RESOLUTIONS:
+        raise ValueError(f"at most {MAX_RESOLUTIONS} resolutions are supported, got {len(widths)}")
     if not isinstance(layers, int) or not 1 <= layers <= MAX_LAYERS_PER_BLOCK:
         raise ValueError(f"layers_per_block must lie in [1, {MAX_LAYERS_PER_BLOCK}], got {layers}")
     for width in widths:

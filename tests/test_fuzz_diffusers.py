@@ -1,0 +1,91 @@
+"""Random schedulers and U-Nets against Diffusers, live, until the time for fuzzing (`FUZZ_SECONDS`) is spent.
+
+Seeds count up from 0, so a failing case is run again by its seed. Each test prints how many cases it ran and the
+largest difference it saw. The long run is the same with more time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from against_diffusers import (
+    compare_steps,
+    compare_trajectories,
+    compare_unets,
+    random_scheduler_config,
+    random_step_count,
+    random_unet_config,
+)
+
+pytestmark = pytest.mark.fuzz
+Seeds = Callable[[], Iterator[int]]
+
+
+class Tally:
+    """Cases and largest differences by group."""
+
+    def __init__(self) -> None:
+        self.cases: Counter[str] = Counter()
+        self.worst: dict[str, float] = {}
+
+    def add(self, group: str, difference: float) -> None:
+        self.cases[group] += 1
+        self.worst[group] = max(self.worst.get(group, 0.0), difference)
+
+    def show(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with capsys.disabled():
+            print()
+            for group, count in self.cases.items():
+                print(f"{group:<40}{count:>7} cases, largest relative difference {self.worst[group]:.1e}")
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "ddim"])
+def test_steps(kind: str, fuzz_seeds: Seeds, capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally()
+    for seed in fuzz_seeds():
+        rng = random.Random(seed)
+        config = random_scheduler_config(rng, kind)
+        worst = compare_steps(kind, config, random_step_count(config, rng), rng)
+        assert worst["formulas"] < 1e-11, (seed, config)
+        assert worst["ours to oracle"] < 2e-6, (seed, config)
+        tally.add(f"{kind} step, formulas in float64", worst["formulas"])
+        tally.add(f"{kind} step, here to the oracle", worst["ours to oracle"])
+        if worst["float32"] < 1e-5:
+            tally.add(f"{kind} step, float32", worst["float32"])
+        else:
+            assert worst["theirs to oracle"] > 5 * worst["ours to oracle"], (seed, config)
+            tally.add(f"{kind} step, here closer to the oracle", worst["float32"])
+    tally.show(capsys)
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "ddim"])
+def test_trajectories(kind: str, fuzz_seeds: Seeds, capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally()
+    for seed in fuzz_seeds():
+        rng = random.Random(seed)
+        config = random_scheduler_config(rng, kind)
+        difference = compare_trajectories(kind, config, random_step_count(config, rng), rng)
+        if difference is None:
+            tally.add(f"{kind} trajectory, Diffusers elsewhere", 0.0)
+        else:
+            assert difference < 5e-4, (seed, config)
+            tally.add(f"{kind} trajectory", difference)
+    tally.show(capsys)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_networks(dtype: torch.dtype, fuzz_seeds: Seeds, capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally()
+    tolerances = {torch.float32: (1e-5, 1e-4), torch.float64: (1e-11, 1e-8)}[dtype]
+    for seed in fuzz_seeds():
+        rng = random.Random(seed)
+        config = random_unet_config(rng)
+        differences = compare_unets(config, rng, dtype)
+        for name, difference, tolerance in zip(("forward", "backward"), differences, tolerances, strict=True):
+            assert difference < tolerance, (seed, config)
+            tally.add(f"U-Net {name}, {dtype}", difference)
+    tally.show(capsys)

@@ -23,12 +23,14 @@ class ProgressBar:
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._last_step: int | None = None
         self._loss: float | None = None
 
     def __call__(self, progress: Progress) -> None:
-        if self._bar is None or self._bar.n != progress.step - 1:  # the first step of a run, new or resumed
+        if self._last_step != progress.step - 1:  # the first step of a run, new or resumed
             self._bar = tqdm(total=progress.steps, initial=progress.step - 1, unit="step", dynamic_ncols=True)
             self._loss = None
+        self._last_step = progress.step
         self._loss = progress.loss if self._loss is None else 0.98 * self._loss + 0.02 * progress.loss
         self._bar.set_postfix(loss=f"{self._loss:.4f}", refresh=False)
         self._bar.update()

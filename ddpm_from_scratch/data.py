@@ -136,8 +136,8 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         image = read_image(self.paths[index], self.channels)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((self.image_size, self.image_size), Image.Resampling.LANCZOS, box=box)
+        image = image.crop((left, top, left + side, top + side))
+        image = image.resize((self.image_size, self.image_size), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(image)).view(self.image_size, self.image_size, self.channels)
         return to_model_range(pixels.permute(2, 0, 1)), int(self.labels[index])  # (H, W, C) → (C, H, W)
 

@@ -49,7 +49,8 @@ def run(output: Path | None = None, model: UNet2DModel | None = None, **options:
     """Trains `model` (by default `small_model()`) on `data` (by default `digits()`) and returns it."""
     model = small_model() if model is None else model
     arguments = {key: options.pop(key) for key in ("callbacks", "resume") if key in options}
-    data, scheduler = options.pop("data", None) or digits(), options.pop("scheduler", None) or DDPMScheduler()
+    data = options.pop("data") if "data" in options else digits()
+    scheduler = options.pop("scheduler") if "scheduler" in options else DDPMScheduler()
     train(model, scheduler, data, config(**options), output, **arguments)
     return model
 

@@ -92,17 +92,27 @@ def test_seconds_go_on_after_resuming(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the bar
 
 
-def test_the_bar_starts_where_the_run_does(monkeypatch: pytest.MonkeyPatch, steps: list[Progress]) -> None:
+@pytest.mark.parametrize("disable", [False, True])
+def test_the_bar_starts_where_the_run_does(
+    monkeypatch: pytest.MonkeyPatch, steps: list[Progress], disable: bool
+) -> None:
+    opened: list[tuple[int, int]] = []
     bars: list[Any] = []
     real = callbacks.tqdm
-    monkeypatch.setattr(callbacks, "tqdm", lambda **kwargs: bars.append(real(**kwargs, disable=None)) or bars[-1])
+
+    def keep(total: int, initial: int, **options: Any) -> Any:
+        opened.append((initial, total))
+        bars.append(real(total=total, initial=initial, disable=disable, **options))
+        return bars[-1]
+
+    monkeypatch.setattr(callbacks, "tqdm", keep)
     bar = ProgressBar()
     for p in steps[60:70]:
         bar(p)  # stopped at 70, then resumed from 65 with the same callback
     for p in steps[65:]:
         bar(p)
-    assert [(b.initial, b.total) for b in bars] == [(60, 100), (65, 100)]
-    assert bars[1].n == 100
+    assert opened == [(60, 100), (65, 100)]
+    assert disable or (bars[0].n, bars[1].n) == (70, 100)
 
 
 # ---------------------------------------------------------------- previews

@@ -171,9 +171,10 @@ def bound_in_float64(kind: str, prediction: Tensor, v: Tensor, x0: Tensor, noise
             nats = 0.5 * (np.log(variance / beta_tilde) + (beta_tilde + (true_mean - mean) ** 2) / variance - 1)
         else:
             std = np.sqrt(variance)
-            upper = np.where(x > 0.999, 1.0, norm.cdf((x + 1 / 255 - mean) / std))
-            lower = np.where(x < -0.999, 0.0, norm.cdf((x - 1 / 255 - mean) / std))
-            nats = -np.log(upper - lower)
+            upper = np.where(x > 0.999, np.inf, (x + 1 / 255 - mean) / std)
+            lower = np.where(x < -0.999, -np.inf, (x - 1 / 255 - mean) / std)
+            mass = np.where(lower > 0, norm.sf(lower) - norm.sf(upper), norm.cdf(upper) - norm.cdf(lower))
+            nats = -np.log(mass)
         result.append(nats.mean() / np.log(2))
     return np.array(result)
 
@@ -182,8 +183,7 @@ def bound_in_float64(kind: str, prediction: Tensor, v: Tensor, x0: Tensor, noise
 def test_the_bound_against_float64(kind: str) -> None:
     scheduler = DDPMScheduler(prediction_type=kind, variance_type="learned_range")
     x0, noise, t = batch(32)
-    x0[0] = x0[0].clamp(-0.5, 0.5)  # at t = 0: away from the tails, where 1 - Φ has no digits in the reference
-    x0[1] = torch.tensor([-1.0, 1.0]).repeat(32).view(1, 8, 8)
+    x0[0, 0, 0] = torch.tensor([-1.0, 1.0]).repeat(4)  # at t = 0: the outer bins too
     t[2:] = t[2:].clamp(min=5)
     v = torch.linspace(-1, 1, 64).view(1, 1, 8, 8).expand_as(x0)
     prediction = exact_target(kind, x0, noise, t).float() + 0.05 * noise.flip(0)
@@ -213,8 +213,8 @@ def test_the_bound_trains_the_variance_alone() -> None:
     torch.testing.assert_close(by_mean, torch.autograd.grad(simple, mean)[0], rtol=1e-5, atol=1e-12)
     bound = bound_term(scheduler, mean.detach(), v, x0, scheduler.add_noise(x0, noise, t), t).mean()
     torch.testing.assert_close(by_v, 0.001 * 1000 * torch.autograd.grad(bound, v)[0], rtol=1e-5, atol=1e-12)
-    assert by_v.abs().min() > 0
-    assert float(loss) == pytest.approx(float(simple + 0.001 * 1000 * bound), rel=1e-5)
+    assert (by_v != 0).double().mean() > 0.9  # at the largest t, β̃_t and β_t are the same to float32
+    assert loss.item() == pytest.approx((simple + 0.001 * 1000 * bound).item(), rel=1e-5)
 
 
 def test_a_network_with_learned_variance_trains() -> None:
@@ -271,9 +271,9 @@ def test_the_rate_and_the_clipped_norm_reach_the_optimiser() -> None:
     # AdamW's first step moves every weight by the rate, whatever the gradient's size
     model, before = small_model(), weights(small_model())
     run(model=model, steps=1, ema_decay=0.0, learning_rate=1e-3, warmup_steps=0, grad_clip=1e-3)
-    moved = (model.conv_out.weight - before["conv_out.weight"]).abs()
+    moved = (model.conv_out.weight.detach() - before["conv_out.weight"]).abs()
     # one update takes decay min(0, 2/11) = 0, so that the averaged weights are the weights
-    assert moved.median() == pytest.approx(1e-3, rel=1e-2)
+    assert float(moved.median()) == pytest.approx(1e-3, rel=1e-2)
 
 
 # ---------------------------------------------------------------- randomness
@@ -644,7 +644,7 @@ def test_an_error_in_a_callback_does_not_lose_the_run(tmp_path: Path) -> None:
 def test_a_signal_ends_the_run_after_the_step(tmp_path: Path, number: signal.Signals) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.step == 2:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     model = small_model()
@@ -657,8 +657,8 @@ def test_a_signal_ends_the_run_after_the_step(tmp_path: Path, number: signal.Sig
 
 def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path) -> None:
     def impatient(progress: Progress) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
@@ -728,14 +728,20 @@ def test_mixed_precision_is_what_was_asked(monkeypatch: pytest.MonkeyPatch, aske
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+CPU_BF16 = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+
+
 @pytest.mark.parametrize("has_it", [True, False])
 def test_where_bf16_is_chosen(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or has_it)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_it, raising=False)
+    for name in CPU_BF16:
+        for other in CPU_BF16:
+            monkeypatch.setattr(torch.cpu, other, lambda answer=has_it and other == name: answer, raising=False)
+        assert training.bf16_is_fast(torch.device("cpu")) is has_it
     assert training.bf16_is_fast(torch.device("cuda")) is has_it
-    assert training.bf16_is_fast(torch.device("cpu")) is has_it
     assert training.bf16_is_fast(torch.device("mps")) is False
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    for name in CPU_BF16:
+        monkeypatch.delattr(torch.cpu, name)
     assert training.bf16_is_fast(torch.device("cpu")) is False
 
 

@@ -237,7 +237,7 @@ def _wrong_in_float64(exercise: Exercise, answer: Answer) -> str:
     for trial in ((0, index) for index in range(exercise.cases)):
         yours = attempt(exercise, answer, exercise.case(*trial, torch.float64))
         if problem := _problem(exercise, yours, exercise.case(*trial, torch.float64), rtol):
-            return f"right in float32, but with float64 inputs {problem}"
+            return f"your float32 result is right, but with float64 inputs {problem}"
     return ""
 
 

@@ -133,24 +133,25 @@ class Exercise:
         definition = ast.parse(self.solution).body[0]
         assert isinstance(definition, ast.FunctionDef)
         head = self.solution.splitlines()[: definition.body[0].end_lineno]
-        budget = f"{self.lines} line" + "s" * (self.lines > 1)
-        return "\n".join([*head, f"    # your code: about {budget}", "    ..."])
+        return "\n".join([*head, f"    # your code: about {self.lines} line{'s' * (self.lines > 1)}", "    ..."])
 
     def case(self, seed: int, index: int, dtype: torch.dtype = torch.float32) -> Case:
         """Case `index`, the same for the same seed, freshly made; float32 tensors and modules cast to `dtype`."""
         case = self.inputs(torch.Generator().manual_seed(1000 * seed + index), index)
-        return Case({name: _cast(value, dtype) for name, value in case.args.items()}, case.facts)
+        return Case({name: _copy(value, dtype) for name, value in case.args.items()}, case.facts)
 
     def output(self, answer: Answer, case: Case) -> Any:
         """What `answer` gives on `case`, in the form that is compared."""
         return self.run(answer, *case.args.values()) if self.run else answer(*case.args.values())
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
+def _copy(value: Any, dtype: torch.dtype) -> Any:
+    """A copy, so that an answer that writes into its inputs spoils no table of the course."""
     if isinstance(value, torch.nn.Module):
         return value.to(dtype)
-    if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
-        return value.to(dtype)
+    if isinstance(value, torch.Tensor):
+        wanted = dtype if value.dtype == torch.float32 else value.dtype
+        return value.detach().to(wanted, copy=True).requires_grad_(value.requires_grad)
     if isinstance(value, list | tuple):
-        return type(value)(_cast(item, dtype) for item in value)
+        return type(value)(_copy(item, dtype) for item in value)
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,7 +58,7 @@ def make_betas(
     T: int = 1000,
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
-    trained_betas: Sequence[float] | Tensor | None = None,
+    trained_betas: Sequence[float] | np.ndarray | Tensor | None = None,
 ) -> Tensor:
     """The schedule called `name`, or the given one, checked. Shape (T,), float64.
 
@@ -88,7 +89,9 @@ def make_betas(
         raise ValueError(f"every beta must lie in (0, 1), got values from {betas.min():.3g} to {betas.max():.3g}")
     alpha_bar = alpha_bars(betas)
     if alpha_bar[0] == 1 or alpha_bar[-1] == 0:
-        raise ValueError("ᾱ leaves (0, 1) in float64: the betas are too small at the start or too large for so many steps")
+        raise ValueError(
+            "ᾱ leaves (0, 1) in float64: the betas are too small at the start or too large for so many steps"
+        )
     return betas
 
 

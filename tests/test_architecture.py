@@ -81,7 +81,7 @@ def test_no_import_goes_in_a_circle() -> None:
         walk(name, ())
 
 
-def test_the_equations_import_only_torch_and_the_standard_library() -> None:
+def test_the_equations_import_only_torch_and_numpy() -> None:
     code = (
         "import sys, ddpm_from_scratch; print(*(m for m in ('diffusers', 'matplotlib', 'IPython') if m in sys.modules))"
     )
@@ -93,7 +93,7 @@ def test_the_equations_import_only_torch_and_the_standard_library() -> None:
             alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
         }
         modules |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert modules <= {"__future__", "torch", *sys.stdlib_module_names}
+        assert modules <= {"__future__", "numpy", "torch", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("name", list(line_counts.LIMITS))

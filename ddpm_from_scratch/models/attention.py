@@ -23,7 +23,7 @@ class Attention(nn.Module):
 
     Args:
         channels: C.
-        head_dim: channels of one head; there are C // head_dim heads.
+        head_dim: channels of one head; there are C // head_dim heads. None for a single head.
         norm_num_groups: groups of the group norm in front, None for no norm.
         eps: epsilon of that norm.
         output_scale_factor: divides the sum of input and result.
@@ -32,12 +32,13 @@ class Attention(nn.Module):
     def __init__(
         self,
         channels: int,
-        head_dim: int,
+        head_dim: int | None,
         norm_num_groups: int | None = 32,
         eps: float = 1e-5,
         output_scale_factor: float = 1.0,
     ) -> None:
         super().__init__()
+        head_dim = channels if head_dim is None else head_dim
         if not 1 <= head_dim <= channels:
             raise ValueError(f"attention_head_dim must lie in [1, {channels}], the block's channels; got {head_dim}")
         if norm_num_groups is not None and (norm_num_groups < 1 or channels % norm_num_groups):

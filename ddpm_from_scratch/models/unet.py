@@ -42,17 +42,15 @@ class Block(nn.Module):
         super().__init__()
         out_channels = resnet_channels[0][1]
         if self.with_attention:
-            self.attentions = nn.ModuleList(
-                [Attention(out_channels, **{"head_dim": out_channels, **attention}) for _ in resnet_channels]
-            )
+            self.attentions = nn.ModuleList([Attention(out_channels, **attention) for _ in resnet_channels])
         self.resnets = nn.ModuleList([ResnetBlock2D(i, o, **resnet) for i, o in resnet_channels])
         self.gradient_checkpointing = False
 
     def _run(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
         """`layer(*inputs)`; with gradient checkpointing its activations are recomputed in the backward pass."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-        return layer(*inputs)  # type: ignore[no-any-return]
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
 
     def _layer(self, index: int, x: Tensor, temb: Tensor) -> Tensor:
         x = self._run(self.resnets[index], x, temb)
@@ -130,9 +128,8 @@ class UNetMidBlock2D(nn.Module):
         self, channels: int, resnet: dict[str, Any], attention: dict[str, Any], scale: float, add_attention: bool
     ) -> None:
         super().__init__()
-        attend = {"head_dim": channels, **attention}
         self.attentions = nn.ModuleList(
-            [Attention(channels, output_scale_factor=scale, **attend) if add_attention else None]  # type: ignore[list-item]
+            [Attention(channels, output_scale_factor=scale, **attention) if add_attention else None]  # type: ignore[list-item]
         )
         self.resnets = nn.ModuleList(
             [ResnetBlock2D(channels, channels, output_scale_factor=scale, **resnet) for _ in range(2)]
@@ -145,8 +142,8 @@ class UNetMidBlock2D(nn.Module):
         if self.attentions[0] is not None:
             hidden_states = self.attentions[0](hidden_states)
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.resnets[1], hidden_states, temb, use_reentrant=False)  # type: ignore[no-any-return]
-        return self.resnets[1](hidden_states, temb)  # type: ignore[no-any-return]
+            return checkpoint(self.resnets[1], hidden_states, temb, use_reentrant=False)
+        return self.resnets[1](hidden_states, temb)
 
 
 DOWN_BLOCKS: dict[str, type[DownBlock2D]] = {"DownBlock2D": DownBlock2D, "AttnDownBlock2D": AttnDownBlock2D}
@@ -277,10 +274,8 @@ class UNet2DModel(ModelMixin):
             "time_scale_shift": resnet_time_scale_shift,
             "act_fn": act_fn,
         }
-        head = {} if attention_head_dim is None else {"head_dim": attention_head_dim}
-        attention = {"norm_num_groups": norm_num_groups, "eps": norm_eps, **head}
-        mid_groups = norm_num_groups if resnet_time_scale_shift == "default" else None
-        mid_groups = attn_norm_num_groups or mid_groups
+        attention = {"head_dim": attention_head_dim, "norm_num_groups": norm_num_groups, "eps": norm_eps}
+        mid_groups = attn_norm_num_groups or (norm_num_groups if resnet_time_scale_shift == "default" else None)
 
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(widths[0], time_embed_dim)
@@ -295,13 +290,7 @@ class UNet2DModel(ModelMixin):
             middle = {**attention, "norm_num_groups": mid_groups}
             self.mid_block = UNetMidBlock2D(widths[-1], resnet, middle, mid_block_scale_factor, add_attention)
 
-        self.up_blocks = nn.ModuleList()
-        below = widths[-1]
-        for i, (name, width) in enumerate(zip(up_block_types, reversed(widths), strict=True)):
-            last = i == len(widths) - 1
-            taken = [skips.pop() for _ in range(layers_per_block + 1)]
-            self.up_blocks.append(UP_BLOCKS[name](below, taken, width, not last, resnet, attention))
-            below = width
+        self.up_blocks = _way_up(up_block_types, widths, layers_per_block, skips, resnet, attention)
 
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], norm_eps)
         self.conv_act = nn.SiLU()
@@ -357,9 +346,9 @@ class UNet2DModel(ModelMixin):
             fault = "class_labels missing: the" if class_labels is None else "class_labels given, but the"
             raise ValueError(f"{fault} model was built with num_class_embeds={self.config.num_class_embeds}")
         if self.class_embedding is None or class_labels is None:
-            return temb  # type: ignore[no-any-return]
+            return temb
         labels = self._sinusoids(class_labels) if self.config.class_embed_type == "timestep" else class_labels
-        return temb + self.class_embedding(labels).to(temb.dtype)  # type: ignore[no-any-return]
+        return temb + self.class_embedding(labels).to(temb.dtype)
 
     def _sinusoids(self, t: Tensor) -> Tensor:
         dim = self.config.block_out_channels[0]
@@ -389,7 +378,7 @@ class UNet2DModel(ModelMixin):
 
     def _set_gradient_checkpointing(self, value: bool) -> None:
         for module in self.modules():
-            if hasattr(module, "gradient_checkpointing"):
+            if isinstance(module, Block | UNetMidBlock2D):
                 module.gradient_checkpointing = value
 
 
@@ -428,7 +417,24 @@ def _way_down(
     return blocks, skips
 
 
-def _check_sizes(**sizes: int | Sequence[int] | None) -> None:
+def _way_up(
+    names: Sequence[str],
+    widths: list[int],
+    layers: int,
+    skips: list[int],
+    resnet: dict[str, Any],
+    attention: dict[str, Any],
+) -> nn.ModuleList:
+    """The blocks from the coarsest resolution to the finest; each takes the last skips that are left."""
+    blocks, below, left = nn.ModuleList(), widths[-1], list(skips)
+    for name, width in zip(names, reversed(widths), strict=True):
+        taken = [left.pop() for _ in range(layers + 1)]
+        blocks.append(UP_BLOCKS[name](below, taken, width, bool(left), resnet, attention))
+        below = width
+    return blocks
+
+
+def _check_sizes(**sizes: Any) -> None:
     for name, given in sizes.items():
         for value in given if isinstance(given, list | tuple) else [given]:
             if value is not None and not 1 <= value <= MAX_SIZE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from ddpm_from_scratch.hub import resolve
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
+MAX_TIMESTEPS = 1_000_000
 Generator = torch.Generator | Sequence[torch.Generator]
 
 
@@ -36,6 +37,9 @@ class Scheduler(ConfigMixin):
 
     config_name: ClassVar[str] = "scheduler_config.json"
     sibling_keys: ClassVar[frozenset[str]] = frozenset({"variance_type", "set_alpha_to_one"})
+    older_keys: ClassVar[Mapping[str, Callable[[Any], tuple[str, Any]]]] = {
+        "predict_epsilon": lambda value: ("prediction_type", "epsilon" if value else "sample"),
+    }
     order: ClassVar[int] = 1
     init_noise_sigma = 1.0
     variance_is_learned = False
@@ -63,6 +67,8 @@ class Scheduler(ConfigMixin):
         ):
             if value not in allowed:
                 raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(allowed)}")
+        if not 1 <= num_train_timesteps <= MAX_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps must lie in [1, {MAX_TIMESTEPS}], got {num_train_timesteps}")
         if not 0 < dynamic_thresholding_ratio <= 1:
             raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {dynamic_thresholding_ratio}")
         if sample_max_value < 1:
@@ -132,7 +138,7 @@ class Scheduler(ConfigMixin):
         if spacing == "leading":
             table = i[::-1] * (T // n) + self.config.steps_offset
         elif spacing == "trailing":
-            table = np.round(T - i * (T / n)) - 1
+            table = np.round(np.arange(T, 0, -T / n)[:n]) - 1  # rounding may take the range one step past its end
         else:
             table = np.round(np.linspace(0, T - 1, n))[::-1]
         return [int(t) for t in table]
@@ -209,9 +215,7 @@ class Scheduler(ConfigMixin):
         if t.numel() not in (1, like.shape[0]):
             raise ValueError(f"got {t.numel()} timesteps for a batch of {like.shape[0]}: give one, or one per sample")
         if t.numel() and not (0 <= int(t.min()) and int(t.max()) < len(self.betas)):
-            raise ValueError(
-                f"timesteps must lie in [0, {len(self.betas) - 1}], got {int(t.min())} to {int(t.max())}"
-            )
+            raise ValueError(f"timesteps must lie in [0, {len(self.betas) - 1}], got {int(t.min())} to {int(t.max())}")
         return self.alphas_cumprod[t].view(-1, *[1] * (like.ndim - 1))
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -275,5 +279,4 @@ class Scheduler(ConfigMixin):
         """
         hub_options = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
         folder = resolve(pretrained_model_name_or_path, [cls.config_name], subfolder, revision, **hub_options)
-        config = cls.read_config(folder / cls.config_name)
-        return cls.from_config(config, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        return cls.from_config_file(folder / cls.config_name, return_unused_kwargs=return_unused_kwargs, **kwargs)

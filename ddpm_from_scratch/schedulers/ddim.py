@@ -18,7 +18,7 @@ from ddpm_from_scratch.schedulers.base import Generator, Scheduler
 
 @dataclass
 class DDIMSchedulerOutput(Output):
-    """`prev_sample` is x at the next timestep, `pred_original_sample` the x̂_0 behind it; both shaped like the sample."""
+    """`prev_sample` is x at the next timestep, `pred_original_sample` the x̂_0 behind it; shaped like the sample."""
 
     prev_sample: Tensor
     pred_original_sample: Tensor | None = None

@@ -102,7 +102,8 @@ class DDPMScheduler(Scheduler):
     def _get_variance(self, t: int, predicted_variance: Tensor | None = None) -> Tensor:
         """σ_t² at timestep `t`, the variance whatever the type (the log-variance, exponentiated)."""
         alpha_bar_t, alpha_bar_prev = self._alpha_bar(int(t)), self._alpha_bar(self._previous(t))
-        return torch.as_tensor(self._log_variance(alpha_bar_t, alpha_bar_prev, predicted_variance)).exp()
+        log_variance = self._log_variance(alpha_bar_t, alpha_bar_prev, predicted_variance)
+        return torch.as_tensor(log_variance, dtype=torch.float64).exp()
 
     def step(
         self,

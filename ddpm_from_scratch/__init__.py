@@ -22,6 +22,7 @@ from ddpm_from_scratch.gaussian import (
     x0_from_v,
 )
 from ddpm_from_scratch.hub import ModelMixin, shipped_model, shipped_models
+from ddpm_from_scratch.images import save_gif, save_sheet, sheet
 from ddpm_from_scratch.models import UNet2DModel, UNet2DOutput, small_unet
 from ddpm_from_scratch.models.attention import Attention, scaled_dot_product_attention
 from ddpm_from_scratch.models.embeddings import TimestepEmbedding, sinusoidal_embedding
@@ -125,10 +126,12 @@ __all__ = [
     "randn",
     "register_to_config",
     "rescale_zero_terminal_snr",
+    "save_gif",
     "save_sheet",
     "scaled_dot_product_attention",
     "scaled_linear",
     "score_from_eps",
+    "sheet",
     "shipped_model",
     "shipped_models",
     "sigmoid",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping
+import math
+import numbers
+import os
+import tempfile
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
@@ -16,6 +23,8 @@ import torch
 logger = logging.getLogger(__name__)
 DIFFUSERS_VERSION = "0.30.0"
 """The version written into saved files, for Diffusers to read."""
+MAX_JSON_BYTES = 64 * 2**20
+MAX_INTEGER = 2**48
 
 
 class FrozenConfig(dict[str, Any]):
@@ -46,33 +55,63 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether `value` is what an annotation asks for; numbers must be finite, and a bool is no number."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (UnionType, typing.Union):
+        return any(_fits(value, option) for option in arguments)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
+    if kind in (int, float) and isinstance(value, bool | np.bool_):
+        return False
+    if kind is int:
+        return isinstance(value, numbers.Integral) and abs(int(value)) <= MAX_INTEGER
+    if kind is float:
+        return isinstance(value, numbers.Real) and abs(value) <= MAX_INTEGER and math.isfinite(value)
+    return isinstance(value, kind) if kind in (bool, str, NoneType, np.ndarray, torch.Tensor) else True
+
+
 def register_to_config(init: Callable[..., None]) -> Callable[..., None]:
-    """Decorates `__init__` so that its arguments, defaults included, become `self.config`."""
+    """Decorates `__init__` so that its arguments, defaults included, become `self.config`.
+
+    The arguments are checked against their annotations first.
+    """
     signature = inspect.signature(init)
+    hints = functools.cache(lambda: typing.get_type_hints(init))
 
     @functools.wraps(init)
     def wrapped(self: ConfigMixin, *args: Any, **kwargs: Any) -> None:
+        owner = type(self).__name__
         kwargs = {key: value for key, value in kwargs.items() if not key.startswith("_")}
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
-            allowed = ", ".join(list(signature.parameters)[1:])
-            raise TypeError(f"{type(self).__name__}: {error}; it takes {allowed}") from None
+            raise TypeError(f"{owner}: {error}; it takes {', '.join(list(signature.parameters)[1:])}") from None
         given = set(bound.arguments)
         bound.apply_defaults()
-        values = {key: value for key, value in bound.arguments.items() if key != "self"}
+        values = {key: copy.deepcopy(value) for key, value in bound.arguments.items() if key != "self"}
+        for key, value in values.items():
+            if not _fits(value, hints().get(key)):
+                expected = signature.parameters[key].annotation
+                shown = repr(value)[:60]
+                raise ValueError(f"{owner}: {key}={shown} is not supported: it must be {expected}, numbers finite")
         init(self, *args, **kwargs)
-        self.register_to_config(**values, _use_default_values=sorted(set(values) - given))
+        left = sorted(set(values) - given)
+        self.register_to_config(**values, **({"_use_default_values": left} if left else {}))
 
     return wrapped
 
 
 class ConfigMixin:
-    """Gives a class `config`, `from_config`, `save_config` and `load_config` in Diffusers' format."""
+    """Gives a class `config`, `from_config` and `save_config` in Diffusers' format."""
 
     config_name: ClassVar[str] = "config.json"
     sibling_keys: ClassVar[frozenset[str]] = frozenset()
     """Keys of related classes that are carried along in silence."""
+    older_keys: ClassVar[Mapping[str, Callable[[Any], tuple[str, Any]]]] = {}
+    """Keys of 2022 and what they are today: older value → (name, value)."""
     _internal_config: FrozenConfig
 
     def register_to_config(self, **values: Any) -> None:
@@ -98,7 +137,8 @@ class ConfigMixin:
             kwargs: values that override `config`.
 
         Raises:
-            TypeError: `config` is not a dictionary.
+            TypeError: `config` is not a dictionary, or an override has a name that this class does not know.
+            ValueError: a value of the wrong type or out of range.
         """
         if not isinstance(config, Mapping):
             raise TypeError(
@@ -108,15 +148,32 @@ class ConfigMixin:
         left_at_default = set(config.get("_use_default_values", ()))
         accepted = set(inspect.signature(cls.__init__).parameters) - {"self"}
         given = {k: v for k, v in config.items() if not k.startswith("_") and k not in left_at_default}
+        for key in set(given) & set(cls.older_keys):
+            name, value = cls.older_keys[key](given.pop(key))
+            given.setdefault(name, value)
         used = {k: v for k, v in {**given, **kwargs}.items() if k in accepted}
         extra = {k: v for k, v in given.items() if k not in accepted}
         unused = {**extra, **{k: v for k, v in kwargs.items() if k not in accepted}}
         surprising = sorted(set(unused) - cls.sibling_keys)
         if surprising and not return_unused_kwargs:
-            logger.warning("%s does not use these configuration keys: %s", cls.__name__, ", ".join(surprising))
+            logger.warning("%s does not use these configuration keys: %s", cls.__name__, ", ".join(surprising)[:200])
         instance = cls(**used)
         instance.register_to_config(**extra)
         return (instance, unused) if return_unused_kwargs else instance
+
+    @classmethod
+    def from_config_file(cls, path: Path, **kwargs: Any) -> Any:
+        """`from_config` on a file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a JSON object, or values that this class does not take; the message names the file.
+        """
+        config = read_json(path)
+        try:
+            return cls.from_config(config, **kwargs)
+        except (TypeError, ValueError, RuntimeError, OverflowError, ArithmeticError, MemoryError) as error:
+            raise ValueError(f"{path}: {error or type(error).__name__}") from None
 
     def to_json(self) -> str:
         """The configuration as it is written to disk."""
@@ -130,26 +187,52 @@ class ConfigMixin:
 
     def save_config(self, save_directory: str | Path) -> None:
         """Writes `config_name` into the folder, which is made if missing."""
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise ValueError(f"{folder} is a file: save_config needs a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / self.config_name).write_text(self.to_json(), encoding="utf-8")
+        write_file(new_folder(save_directory) / self.config_name, self.to_json().encode())
 
-    @classmethod
-    def read_config(cls, path: Path) -> dict[str, Any]:
-        """The dictionary in a configuration file.
 
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a JSON object, or the configuration of a class this one cannot stand for.
-        """
-        if not path.is_file():
-            raise FileNotFoundError(f"{path.parent} has no {path.name}: is it a folder saved by save_pretrained?")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise ValueError(f"{path} holds a JSON {type(config).__name__}, expected an object")
-        return config
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a JSON object, or larger than any configuration.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} has no {path.name}: is it a folder saved by save_pretrained?")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes: no configuration is that large")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+def new_folder(path: str | Path) -> Path:
+    """The folder at `path`, made if missing.
+
+    Raises:
+        ValueError: a file is in the way.
+    """
+    folder = Path(path).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to save into")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, with the permissions that a new file has here."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import pickle
 import re
-import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from ddpm_from_scratch.config import ConfigMixin
+from ddpm_from_scratch.config import ConfigMixin, new_folder, read_json, write_file
 
 WEIGHTS = "diffusion_pytorch_model"
 MAX_PARAMETERS = 100_000_000_000
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SHIPPED = Path(__file__).parent / "assets" / "models"
 LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+Wanted = Sequence[str] | Callable[[Collection[str]], Sequence[str]]
 
 
 # ---------------------------------------------------------------- finding files
@@ -49,7 +51,7 @@ def shipped_model(name: str) -> Path:
 
 def resolve(
     name_or_path: str | Path,
-    patterns: Iterable[str],
+    wanted: Wanted,
     subfolder: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -60,129 +62,174 @@ def resolve(
 
     Args:
         name_or_path: an existing folder, the name of a shipped model, or "owner/name" on the hub.
-        patterns: file names (globs) that are needed, inside `subfolder`; only these are fetched.
+        wanted: the files to fetch, named inside `subfolder`; or a function that picks them from those there.
         subfolder: folder inside the model.
         revision: branch, tag or commit on the hub.
         token, cache_dir, local_files_only: as in huggingface_hub.
 
     Raises:
-        FileNotFoundError: no such folder, repository, revision or file; or not cached while offline.
-        ConnectionError: the hub could not be reached.
-    """
-    inside = plain_subfolder(subfolder)
-    path = Path(name_or_path).expanduser()
-    if not path.exists() and re.fullmatch(r"[\w.-]+", str(name_or_path)):
-        path = shipped_model(str(name_or_path))
-    if path.is_dir():
-        if not (path / inside).is_dir():
-            raise FileNotFoundError(f"{path} has no folder {inside}: it has {_listing(path)}")
-        return path / inside
-    if path.is_file():
-        raise NotADirectoryError(f"{path} is a file: give the folder that holds it")
-    if not HUB_ID.fullmatch(str(name_or_path)):
-        raise FileNotFoundError(f"no folder {name_or_path} here, and it is not a hub id of the form owner/name")
-    wanted = [(inside / pattern).as_posix() for pattern in patterns]
-    folder = _download(str(name_or_path), wanted, revision, token, cache_dir, local_files_only)
-    if not (folder / inside).is_dir():
-        raise FileNotFoundError(f"{name_or_path} on the hub has no folder {inside}")
-    return folder / inside
-
-
-def plain_subfolder(subfolder: str | None) -> Path:
-    """`subfolder` as a relative path that stays inside.
-
-    Raises:
-        ValueError: an absolute path, or one that climbs out.
+        FileNotFoundError: no such folder, repository, revision or file.
+        ConnectionError: the hub could not be reached, and the model was not fetched before.
+        PermissionError: the hub wants a token, or another one.
+        ValueError: a subfolder that leaves the model's folder.
     """
     inside = Path(subfolder or ".")
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"subfolder {subfolder!r} leaves the model's folder")
-    return inside
+    path = Path(name_or_path).expanduser()
+    if not path.exists() and re.fullmatch(r"[\w.-]+", str(name_or_path)):
+        path = shipped_model(str(name_or_path))
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file: give the folder that holds it")
+    if not path.is_dir():
+        if not HUB_ID.fullmatch(str(name_or_path)):
+            raise FileNotFoundError(f"no folder {name_or_path} here, and it is not a hub id of the form owner/name")
+        path = _fetch(str(name_or_path), wanted, inside, revision, token, cache_dir, local_files_only)
+    if not (path / inside).is_dir():
+        raise FileNotFoundError(f"{path} has no folder {inside}: it has {_listing(path)}")
+    return path / inside
 
 
 def _listing(folder: Path) -> str:
-    return ", ".join(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+    return ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
 
 
-def _download(
+def _fetch(
     repo: str,
-    wanted: list[str],
+    wanted: Wanted,
+    inside: Path,
     revision: str | None,
     token: str | bool | None,
     cache_dir: str | Path | None,
     local_files_only: bool,
 ) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    """The folder in the hub's cache that holds the wanted files, downloaded where they are not there yet."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    with hub_errors(repo, revision):
+        try:
+            if local_files_only:
+                raise ConnectionError("local_files_only=True")
+            there = HfApi(token=token).list_repo_files(repo, revision=revision)
+        except Exception as error:
+            cached = _cached_folder(repo, revision, cache_dir) if _unreachable(error) else None
+            if cached is None:
+                raise
+            return cached
+        prefix = "" if inside == Path(".") else f"{inside.as_posix()}/"
+        names = [name.removeprefix(prefix) for name in there if name.startswith(prefix)]
+        picked = wanted(names) if callable(wanted) else [name for name in wanted if name in names]
+        if not picked:
+            raise FileNotFoundError(f"{repo} on the hub has none of the files needed: it has {', '.join(there[:20])}")
+        files = [prefix + name for name in picked]
+        options = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        return Path(snapshot_download(repo, allow_patterns=files, **options))  # type: ignore[arg-type]
+
+
+def _cached_folder(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
+    """What was fetched before of a revision."""
+    from huggingface_hub import constants
+
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
+    reference = cache / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else (revision or "main")
+    folder = cache / "snapshots" / commit
+    return folder if folder.is_dir() else None
+
+
+def _unreachable(error: Exception) -> bool:
+    """Whether the hub gave no answer, or none for a fault of its own."""
+    status = getattr(getattr(error, "response", None), "status_code", 500)
+    return status >= 500 and not isinstance(error, ValueError)
+
+
+@contextmanager
+def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
+    """Turns what huggingface_hub raises into one sentence each."""
+    from huggingface_hub import errors
 
     try:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=wanted,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-            )
-        )
+        yield
+    except (PermissionError, NotADirectoryError):
+        raise
     except errors.GatedRepoError:
-        raise PermissionError(f"{repo} is gated: accept its terms on the hub and pass token=...") from None
+        raise PermissionError(f"{repo} is gated: accept its terms on the hub, then pass token=...") from None
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(f"{repo} on the hub has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
         raise FileNotFoundError(
-            f"the hub has no repository {repo} (and there is no such folder here); a private one needs token=..."
+            f"the hub has no repository {repo}, and there is no such folder here; a private one needs token=..."
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        raise ConnectionError(
-            f"{repo} is not in the local cache and the hub could not be reached: connect once to fetch it, "
-            "or give a local folder"
-        ) from None
+    except errors.LocalTokenNotFoundError:
+        raise PermissionError("token=True, but no token is stored: run `hf auth login`, or pass token=...") from None
     except errors.HFValidationError as error:
         raise ValueError(f"{repo!r} is not a valid hub id: {error}") from None
-    except (errors.HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConnectionError(f"fetching {repo} from the hub failed ({reason[0]}): try again") from None
+    except Exception as error:
+        if type(error) is FileNotFoundError:
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise PermissionError(f"the hub does not let this token at {repo} ({reason})") from None
+        if status is not None and status < 500:
+            raise FileNotFoundError(f"the hub could not give {repo} ({reason})") from None
+        raise ConnectionError(
+            f"the hub could not be reached for {repo}, or was cut off ({reason}): try again, what has arrived is "
+            "kept; or give a local folder"
+        ) from None
 
 
 # ---------------------------------------------------------------- reading weights
 
 
+def pick_weights(names: Collection[str], variant: str | None = None, use_safetensors: bool | None = None) -> list[str]:
+    """Those of `names` that hold a model's weights: safetensors before `.bin`, one file before an index and shards."""
+    tag = f".{variant}" if variant else ""
+    for kind in {None: ("safetensors", "bin"), True: ("safetensors",), False: ("bin",)}[use_safetensors]:
+        single, index = f"{WEIGHTS}{tag}.{kind}", f"{WEIGHTS}.{kind}.index{tag}.json"
+        if single in names:
+            return [single]
+        if index in names:
+            shards = (f"{WEIGHTS}{tag}-*.{kind}", f"{WEIGHTS}-*{tag}.{kind}")
+            return [index, *(name for name in names if any(fnmatchcase(name, shard) for shard in shards))]
+    return []
+
+
 def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
-    """The files that hold a model's weights: safetensors before `.bin`, one file or the shards of an index.
+    """The files that hold a model's weights.
 
     Raises:
         FileNotFoundError: none there, or a shard missing.
         ValueError: an index that is not valid or names a file outside the folder.
     """
-    kinds = {None: ("safetensors", "bin"), True: ("safetensors",), False: ("bin",)}[use_safetensors]
-    tag = f".{variant}" if variant else ""
-    for kind in kinds:
-        single = folder / f"{WEIGHTS}{tag}.{kind}"
-        if single.is_file():
-            return [single]
-        index = folder / f"{WEIGHTS}.{kind}.index{tag}.json"
-        if index.is_file():
-            return _shards(index)
-    wanted = " or ".join(f"{WEIGHTS}{tag}.{kind}" for kind in kinds)
-    raise FileNotFoundError(f"{folder} has no weights ({wanted}): it has {_listing(folder)}")
+    picked = pick_weights([entry.name for entry in folder.iterdir() if entry.is_file()], variant, use_safetensors)
+    if not picked:
+        tag, kind = f".{variant}" if variant else "", "safetensors" if use_safetensors else "bin"
+        raise FileNotFoundError(
+            f"Error no file named {WEIGHTS}{tag}.{kind} found in directory {folder}"
+            f"{'' if use_safetensors is not None else ', nor one with .safetensors'}: it has {_listing(folder)}"
+        )
+    return _shards(folder / picked[0]) if picked[0].endswith(".json") else [folder / picked[0]]
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise ValueError(f"{index} is not a valid index of weights") from None
-    for name in names:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} is not a valid index of weights: it has no weight_map")
+    for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name or "\\" in name:
             raise ValueError(f"{index} names a file outside its folder: {name!r}")
         if not (index.parent / name).is_file():
             raise FileNotFoundError(f"{index.parent} lacks the shard {name} that {index.name} names")
-    return [index.parent / name for name in sorted(names)]
+    return [index.parent / name for name in sorted(set(weight_map.values()))]
 
 
 def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in safetensors `files`, from their headers alone."""
+    """Names and shapes of the tensors in safetensors `files`, from their headers alone.
+
+    Raises:
+        ValueError: a damaged file, such as one whose header and size do not agree.
+    """
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
@@ -205,11 +252,7 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = {}
     for file in files:
-        if file.suffix == ".safetensors":
-            read_shapes([file])
-            state |= load_file(file)
-        else:
-            state |= _read_pickle(file)
+        state |= load_file(file) if file.suffix == ".safetensors" else _read_pickle(file)
     return state
 
 
@@ -220,9 +263,9 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it asks for {found[1]}" if found else "it holds more than tensors"
         raise ValueError(f"{file} was refused: {what}, which could run code on loading") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"{file} is damaged and cannot be read ({reason[0]})") from None
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file} is damaged and cannot be read ({reason})") from None
     if isinstance(state, Mapping) and set(state) == {"state_dict"}:
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -255,13 +298,86 @@ def check_shapes(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tu
             )
 
 
+# ---------------------------------------------------------------- sharing
+
+
+CARD = """---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags: [pytorch, diffusers, ddpm]
+---
+# {title}
+
+{what}, saved by `ddpm_from_scratch`. It opens in either library:
+
+```python
+from {library} import {class_name}
+
+model = {class_name}.from_pretrained("{repo}")
+```
+"""
+
+
+class PushMixin:
+    """`push_to_hub` for whatever has `save_pretrained`."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        card: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        **save_options: Any,
+    ) -> str:
+        """Saves to a repository on the hub, which is made if missing.
+
+        Args:
+            repo_id: "owner/name", or a name under the token's owner.
+            card: text of the model card (README.md); by default a short one, unless the repository has its own.
+            private: whether a new repository is private.
+            token: with the right to write; by default the one stored by `hf auth login`.
+            commit_message: by default "Upload" and the class's name.
+            save_options: as `save_pretrained` takes, such as `variant`.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            PermissionError: no token, or one that may not write there.
+            ConnectionError: the hub could not be reached.
+        """
+        from huggingface_hub import HfApi
+
+        api, name = HfApi(token=token), type(self).__name__
+        with tempfile.TemporaryDirectory() as temporary, hub_errors(repo_id):
+            folder = Path(temporary)
+            self.save_pretrained(folder, **save_options)  # type: ignore[attr-defined]
+            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if card is not None or not api.file_exists(repo, "README.md"):
+                write_file(folder / "README.md", (card or self.model_card(repo)).encode())
+            commit = api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=commit_message or f"Upload {name}"
+            )
+        return commit.commit_url
+
+    def model_card(self, repo_id: str) -> str:
+        """A short model card: what it is and how to open it."""
+        name = type(self).__name__
+        unet = getattr(self, "unet", self)
+        what = f"A `{name}` with {unet.num_parameters():,} parameters"
+        return CARD.format(title=repo_id.split("/")[-1], what=what, library="diffusers", class_name=name, repo=repo_id)
+
+
 # ---------------------------------------------------------------- models
 
 
-class ModelMixin(nn.Module, ConfigMixin):
+class ModelMixin(nn.Module, ConfigMixin, PushMixin):
     """Saving, loading and a few facts about a network."""
 
     config_name: ClassVar[str] = "config.json"
+    older_names: ClassVar[tuple[str, ...]] = ()
+    """Names that the class had in older `config.json` files."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -284,7 +400,7 @@ class ModelMixin(nn.Module, ConfigMixin):
         variant: str | None = None,
         max_shard_size: int | str = "10GB",
     ) -> None:
-        """Writes `config.json` and the weights, in Diffusers' format; files appear whole or not at all.
+        """Writes `config.json` and the weights, in Diffusers' format; each file appears whole or not at all.
 
         Args:
             save_directory: made if missing.
@@ -294,8 +410,7 @@ class ModelMixin(nn.Module, ConfigMixin):
         """
         from huggingface_hub import split_torch_state_dict_into_shards
 
-        folder = Path(save_directory)
-        self.save_config(folder)
+        folder = new_folder(save_directory)
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         kind, tag = ("safetensors" if safe_serialization else "bin"), (f".{variant}" if variant else "")
         pattern = f"{WEIGHTS}{tag}{{suffix}}.{kind}"
@@ -309,7 +424,8 @@ class ModelMixin(nn.Module, ConfigMixin):
                 file.unlink()
         if split.is_sharded:
             index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-            (folder / index_name).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            write_file(folder / index_name, (json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
+        self.save_config(folder)
 
     @classmethod
     def from_pretrained(
@@ -321,61 +437,63 @@ class ModelMixin(nn.Module, ConfigMixin):
         torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
         use_safetensors: bool | None = None,
+        low_cpu_mem_usage: bool = True,
         **hub_options: Any,
     ) -> Self:
         """A network from a folder or a hub id, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: a folder with `config.json` and weights, or "owner/name" on the hub.
+            pretrained_model_name_or_path: a folder with `config.json` and weights, the name of a shipped model, or
+                "owner/name" on the hub.
             subfolder: folder inside it, such as "unet".
             revision: branch, tag or commit on the hub.
             dtype: type of the parameters, float32 by default whatever the file holds; `torch_dtype` is its older name.
             variant: tag in the weights' file name, such as "fp16".
             use_safetensors: True or False to insist on safetensors or `.bin`.
+            low_cpu_mem_usage: taken for Diffusers' sake; the weights are never held twice.
             hub_options: `token`, `cache_dir`, `local_files_only`.
 
         Raises:
-            FileNotFoundError, ConnectionError: nothing there.
+            FileNotFoundError, ConnectionError, PermissionError: nothing there, or not within reach.
             ValueError: files that are damaged, unsafe, or do not fit the configuration.
         """
-        tag = f".{variant}" if variant else ""
-        patterns = [cls.config_name, *(f"{WEIGHTS}{p}" for p in (f"{tag}.*", f"{tag}-*", f".*.index{tag}.json"))]
-        folder = resolve(pretrained_model_name_or_path, patterns, subfolder, revision, **hub_options)
-        config = cls.read_config(folder / cls.config_name)
-        named = config.get("_class_name", cls.__name__)
-        if named not in (cls.__name__, "UNetUnconditionalModel", "UNetModel"):
-            raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
+        target = dtype or torch_dtype or torch.float32
+        if not isinstance(target, torch.dtype) or not target.is_floating_point:
+            raise TypeError(f"dtype must be a floating-point torch.dtype such as torch.float16, got {target!r}")
+
+        def wanted(names: Collection[str]) -> list[str]:
+            return [cls.config_name, *pick_weights(names, variant, use_safetensors)]
+
+        folder = resolve(pretrained_model_name_or_path, wanted, subfolder, revision, **hub_options)
+        config_file = folder / cls.config_name
+        named = read_json(config_file).get("_class_name", cls.__name__)
+        if named not in (cls.__name__, *cls.older_names):
+            raise ValueError(f"{config_file} is of a {named!r}, not of a {cls.__name__}")
         files = weight_files(folder, variant, use_safetensors)
         with torch.device("meta"):
-            model: Self = cls.from_config(config)
-        expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+            model: Self = cls.from_config_file(config_file)
         if model.num_parameters() > MAX_PARAMETERS:
-            raise ValueError(f"{folder / cls.config_name} asks for {model.num_parameters():.1e} parameters: refused")
+            raise ValueError(f"{config_file} asks for {model.num_parameters():.1e} parameters: refused")
+        model._load(files, target)
+        model.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return model.eval()
+
+    def _load(self, files: list[Path], dtype: torch.dtype) -> None:
+        """Takes the weights in `files`, whose names and shapes are compared before any memory is taken."""
+        expected = {key: tuple(value.shape) for key, value in self.state_dict().items()}
         if files[0].suffix == ".safetensors":
-            check_shapes({modern_name(k): shape for k, shape in read_shapes(files).items()}, expected, files[0])
+            check_shapes({modern_name(key): shape for key, shape in read_shapes(files).items()}, expected, files[0])
         state = {modern_name(key): value for key, value in read_weights(files).items()}
         check_shapes({key: tuple(value.shape) for key, value in state.items()}, expected, files[0])
-        target = dtype or torch_dtype or torch.float32
-        model.load_state_dict({key: value.to(target).clone() for key, value in state.items()}, assign=True)
-        model.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return model.requires_grad_(True).eval()
+        self.load_state_dict({key: value.to(dtype, copy=True) for key, value in state.items()}, assign=True)
+        self.requires_grad_(True)
 
 
 def write_weights(path: Path, state: dict[str, Tensor], safe_serialization: bool = True) -> None:
-    """Writes tensors to `path`, whole or not at all."""
+    """Writes tensors to `path`, whole or not at all: safetensors, or with False a pickle."""
     from safetensors.torch import save
 
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if safe_serialization:
-                file.write(save(state, metadata={"format": "pt"}))
-            else:
-                torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(path, temporary) if path.exists() else os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    if not safe_serialization:
+        torch.save(state, buffer)
+    write_file(path, save(state, metadata={"format": "pt"}) if safe_serialization else buffer.getvalue())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -15,20 +15,21 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_from_scratch.config import DIFFUSERS_VERSION, ConfigMixin, FrozenConfig
+from ddpm_from_scratch.config import DIFFUSERS_VERSION, FrozenConfig, new_folder, read_json, write_file
 from ddpm_from_scratch.gaussian import randn
-from ddpm_from_scratch.hub import WEIGHTS, plain_subfolder, resolve
+from ddpm_from_scratch.hub import PushMixin, pick_weights, resolve
 from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.outputs import Output
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 
 INDEX = "model_index.json"
 Generator = torch.Generator | Sequence[torch.Generator]
-Callback = Callable[[int, int, Tensor, Tensor], None]
-SCHEDULERS: dict[str, type[DDPMScheduler] | type[DDIMScheduler]] = {
-    "DDPMScheduler": DDPMScheduler,
-    "DDIMScheduler": DDIMScheduler,
+Callback = Callable[[int, int, Tensor, Tensor | None], None]
+KNOWN_CLASSES: dict[str, dict[str, Any]] = {
+    "unet": {"UNet2DModel": UNet2DModel, "UNetUnconditionalModel": UNet2DModel},
+    "scheduler": {"DDPMScheduler": DDPMScheduler, "DDIMScheduler": DDIMScheduler},
 }
+"""The classes that a `model_index.json` may name."""
 
 
 @dataclass
@@ -44,8 +45,10 @@ def numpy_to_pil(images: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
 
 
-class DiffusionPipeline:
+class DiffusionPipeline(PushMixin):
     """A U-Net and a scheduler: the denoising loop, moving, saving and loading."""
+
+    _optional_components: ClassVar[list[str]] = []
 
     def __init__(self, unet: Any, scheduler: Any) -> None:
         self.unet, self.scheduler = unet, scheduler
@@ -66,7 +69,7 @@ class DiffusionPipeline:
         class_labels: Tensor | Sequence[int] | None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Noise → for t in scheduler.timesteps: unet, scheduler.step → images."""
-        if output_type not in ("pil", "np", "pt"):
+        if output_type not in ("pil", "np", "numpy", "pt"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
         self.scheduler.set_timesteps(num_inference_steps)
         x = randn(self._image_shape(batch_size), generator, self.device, self.unet.dtype)
@@ -75,10 +78,12 @@ class DiffusionPipeline:
 
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_output = self.unet(self.scheduler.scale_model_input(x, t), t, **condition).sample
+            if isinstance(self.scheduler, DDIMScheduler):
+                model_output = model_output[:, : x.shape[1]]  # DDIM has no use for a learned variance
             out = self.scheduler.step(model_output, t, x, **self._accepted(generator=generator, **step_arguments))
             x = out.prev_sample
             if callback is not None:
-                callback(step, int(t), x, out.pred_original_sample)
+                callback(step, int(t), x, getattr(out, "pred_original_sample", None))
 
         images: Any = (x / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
@@ -127,7 +132,7 @@ class DiffusionPipeline:
     @property
     def config(self) -> FrozenConfig:
         """What `model_index.json` says."""
-        return FrozenConfig({name: self._entry(part) for name, part in self.components.items()})
+        return FrozenConfig({name: ("diffusers", type(part).__name__) for name, part in self.components.items()})
 
     @property
     def device(self) -> torch.device:
@@ -146,23 +151,24 @@ class DiffusionPipeline:
 
     # ------------------------------------------------------------ disk
 
-    @staticmethod
-    def _entry(part: Any) -> tuple[str, str]:
-        return "diffusers", type(part).__name__
-
     def save_pretrained(
-        self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
     ) -> None:
-        """Writes `unet/`, `scheduler/` and `model_index.json`: a folder that Diffusers opens too."""
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise ValueError(f"{folder} is a file: save_pretrained needs a folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.unet.save_pretrained(folder / "unet", safe_serialization=safe_serialization, variant=variant)
+        """Writes `unet/`, `scheduler/` and `model_index.json`: a folder that Diffusers opens too.
+
+        Arguments as in `UNet2DModel.save_pretrained`.
+        """
+        folder = new_folder(save_directory)
+        self.unet.save_pretrained(
+            folder / "unet", safe_serialization=safe_serialization, variant=variant, max_shard_size=max_shard_size
+        )
         self.scheduler.save_pretrained(folder / "scheduler")
-        head = {"_class_name": type(self).__name__, "_diffusers_version": DIFFUSERS_VERSION}
-        index = {**head, **self.config}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        index = {"_class_name": type(self).__name__, "_diffusers_version": DIFFUSERS_VERSION, **self.config}
+        write_file(folder / INDEX, (json.dumps(index, indent=2) + "\n").encode())
 
     @classmethod
     def from_pretrained(
@@ -178,58 +184,71 @@ class DiffusionPipeline:
         scheduler: Any = None,
         **hub_options: Any,
     ) -> Self:
-        """A pipeline from a folder or a hub id.
+        """A pipeline from a folder or a hub id; `DiffusionPipeline` takes the class that `model_index.json` names.
 
         The parts may lie in folders of their own (`unet/`, `scheduler/`) or beside `model_index.json`, as in the
         first `google/ddpm-*` repositories.
 
         Args:
-            pretrained_model_name_or_path: a folder with `model_index.json`, or "owner/name" on the hub.
+            pretrained_model_name_or_path: a folder with `model_index.json`, the name of a shipped model, or
+                "owner/name" on the hub.
             subfolder, revision, dtype, torch_dtype, variant, use_safetensors, hub_options: as in
                 `UNet2DModel.from_pretrained`.
             unet, scheduler: use these instead of the saved ones.
 
         Raises:
-            FileNotFoundError, ConnectionError: nothing there.
+            FileNotFoundError, ConnectionError, PermissionError: nothing there, or not within reach.
             ValueError: a part of a class that is not supported, or damaged files.
         """
-        patterns = [INDEX]
-        for prefix in ("", "unet/"):
-            tag = f".{variant}" if variant else ""
-            patterns += [f"{prefix}config.json", *(f"{prefix}{WEIGHTS}{p}" for p in (f"{tag}.*", f"{tag}-*"))]
-            patterns += [f"{prefix}{WEIGHTS}.*.index{tag}.json"]
-        patterns += ["scheduler_config.json", "scheduler/scheduler_config.json"]
-        folder = resolve(pretrained_model_name_or_path, patterns, subfolder, revision, **hub_options)
-        index = ConfigMixin.read_config(folder / INDEX)
-        unet_class, scheduler_class = _named_classes(index, folder / INDEX)
+
+        def wanted(names: Collection[str]) -> list[str]:
+            found = {part: _inside(names, part) for part in KNOWN_CLASSES}
+            weights = pick_weights(found["unet"], variant, use_safetensors) if unet is None else []
+            picked = [found["unet"].get(name) for name in ("config.json", *weights)]
+            return list(filter(None, [INDEX, *picked, found["scheduler"].get("scheduler_config.json")]))
+
+        folder = resolve(pretrained_model_name_or_path, wanted, subfolder, revision, **hub_options)
+        classes = _named_classes(folder / INDEX, cls)
+        where = {part: folder / part if (folder / part).is_dir() else folder for part in KNOWN_CLASSES}
         if unet is None:
-            where = folder / "unet" if (folder / "unet").is_dir() else folder
-            unet = unet_class.from_pretrained(
-                where, dtype=dtype or torch_dtype, variant=variant, use_safetensors=use_safetensors
+            unet = classes("unet").from_pretrained(
+                where["unet"], dtype=dtype or torch_dtype, variant=variant, use_safetensors=use_safetensors
             )
         if scheduler is None:
-            where = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-            scheduler = scheduler_class.from_pretrained(where)
-        return cls(unet=unet, scheduler=scheduler)
+            scheduler = classes("scheduler").from_pretrained(where["scheduler"])
+        return classes("_class_name")(unet=unet, scheduler=scheduler)  # type: ignore[no-any-return]
 
 
-def _named_classes(index: dict[str, Any], path: Path) -> tuple[type[UNet2DModel], Any]:
-    """The classes that a `model_index.json` names, from the known ones only."""
-    known: dict[str, dict[str, Any]] = {
-        "unet": {"UNet2DModel": UNet2DModel, "UNetUnconditionalModel": UNet2DModel},
-        "scheduler": SCHEDULERS,
-    }
-    parts = {key: value for key, value in index.items() if not key.startswith("_")}
-    if set(parts) != set(known):
-        raise ValueError(f"{path} names {', '.join(sorted(parts)) or 'no parts'}: expected unet and scheduler")
-    found = []
-    for name, classes in known.items():
-        entry = parts[name]
-        class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
-        if not isinstance(class_name, str) or class_name not in classes:
-            raise ValueError(f"{path}: {name} {entry} is not supported; known are {', '.join(classes)}")
-        found.append(classes[class_name])
-    return found[0], found[1]
+def _inside(names: Collection[str], part: str) -> dict[str, str]:
+    """The files of a part, by name: those in its folder, or those at the top where it has none."""
+    prefix = f"{part}/" if any(name.startswith(f"{part}/") for name in names) else ""
+    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+
+def _named_classes(path: Path, pipeline: type[DiffusionPipeline]) -> Callable[[str], Any]:
+    """What a `model_index.json` names: a function from "unet", "scheduler" or "_class_name" to a known class.
+
+    Raises:
+        ValueError: other parts than these; from the function, a class that is not known.
+    """
+    index = read_json(path)
+    parts = sorted(key for key in index if not key.startswith("_"))
+    if parts != sorted(KNOWN_CLASSES):
+        raise ValueError(f"{path} names {', '.join(parts)[:200] or 'no parts'}: expected unet and scheduler")
+    if pipeline is not DiffusionPipeline:
+        index["_class_name"] = pipeline.__name__
+    pipelines = {kind.__name__: kind for kind in (pipeline, *DiffusionPipeline.__subclasses__())}
+
+    def named(key: str) -> Any:
+        known = KNOWN_CLASSES.get(key, pipelines)
+        entry = index.get(key)
+        library, name = entry if isinstance(entry, list) and len(entry) == 2 else ("diffusers", entry)
+        if library not in ("diffusers", "ddpm_from_scratch") or not isinstance(name, str) or name not in known:
+            hint = "" if key.startswith("_") else f" (or give {key}=...)"
+            raise ValueError(f"{path}: {key} {str(entry)[:100]} is not supported; known are {', '.join(known)}{hint}")
+        return known[name]
+
+    return named
 
 
 class DDPMPipeline(DiffusionPipeline):

@@ -254,14 +254,8 @@ class UNet2DModel(ModelMixin):
             resnet_time_scale_shift=resnet_time_scale_shift,
             class_embed_type=class_embed_type,
         )
-        _check_sizes(
-            sample_size=sample_size,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            time_embedding_dim=time_embedding_dim,
-            block_out_channels=block_out_channels,
-            num_class_embeds=num_class_embeds,
-        )
+        _check_sizes(in_channels=in_channels, out_channels=out_channels, num_class_embeds=num_class_embeds)
+        _check_sizes(sample_size=sample_size, time_embedding_dim=time_embedding_dim, widths=block_out_channels)
         widths = list(block_out_channels)
         _check_widths(widths, len(down_block_types), len(up_block_types), norm_num_groups, layers_per_block)
 

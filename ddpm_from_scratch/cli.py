@@ -206,6 +206,60 @@ def sample(
     typer.echo(f"{num} images in {output}")
 
 
+@app.command("eval")
+def evaluate(
+    model: Model,
+    classifier: Annotated[
+        str | None, typer.Option(help="The judge: digits, fashion, or a folder; a shipped model has its own.")
+    ] = None,
+    num: Annotated[int, typer.Option(help="How many samples.")] = 10_000,
+    scheduler: Annotated[SamplerName, typer.Option(help="The sampler.")] = SamplerName.ddim,
+    steps: Annotated[int, typer.Option(help="Network calls per sample.")] = 50,
+    eta: Annotated[float, typer.Option(help="Noise of DDIM, from 0 (deterministic) to 1.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32, or bf16 for the network.")] = "float32",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for samples and figures; stopped runs go on there.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples made at a time.")] = 250,
+    device: Device = "auto",
+) -> None:
+    """Judge a model's samples beside real images: Fréchet and kernel distance, recognition, class shares."""
+    from ddpm_from_scratch import evaluation, reference
+    from ddpm_from_scratch.pipelines import DDPMPipeline
+
+    judge = classifier or (model if model in reference.SHIPPED else None)
+    if judge is None:
+        raise ValueError(
+            f"say which classifier judges {model}: --classifier {', '.join(reference.SHIPPED)} or a folder"
+        )
+    load = reference.shipped_classifier if judge in reference.SHIPPED else reference.load_classifier
+    network, real = load(judge)
+    pipeline = DDPMPipeline.from_pretrained(model)
+    place = _device(device)
+    settings = evaluation.SamplingSettings(str(scheduler), steps, eta, seed, precision)
+    figures = evaluation.evaluate(pipeline.to(place), network.to(place), real, num, settings, batch_size, output)
+    if output is not None:
+        (output / "evaluation.json").write_text(figures.to_json(), encoding="utf-8")
+    typer.echo(figures.table())
+
+
+@app.command()
+def train_classifier(
+    dataset: Annotated[str, typer.Option(help="A dataset with labels and a test split.")],
+    output: Annotated[Path, typer.Option(help="Folder for the classifier, its reference and its card.")],
+    root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Train the classifier that judges samples, and measure real images with it."""
+    from ddpm_from_scratch.reference import make_reference_classifier
+
+    real = make_reference_classifier(dataset, output, root, image_size, epochs, seed)
+    typer.echo(f"{float(real.accuracy):.2%} of the test images are right. Saved in {output}.")
+
+
 @app.command()
 def info(model: Model) -> None:
     """Say what a model is: its parts, its size, its schedule, its card."""

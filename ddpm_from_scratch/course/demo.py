@@ -21,7 +21,7 @@ from ..training import TrainingConfig, train
 from .plots import STYLE, blank_figure, draw_images, to_png
 
 STEPS = 1200
-DDIM_STEPS = 50
+DDPM_STEPS, DDIM_STEPS = 1000, 50
 COLUMNS, ROWS = 6, 4
 NOISING = (0, 50, 100, 150, 200, 300, 400, 500, 600, 800, 999)
 
@@ -59,7 +59,7 @@ def demo(folder: Path, steps: int = STEPS, seed: int = 0) -> Path:
 def samples(model: UNet2DModel, scheduler: DDPMScheduler, seed: int) -> tuple[Tensor, Tensor]:
     """DDPM's and DDIM's images in [-1, 1], each pair from the same x_T."""
     pipelines = {
-        DDPMPipeline(model, scheduler): len(scheduler),
+        DDPMPipeline(model, scheduler): DDPM_STEPS,
         DDIMPipeline(model, DDIMScheduler.from_config(scheduler.config)): DDIM_STEPS,
     }
     results = []
@@ -87,7 +87,7 @@ def picture(data: ImageDataset, scheduler: DDPMScheduler, ddpm: Tensor, ddim: Te
         draw_images(axes["ddim"], ddim, COLUMNS)
         axes["real"].set_title("Real digits")
         axes["noised"].set_title("The forward process destroys one of them", pad=20)
-        axes["ddpm"].set_title(f"DDPM: {len(scheduler)} steps")
+        axes["ddpm"].set_title(f"DDPM: {DDPM_STEPS:,} steps")
         axes["ddim"].set_title(f"DDIM: {DDIM_STEPS} steps, from the same noise")
         figure.suptitle(f"A diffusion model after {steps:,} training steps", x=0.01, ha="left", fontsize=13)
     return figure

@@ -50,7 +50,7 @@ def test_steps(kind: str, fuzz_seeds: Seeds, capsys: pytest.CaptureFixture[str])
         rng = random.Random(seed)
         config = random_scheduler_config(rng, kind)
         worst = compare_steps(kind, config, random_step_count(config, rng), rng)
-        assert worst["formulas"] < 1e-11, (seed, config)
+        assert worst["formulas"] < 1e-12, (seed, config)
         assert worst["ours to oracle"] < 2e-6, (seed, config)
         tally.add(f"{kind} step, formulas in float64", worst["formulas"])
         tally.add(f"{kind} step, here to the oracle", worst["ours to oracle"])
@@ -72,15 +72,18 @@ def test_trajectories(kind: str, fuzz_seeds: Seeds, capsys: pytest.CaptureFixtur
         if difference is None:
             tally.add(f"{kind} trajectory, Diffusers elsewhere", 0.0)
         else:
-            assert difference < 5e-4, (seed, config)
-            tally.add(f"{kind} trajectory", difference)
+            assert difference[1] < 1e-8, (seed, config)
+            tally.add(f"{kind} trajectory, float64", difference[1])
+            # beyond 5e-4 the float32 tables of Diffusers are what differs: the float64 comparison has just said so
+            apart = "" if difference[0] < 5e-4 else ", tables apart"
+            tally.add(f"{kind} trajectory, float32{apart}", difference[0])
     tally.show(capsys)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_networks(dtype: torch.dtype, fuzz_seeds: Seeds, capsys: pytest.CaptureFixture[str]) -> None:
     tally = Tally()
-    tolerances = {torch.float32: (1e-5, 1e-4), torch.float64: (1e-11, 1e-8)}[dtype]
+    tolerances = {torch.float32: (1e-5, 1e-5), torch.float64: (1e-12, 1e-10)}[dtype]
     for seed in fuzz_seeds():
         rng = random.Random(seed)
         config = random_unet_config(rng)

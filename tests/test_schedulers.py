@@ -50,21 +50,21 @@ def test_single_steps(kind: str, seed: int) -> None:
     rng = random.Random(seed)
     config = random_scheduler_config(rng, kind)
     worst = compare_steps(kind, config, random_step_count(config, rng), rng)
-    assert worst["formulas"] < 1e-11
+    assert worst["formulas"] < 1e-12
     assert worst["ours to oracle"] < 2e-6
     assert worst["float32"] < 1e-5 or worst["theirs to oracle"] > 5 * worst["ours to oracle"]
 
 
 @BOTH
 def test_whole_trajectories(kind: str) -> None:
-    """20 random configurations from noise to image, within 5e-4."""
+    """20 random configurations from noise to image: within 5e-4 in float32, to rounding in float64."""
     compared = 0
     for seed in range(20):
         rng = random.Random(seed)
         config = random_scheduler_config(rng, kind)
         difference = compare_trajectories(kind, config, min(random_step_count(config, rng), 100), rng)
         if difference is not None:
-            assert difference < 5e-4, config
+            assert difference[0] < 5e-4 and difference[1] < 1e-8, config
             compared += 1
     assert compared >= 8
 

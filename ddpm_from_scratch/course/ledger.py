@@ -20,7 +20,7 @@ class Equation:
         says: its content in the course's notation, LaTeX.
         lesson: the lesson "NN" that derives it.
         function: dotted name, below `ddpm_from_scratch`, of what computes it.
-        test: "tests/file.py::test" that checks it against the truth; "" while the function has no tests at all.
+        test: "tests/file.py::test" that checks it, against the truth where that is known.
     """
 
     paper: str
@@ -28,7 +28,7 @@ class Equation:
     says: str
     lesson: str
     function: str
-    test: str = ""
+    test: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ PAPERS = {
     "Hang": "Hang et al. 2023, Efficient Diffusion Training via Min-SNR Weighting (arXiv 2303.09556)",
 }
 
-GAUSSIAN, SCHEDULES = "tests/test_gaussian.py::", "tests/test_schedules.py::"
+GAUSSIAN, SCHEDULES, SCHEDULERS, ORACLE, TRAINING = (
+    f"tests/test_{name}.py::" for name in ("gaussian", "schedules", "schedulers", "oracle", "training")
+)
 
 EQUATIONS = (
     Equation(
@@ -143,6 +145,7 @@ EQUATIONS = (
         r" - \varepsilon_\theta(x_t, t) \rVert^2",
         "03",
         "training.diffusion_loss",
+        TRAINING + "test_a_model_that_says_zero_has_loss_one",
     ),
     Equation(
         "Ho",
@@ -174,6 +177,7 @@ EQUATIONS = (
         r"\text{training}",
         "06",
         "training.train",
+        TRAINING + "test_it_learns_eight_images_by_heart",
     ),
     Equation(
         "Ho",
@@ -181,6 +185,7 @@ EQUATIONS = (
         r"\text{sampling, } z = 0 \text{ at the last step}",
         "07",
         "schedulers.DDPMScheduler.step",
+        ORACLE + "test_mean_and_variance_after_every_step",
     ),
     Equation(
         "IDDPM",
@@ -231,6 +236,7 @@ EQUATIONS = (
         r"\text{the deterministic step as an Euler step of an ODE}",
         "09",
         "schedulers.ddim_invert",
+        SCHEDULERS + "test_encoding_then_decoding_returns_the_image_as_steps_shrink",
     ),
     Equation(
         "Ho",
@@ -247,6 +253,7 @@ EQUATIONS = (
         r"\log \sigma_t^2 = v \log \beta_t + (1-v) \log \tilde\beta_t",
         "12",
         "schedulers.DDPMScheduler._log_variance",
+        SCHEDULERS + "test_a_variance_is_a_variance",
     ),
     Equation(
         "IDDPM",
@@ -254,6 +261,7 @@ EQUATIONS = (
         r"L_{\text{hybrid}} = L_{\text{simple}} + \lambda L_{\text{vlb}}",
         "12",
         "training.diffusion_loss",
+        TRAINING + "test_the_bound_trains_the_variance_alone",
     ),
     Equation(
         "Hang",
@@ -261,6 +269,7 @@ EQUATIONS = (
         r"w_t = \min(\text{SNR}_t, \gamma) / \text{SNR}_t",
         "12",
         "training.loss_weights",
+        TRAINING + "test_min_snr_weights",
     ),
 )
 """The ledger. Order: by lesson, and within one as the lesson goes."""

@@ -97,7 +97,9 @@ def test_killed_at_random_moments_until_it_is_through(whole: Path, tmp_path: Pat
     assert_same_run(whole, tmp_path)
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.long)]
+)
 def test_a_signal_ends_it_cleanly(whole: Path, tmp_path: Path, number: signal.Signals, workers: int) -> None:
     """Ctrl-C reaches the whole process group, those that load images too."""
     process = start(tmp_path, pause=0.1, num_workers=workers)

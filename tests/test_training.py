@@ -294,7 +294,8 @@ def test_t_is_uniform_and_the_noise_normal() -> None:
     """n = 4,000 draws of t in 10 bins: χ²(9) below its 1 - 1e-6 quantile. Noise: mean and variance within 5 sd."""
     draws = [draw(0, step, range(200), (1, 2, 2), 1000) for step in range(20)]
     t = torch.cat([d.t for d in draws])
-    assert t.min() >= 0 and t.max() <= 999 and {0, 999} & {int(t.min()), int(t.max())}
+    assert t.min() >= 0 and t.max() <= 999
+    assert sorted(set(draw(0, 0, range(100), (1,), 3).t.tolist())) == [0, 1, 2]  # the last of T = 3 too
     counts = torch.bincount(t // 100, minlength=10).double()
     assert float(((counts - 400) ** 2 / 400).sum()) < chi2.ppf(1 - 1e-6, 9)
     noise = torch.cat([d.noise for d in draws]).double()
@@ -381,15 +382,15 @@ def test_the_average_against_its_closed_form() -> None:
     model = nn.Linear(3, 2)
     ema = EMA(model, decay=0.6)
     history = [torch.cat([p.detach().flatten() for p in model.parameters()]).double()]
-    for _ in range(30):
+    for _ in range(14):
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(len(history))))
         ema.update()
         history.append(torch.cat([p.detach().flatten() for p in model.parameters()]).double())
-    decays = [min(0.6, (1 + n) / (10 + n)) for n in range(1, 31)]
+    decays = [min(0.6, (1 + n) / (10 + n)) for n in range(1, 15)]
     assert decays[0] == pytest.approx(2 / 11) and decays[-1] == 0.6
-    weights_of = [math.prod(decays)] + [(1 - decays[i]) * math.prod(decays[i + 1 :]) for i in range(30)]
+    weights_of = [math.prod(decays)] + [(1 - decays[i]) * math.prod(decays[i + 1 :]) for i in range(14)]
     assert sum(weights_of) == pytest.approx(1)
     expected = sum(w * h for w, h in zip(weights_of, history, strict=True))
     got = torch.cat([s.flatten() for s in ema.shadow]).double()

@@ -62,10 +62,12 @@ plots.noising_strip(
     noise,
     alpha_bar,
     [20, 60, 120, 200, 300, 450, 999],
-    alt="A boot, a checked shirt, trousers and a handbag, one per row. From left to right they dissolve into noise: the checks of "
-    "the shirt go first, at t = 200 the outlines are still visible, at t = 450 hardly, and the last column has no structure.",
-    caption="Each row is one image and one noise. Coarse shapes outlive fine detail: first the texture goes, then the "
-    "edges, last the outline.",
+    alt="A boot, a checked shirt, trousers and a handbag, one per row. From left to "
+    "right they dissolve into noise: the checks of the shirt go first, at t = 200 "
+    "the outlines are still visible, at t = 450 hardly, and the last column has no "
+    "structure.",
+    caption="Each row is one image and one noise. Coarse shapes outlive fine detail: "
+    "first the texture goes, then the edges, last the outline.",
 )
 
 # %% [markdown] id=predict-one
@@ -75,7 +77,9 @@ plots.noising_strip(
 # %% id=first-and-last
 grey_level = 2 / 255  # one step of an 8-bit pixel, on the scale from -1 to 1
 for name, beta in (("first", float(betas[0])), ("last", float(betas[-1]))):
-    print(f"{name} step: variance {beta:.4f}, standard deviation {beta**0.5:.3f}, which is {beta**0.5 / grey_level:.1f} grey levels")
+    print(
+        f"{name} step: variance {beta:.4f}, standard deviation {beta**0.5:.3f}, which is {beta**0.5 / grey_level:.1f} grey levels"
+    )
 
 # %% [markdown] id=predict-one-answer
 # <details><summary>Answer</summary>
@@ -112,6 +116,7 @@ for name, beta in (("first", float(betas[0])), ("last", float(betas[-1]))):
 # The shrinking makes room for exactly the noise that is added. The variance stays 1, and no step needs to know which step it
 # is. Here are two other rules beside it, and what becomes of the variance under each.
 
+
 # %% id=why-shrink
 def variances(keep, add):
     """Variance after each step when a step multiplies it by `keep` and adds `add` (both of shape (T,))."""
@@ -134,10 +139,11 @@ plots.curves(
     rules,
     "steps taken",
     "variance of x",
-    alt="Three curves of variance against steps, all starting at 1. With the square root the variance stays at 1. Without "
-    "scaling it rises to about 11. Scaled by 1-β it falls to about one half.",
-    caption="Only the square root keeps the variance. Without it the numbers drift away from the range a network likes, by "
-    "an amount that depends on t.",
+    alt="Three curves of variance against steps, all starting at 1. With the square root "
+    "the variance stays at 1. Without scaling it rises to about 11. Scaled by 1-β it "
+    "falls to about one half.",
+    caption="Only the square root keeps the variance. Without it the numbers drift away "
+    "from the range a network likes, by an amount that depends on t.",
 )
 
 # %% exercise 01.1
@@ -172,6 +178,7 @@ print(f"steps of noise behind t = 0: {0 + 1}, behind t = 999: {999 + 1}")
 # exactly right: it is off by about one *standard error*, $\sigma/\sqrt n$. So the helper prints how many standard errors the
 # draws are off, and stops with an error beyond 4. If the equation is right, a fresh seed goes beyond 4 about once in 16,000
 # comparisons; the seeds here are fixed, so what you see is what everyone sees.
+
 
 # %% id=compare
 def compare(name, draws, mean, variance):
@@ -261,20 +268,32 @@ for label, draws in (("normal", normal_sum), ("uniform", uniform_sum)):
     beyond = (draws.abs() > 2 * std).double().mean()
     expected = math.erfc(2 / math.sqrt(2))
     off = (beyond - expected) / math.sqrt(expected * (1 - expected) / n)
-    print(f"{label:<8} share beyond 2 standard deviations {beyond:.4f}, Gaussian {expected:.4f}: {off:+.1f} standard errors")
+    print(
+        f"{label:<8} share beyond 2 standard deviations {beyond:.4f}, Gaussian {expected:.4f}: {off:+.1f} standard errors"
+    )
 
 with plots.figure(
     height=2.6,
     columns=2,
-    alt="Two histograms. The sum of two normal noises fills the dashed Gaussian curve. The sum of two uniform noises has a "
-    "flat top and straight flanks, and does not.",
-    caption="Left, normal + normal is normal: the bars fill the dashed Gaussian. Right, uniform + uniform has the same mean "
-    "and variance and another shape.",
+    alt="Two histograms. The sum of two normal noises fills the dashed Gaussian curve. "
+    "The sum of two uniform noises has a flat top and straight flanks, and does not.",
+    caption="Left, normal + normal is normal: the bars fill the dashed Gaussian. Right, "
+    "uniform + uniform has the same mean and variance and another shape.",
 ) as axes:
     x = torch.linspace(-3, 3, 200)
-    for ax, draws, title in zip(axes, (normal_sum, uniform_sum), ("two normal noises", "two uniform noises"), strict=True):
+    for ax, draws, title in zip(
+        axes,
+        (normal_sum, uniform_sum),
+        ("two normal noises", "two uniform noises"),
+        strict=True,
+    ):
         ax.hist(draws.numpy(), bins=80, range=(-3, 3), density=True, color=plots.SKY)
-        ax.plot(x, torch.exp(-(x**2) / (2 * std**2)) / (std * math.sqrt(2 * math.pi)), "--", color=plots.INK)
+        ax.plot(
+            x,
+            torch.exp(-(x**2) / (2 * std**2)) / (std * math.sqrt(2 * math.pi)),
+            "--",
+            color=plots.INK,
+        )
         ax.set(title=title, yticks=[], ylim=(0, 0.62))
 
 # %% [markdown] id=step-2-answer
@@ -333,8 +352,15 @@ for a1, a2 in ((Fraction(9, 10), Fraction(4, 5)), (Fraction(1, 3), Fraction(6, 7
 # %% id=step-4
 factor, variance, worst = 1.0, 0.0, 0.0
 for t, beta in enumerate(betas.tolist()):
-    factor, variance = math.sqrt(1 - beta) * factor, (1 - beta) * variance + beta  # what (A) does to both
-    worst = max(worst, abs(factor - math.sqrt(alpha_bar[t])), abs(variance - float(1 - alpha_bar[t])))
+    factor, variance = (
+        math.sqrt(1 - beta) * factor,
+        (1 - beta) * variance + beta,
+    )  # what (A) does to both
+    worst = max(
+        worst,
+        abs(factor - math.sqrt(alpha_bar[t])),
+        abs(variance - float(1 - alpha_bar[t])),
+    )
 print(f"largest difference between the chain and the closed form over {len(betas)} steps: {worst:.1e}")
 assert worst < 1e-12
 
@@ -360,25 +386,41 @@ for beta in betas.tolist():
 chain = torch.stack(history)  # shape (T, chains)
 
 for t in (0, 99, 299, 999):
-    compare(f"chain at t = {t}", chain[t], math.sqrt(alpha_bar[t]) * start, float(1 - alpha_bar[t]))
+    compare(
+        f"chain at t = {t}",
+        chain[t],
+        math.sqrt(alpha_bar[t]) * start,
+        float(1 - alpha_bar[t]),
+    )
 
 # %% id=fan
 steps, mean, std = torch.arange(1000), alpha_bar**0.5 * start, (1 - alpha_bar) ** 0.5
 with plots.figure(
     width=7,
     height=3.2,
-    alt="Ten jagged paths start together at 0.8 and spread out. A shaded band starts as a point at 0.8 and widens to between "
-    "-2 and 2, centred on 0, from about t = 500 on. The paths stay in it most of the time.",
-    caption="Ten chains from the same x_0 (thin lines), and the mean and two standard deviations that (B) gives without any "
-    "chain (dashed line and band). By the end the starting point is forgotten.",
+    alt="Ten jagged paths start together at 0.8 and spread out. A shaded band starts as "
+    "a point at 0.8 and widens to between -2 and 2, centred on 0, from about t = 500 "
+    "on. The paths stay in it most of the time.",
+    caption="Ten chains from the same x_0 (thin lines), and the mean and two standard "
+    "deviations that (B) gives without any chain (dashed line and band). By the "
+    "end the starting point is forgotten.",
 ) as ax:
     ax.fill_between(steps, mean - 2 * std, mean + 2 * std, color=plots.SKY, alpha=0.35, linewidth=0)
-    ax.plot(steps, chain[:, 40:50].numpy(), linewidth=0.7, linestyle="-", color=plots.BLUE, alpha=0.7)
+    ax.plot(
+        steps,
+        chain[:, 40:50].numpy(),
+        linewidth=0.7,
+        linestyle="-",
+        color=plots.BLUE,
+        alpha=0.7,
+    )
     ax.plot(steps, mean, color=plots.VERMILION, linestyle="--")
     ax.set(xlabel="timestep t", ylabel="x")
 
 inside = ((chain[999] - mean[999]).abs() < 2 * std[999]).double().mean()
-print(f"chains within two standard deviations at t = 999: {inside:.1%} (a Gaussian has {1 - math.erfc(math.sqrt(2)):.1%})")
+print(
+    f"chains within two standard deviations at t = 999: {inside:.1%} (a Gaussian has {1 - math.erfc(math.sqrt(2)):.1%})"
+)
 
 # %% [markdown] id=same-not-same
 # > **Predict before you run.** Jump to $t = 100$ and, with a *fresh* noise, jump to $t = 200$. Each alone has the right
@@ -429,7 +471,9 @@ from ddpm_from_scratch import DDPMScheduler
 t = torch.tensor([0, 250, 500, 999])
 by_equation = gaussian.q_sample(four, noise, alpha_bar[t].reshape(4, 1, 1, 1)).float()
 by_scheduler = DDPMScheduler(num_train_timesteps=1000).add_noise(four, noise, t)
-print(f"largest difference between gaussian.q_sample and DDPMScheduler.add_noise: {(by_equation - by_scheduler).abs().max():.1e}")
+print(
+    f"largest difference between gaussian.q_sample and DDPMScheduler.add_noise: {(by_equation - by_scheduler).abs().max():.1e}"
+)
 assert torch.allclose(by_equation, by_scheduler, atol=1e-6)
 
 # %% [markdown] id=two-scales
@@ -443,22 +487,31 @@ signal, rest = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 crossing = int((signal > rest).sum())
 print(f"the noise outweighs the signal from t = {crossing} on")
 for t in (0, 100, crossing, 500, 999):
-    print(f"t = {t:>3}:  √ᾱ_t = {signal[t]:.4f}   √(1-ᾱ_t) = {rest[t]:.4f}   sum of squares = {signal[t] ** 2 + rest[t] ** 2:.4f}")
+    print(
+        f"t = {t:>3}:  √ᾱ_t = {signal[t]:.4f}   √(1-ᾱ_t) = {rest[t]:.4f}   sum of squares = {signal[t] ** 2 + rest[t] ** 2:.4f}"
+    )
 
 with plots.figure(
     columns=2,
     width_ratios=(1.8, 1),
-    alt="Left: the signal's scale falls from 1 to 0 and the noise's rises from 0 to 1 in S-shaped curves that cross at about "
-    f"t = {crossing}. Right: the pair of scales as points on a quarter circle from signal 1 to noise 1.",
-    caption=f"Left, the two scales over t; they cross at t = {crossing}. Right, the same two as a point that moves along a "
-    "quarter circle, marked every 100 steps.",
+    alt="Left: the signal's scale falls from 1 to 0 and the noise's rises from 0 to 1 in "
+    f"S-shaped curves that cross at about t = {crossing}. Right: the pair of scales "
+    "as points on a quarter circle from signal 1 to noise 1.",
+    caption=f"Left, the two scales over t; they cross at t = {crossing}. Right, the same "
+    "two as a point that moves along a quarter circle, marked every 100 steps.",
 ) as (left, right):
     plots.draw_curves(left, steps, {"signal √ᾱ": signal, "noise √(1-ᾱ)": rest}, "timestep t", "scale")
     right.plot(signal, rest, color=plots.BLUE, linestyle="-")
     right.plot(signal[99::100], rest[99::100], "o", color=plots.VERMILION)
     right.annotate("clean", (1, 0), (0.62, 0.03))
     right.annotate("pure noise", (0, 1), (0.08, 1.03))
-    right.set(xlabel="scale of the signal", ylabel="scale of the noise", aspect="equal", xlim=(0, 1.12), ylim=(0, 1.15))
+    right.set(
+        xlabel="scale of the signal",
+        ylabel="scale of the noise",
+        aspect="equal",
+        xlim=(0, 1.12),
+        ylim=(0, 1.15),
+    )
 
 # %% [markdown] id=points
 # ## Points in the plane
@@ -468,6 +521,7 @@ with plots.figure(
 #
 # > **Predict before you run.** The data below are two arms of a spiral. What will the cloud look like at the end? Which goes
 # > first, the gap between neighbouring turns or the outer shape?
+
 
 # %% id=spiral
 def two_spirals(n, generator):
@@ -489,10 +543,12 @@ for name, cloud in panels.items():
 plots.scatter(
     panels,
     arm,
-    alt="Five scatter plots of two interleaved spiral arms, told apart by colour and marker. At t = 40 the arms have blurred, "
-    "at t = 120 they touch, at t = 300 a round cloud with mixed colours remains, and at t = 999 a standard normal cloud.",
-    caption="The narrow gaps between the arms fill first, then the turns merge, and in the end both arms are the same round "
-    "cloud: from there nothing tells which arm a point came from.",
+    alt="Five scatter plots of two interleaved spiral arms, told apart by colour and "
+    "marker. At t = 40 the arms have blurred, at t = 120 they touch, at t = 300 a "
+    "round cloud with mixed colours remains, and at t = 999 a standard normal cloud.",
+    caption="The narrow gaps between the arms fill first, then the turns merge, and in "
+    "the end both arms are the same round cloud: from there nothing tells which "
+    "arm a point came from.",
 )
 
 # %% [markdown] id=variance
@@ -522,7 +578,12 @@ for name, data in {"Fashion-MNIST 28 × 28": fashion, "digits 8 × 8": digits}.i
 
 # %% id=variance-curves
 generator = torch.Generator().manual_seed(7)
-scales = {"s² = 4": 4.0, "s² = 1": 1.0, "Fashion-MNIST": float(fashion.var()), "s² = 0.1": 0.1}
+scales = {
+    "s² = 4": 4.0,
+    "s² = 1": 1.0,
+    "Fashion-MNIST": float(fashion.var()),
+    "s² = 0.1": 0.1,
+}
 curves = {name: 1 + alpha_bar * (s2 - 1) for name, s2 in scales.items()}
 measured = {}
 for t in (50, 150, 300, 500, 800):
@@ -535,12 +596,21 @@ for t in (50, 150, 300, 500, 800):
 
 with plots.figure(
     width=7,
-    alt="Four curves of variance over t, starting at 4, 1, about 0.5 and 0.1, which all run into 1 by about t = 600. Dots measured "
-    "on noised Fashion-MNIST lie on its curve.",
-    caption="Whatever the variance at the start, it ends at 1. Dots: measured on 4,000 noised images, within 0.5 % of the line.",
+    alt="Four curves of variance over t, starting at 4, 1, about 0.5 and 0.1, which all "
+    "run into 1 by about t = 600. Dots measured on noised Fashion-MNIST lie on its "
+    "curve.",
+    caption="Whatever the variance at the start, it ends at 1. Dots: measured on 4,000 "
+    "noised images, within 0.5 % of the line.",
 ) as ax:
     plots.draw_curves(ax, steps, curves, "timestep t", "variance of $x_t$")
-    ax.plot(list(measured), list(measured.values()), "o", color=plots.INK, linestyle="none", label="measured")
+    ax.plot(
+        list(measured),
+        list(measured.values()),
+        "o",
+        color=plots.INK,
+        linestyle="none",
+        label="measured",
+    )
     ax.legend()
 
 # %% id=wrong-scale
@@ -554,7 +624,9 @@ rows, ratios = [], []
 for data in versions.values():
     x_t = gaussian.q_sample(data, noise, float(alpha_bar[t]))
     black, white = data.min(), data.max()
-    rows.append(2 * (x_t - black) / (white - black) - 1)  # drawn so that the data's black is black and its white is white
+    rows.append(
+        2 * (x_t - black) / (white - black) - 1
+    )  # drawn so that the data's black is black and its white is white
     ratios.append(float(alpha_bar[t] * data.var() / (1 - alpha_bar[t])))
 for name, ratio in zip(versions, ratios, strict=True):
     print(f"{name:<19} variance of the signal over variance of the noise at t = {t}: {ratio:.3g}")
@@ -562,10 +634,12 @@ plots.image_grid(
     torch.cat(rows),
     4,
     row_labels=[name.replace(" in ", "\nin ") for name in versions],
-    alt=f"The four images at t = {t}, three times. With pixels in [-1, 1] the shapes can be made out, with pixels in [0, 1] hardly, "
-    "and with pixels in 0 to 255 the images are perfectly clear.",
-    caption=f"The same schedule and the same noise at t = {t}, on the same images in three ranges. In 0 to 255 the noise hardly "
-    "scratches the image: the schedule was made for another scale.",
+    alt=f"The four images at t = {t}, three times. With pixels in [-1, 1] the shapes can "
+    "be made out, with pixels in [0, 1] hardly, and with pixels in 0 to 255 the "
+    "images are perfectly clear.",
+    caption=f"The same schedule and the same noise at t = {t}, on the same images in "
+    "three ranges. In 0 to 255 the noise hardly scratches the image: the "
+    "schedule was made for another scale.",
 )
 
 # %% [markdown] id=variance-answer
@@ -600,6 +674,7 @@ plots.image_grid(
 # > **Predict before you run.** Keep every $\beta_t$ as it is and stop after 100 steps: a tenth of the work. What share of the image's
 # > scale, $\sqrt{\bar\alpha}$, is left in "$x_T$" then? One per mille, one tenth, more than half?
 
+
 # %% id=prior-check
 def bits_per_dimension(x0, alpha_bar_T):
     """KL(q(x_T | x_0) ‖ N(0, I)) in bits, per element, averaged over images and elements."""
@@ -620,7 +695,9 @@ draws = mean + variance**0.5 * torch.randn(400_000, generator=generator, dtype=t
 log_ratio = 0.5 * (draws**2 - (draws - mean) ** 2 / variance - math.log(variance))
 formula = 0.5 * (mean**2 + variance - 1 - math.log(variance))
 off = (log_ratio.mean() - formula) / (log_ratio.std() / math.sqrt(len(log_ratio)))
-print(f"\none pixel, T = 100, n = {len(draws):,}: KL from draws {log_ratio.mean():.5f} nats, formula {formula:.5f}: {off:+.1f} standard errors")
+print(
+    f"\none pixel, T = 100, n = {len(draws):,}: KL from draws {log_ratio.mean():.5f} nats, formula {formula:.5f}: {off:+.1f} standard errors"
+)
 assert abs(off) < 4
 
 # %% [markdown] id=prior-answer
@@ -639,11 +716,17 @@ fresh = torch.randn(four.shape, generator=torch.Generator().manual_seed(9))
 plots.image_grid(
     torch.cat([*ends, fresh]),
     4,
-    row_labels=["end of\n100 steps", "end of\n300 steps", "end of\n1000 steps", "start of a\nsampler"],
-    alt="Four rows of four images. After 100 steps the clothes are easy to recognise, after 300 faintly, after 1000 not at all; the last "
-    "row, fresh noise, looks like the row after 1000 steps.",
-    caption="Only the third row could be mistaken for the last. A model trained with the first schedule has never seen anything like "
-    "its own starting point.",
+    row_labels=[
+        "end of\n100 steps",
+        "end of\n300 steps",
+        "end of\n1000 steps",
+        "start of a\nsampler",
+    ],
+    alt="Four rows of four images. After 100 steps the clothes are easy to recognise, "
+    "after 300 faintly, after 1000 not at all; the last row, fresh noise, looks like "
+    "the row after 1000 steps.",
+    caption="Only the third row could be mistaken for the last. A model trained with the "
+    "first schedule has never seen anything like its own starting point.",
 )
 
 # %% [markdown] id=zero-snr-note
@@ -657,8 +740,10 @@ T, d = 1000, 28 * 28
 trace = float(alpha_bar[T - 1]) ** 0.5
 for side in (28, 256, 1024):
     spread = math.sqrt((1 - float(alpha_bar[T - 1])) / side**2)
-    print(f"{side:>4} × {side:<4} white against black image: mean of x_T differs by {2 * trace:.4f}, "
-          f"its noise is {spread:.4f}: ratio {2 * trace / spread:.1f}")
+    print(
+        f"{side:>4} × {side:<4} white against black image: mean of x_T differs by {2 * trace:.4f}, "
+        f"its noise is {spread:.4f}: ratio {2 * trace / spread:.1f}"
+    )
 
 # %% [markdown] id=snr
 # ## Signal-to-noise ratio
@@ -680,9 +765,11 @@ print(f"SNR at t = 0: {ratio[0]:,.0f}    first t with SNR ≤ 1: {one}    SNR at
 print(f"log-SNR runs from {log_ratio[0]:+.1f} to {log_ratio[999]:+.1f}")
 with plots.figure(
     columns=2,
-    alt="Two curves over t. The SNR drops from ten thousand so steeply that it looks like zero from t = 100 on. The log-SNR falls smoothly "
-    f"from about 9 to about -10 and crosses zero at t = {one}.",
-    caption=f"Left, the SNR itself: too steep to read. Right, its logarithm: signal and noise are equal at t = {one}, where it crosses 0.",
+    alt="Two curves over t. The SNR drops from ten thousand so steeply that it looks "
+    "like zero from t = 100 on. The log-SNR falls smoothly from about 9 to about -10 "
+    f"and crosses zero at t = {one}.",
+    caption="Left, the SNR itself: too steep to read. Right, its logarithm: signal and "
+    f"noise are equal at t = {one}, where it crosses 0.",
 ) as (left, right):
     plots.draw_curves(left, steps, {"SNR": ratio}, "timestep t", "SNR")
     plots.draw_curves(right, steps, {"log-SNR": log_ratio}, "timestep t", "log-SNR")
@@ -692,6 +779,7 @@ with plots.figure(
 # %% [markdown] id=snr-size
 # > **Predict before you run.** An 8 × 8 digit and 28 × 28 trousers, both at the same $t$ and so at the same $\bar\alpha_t$. Which is
 # > easier to recognise?
+
 
 # %% id=snr-digits
 def enlarge(images, times):
@@ -709,8 +797,8 @@ plots.image_grid(
     6,
     titles=[f"t = {t}" for t in timesteps],
     row_labels=["8 × 8", "28 × 28"],
-    alt="A digit of 8 by 8 pixels and trousers of 28 by 28 pixels at six timesteps. The digit is lost at about t = 300, the trousers "
-    "can still be made out at t = 400.",
+    alt="A digit of 8 by 8 pixels and trousers of 28 by 28 pixels at six timesteps. The "
+    "digit is lost at about t = 300, the trousers can still be made out at t = 400.",
     caption="The same t, the same SNR in every pixel. The image with more pixels stays recognisable for longer.",
 )
 
@@ -741,6 +829,7 @@ widgets.noise_slider(torch.cat([four, fashion[40:100]]), alpha_bar)
 # A real one. A library adds noise in half precision (bfloat16) to save memory. Training runs, samples come, no error appears. But the loss at
 # the smallest `t` never falls below 1, which is what a network earns that knows nothing about the noise. The log of the run:
 
+
 # %% id=clinic-log
 def library_add_noise(x0, noise, alpha_bar, t):
     alpha_bar_t = alpha_bar.to(x0.dtype)[t].reshape(-1, *[1] * (x0.ndim - 1))
@@ -762,8 +851,9 @@ plots.curves(
     {"equation (B)": right, "this run": broken},
     "timestep t",
     "standard deviation of the noise",
-    alt="The equation's curve rises smoothly from 0.01. The run's is a staircase: exactly zero up to about t = 10, then a few flat steps "
-    "above and below the curve.",
+    alt="The equation's curve rises smoothly from 0.01. The run's is a staircase: "
+    "exactly zero up to about t = 10, then a few flat steps above and below the "
+    "curve.",
     caption="The noise of this run at the first 60 timesteps: none at all at first, then a staircase.",
 )
 
@@ -844,9 +934,10 @@ plots.image_grid(
     6,
     titles=[f"t = {int(step)}" for step in t],
     row_labels=["as it\nshould be", "A", "B", "C", "D"],
-    alt="Five rows of six images of one boot. First row: it dissolves into noise. A: noise appears, but the boot stays visible to "
-    "the end. B: hardly any noise at all. C: all six images alike, clean at the left edge and noisy at the right edge. D: like the first "
-    "row, but grey and flat in the middle columns.",
+    alt="Five rows of six images of one boot. First row: it dissolves into noise. A: "
+    "noise appears, but the boot stays visible to the end. B: hardly any noise at "
+    "all. C: all six images alike, clean at the left edge and noisy at the right "
+    "edge. D: like the first row, but grey and flat in the middle columns.",
     caption="One right run and four wrong ones.",
 )
 

@@ -28,7 +28,9 @@ if importlib.util.find_spec("ddpm_from_scratch") is None:
     print(
         "This notebook runs on a Python that does not have the course: close it, and start the course with `make lab`."
     )
-    print("Or choose Kernel → Change Kernel in the menu above, and there the course's own Python.")
+    print(
+        "Or choose Kernel → Change Kernel in the menu above, and there the course's own Python."
+    )
 else:
     from ddpm_from_scratch.course import environment
 
@@ -103,7 +105,8 @@ plots.image_grid(
     torch.cat([rows[i] for i in order]),
     columns=8,
     row_labels=["row 1", "row 2", "row 3", "row 4"],
-    alt="Four rows of eight digits each. Two rows are real and two generated; the picture does not say which.",
+    alt="Four rows of eight digits each. Two rows are real and two generated; the "
+    "picture does not say which.",
     caption="Two rows are real, two were generated. Decide before you run the next cell.",
 )
 
@@ -140,7 +143,8 @@ plots.image_grid(
     row_labels=["generated", "most similar\nin training"],
     alt="Eight generated digits, and below each the most similar training image: usually "
     "the same digit, in another hand.",
-    caption="Above, generated; below, the training image most like it. Similar is expected, equal would be a copy.",
+    caption="Above, generated; below, the training image most like it. Similar is "
+    "expected, equal would be a copy.",
 )
 
 # %% [markdown] id=watch
@@ -171,7 +175,9 @@ pipe(
     callback=remember,
 )
 
-rows = [torch.stack([frame[part][i] for frame in frames]) for i in range(3) for part in (1, 2)]
+rows = [
+    torch.stack([frame[part][i] for frame in frames]) for i in range(3) for part in (1, 2)
+]
 plots.image_grid(
     torch.cat(rows),
     columns=8,
@@ -199,7 +205,9 @@ alpha_bar = schedules.alpha_bars(schedules.linear())
 timesteps = [49, 199, 349, 499, 999]
 x0 = real[4:5]
 eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
-forward = torch.cat([x0, *(gaussian.q_sample(x0, eps, float(alpha_bar[t])) for t in timesteps)])
+forward = torch.cat(
+    [x0, *(gaussian.q_sample(x0, eps, float(alpha_bar[t])) for t in timesteps)]
+)
 backward = torch.stack([frames[i][1][0] for i in (7, 6, 5, 3, 1, 0)])
 with plots.figure(
     height=3.6,
@@ -218,7 +226,9 @@ with plots.figure(
         ax.set_title(label, loc="center", pad=16)
     for ax, start, end in ((top, 0.0, 1.0), (bottom, 1.0, 0.0)):
         arrow = {"arrowstyle": "->", "color": plots.VERMILION, "linewidth": 2}
-        ax.annotate("", (end, 1.06), (start, 1.06), xycoords="axes fraction", arrowprops=arrow)
+        ax.annotate(
+            "", (end, 1.06), (start, 1.06), xycoords="axes fraction", arrowprops=arrow
+        )
 
 # %% [markdown] id=map
 # ## The map
@@ -383,7 +393,9 @@ with plots.figure(
     shift.plot(eps, torch.ones(12), "o", color=plots.BLUE)
     shift.plot(3 + 0.5 * eps, torch.zeros(12), "s", color=plots.VERMILION)
     for e in eps.tolist():
-        shift.plot([e, 3 + 0.5 * e], [1, 0], color=plots.FAINT, linewidth=0.8, linestyle="-")
+        shift.plot(
+            [e, 3 + 0.5 * e], [1, 0], color=plots.FAINT, linewidth=0.8, linestyle="-"
+        )
     shift.set(title="B: μ + σε", yticks=[0, 1], yticklabels=["x", "ε"], ylim=(-0.4, 1.4))
 
     y_seen = 1.2
@@ -398,7 +410,9 @@ with plots.figure(
         color=plots.INK,
         linestyle="-",
     )
-    cloud.set(title="C: x, once y is known", xlabel="x", ylabel="y", xlim=(-3, 3), ylim=(-3, 3))
+    cloud.set(
+        title="C: x, once y is known", xlabel="x", ylabel="y", xlim=(-3, 3), ylim=(-3, 3)
+    )
 
     for std, dash in ((0.5, "-"), (1.5, "--")):
         bells.plot(
@@ -408,9 +422,15 @@ with plots.figure(
         )
     bells.set(title="D: two Gaussians", yticks=[], xlabel="x")
 
-zero, log_narrow, log_wide = (torch.tensor(value) for value in (0.0, math.log(0.5**2), math.log(1.5**2)))
-print(f"KL(narrow ‖ wide) = {gaussian.normal_kl(zero, log_narrow, zero, log_wide):.3f} nats")
-print(f"KL(wide ‖ narrow) = {gaussian.normal_kl(zero, log_wide, zero, log_narrow):.3f} nats")
+zero, log_narrow, log_wide = (
+    torch.tensor(value) for value in (0.0, math.log(0.5**2), math.log(1.5**2))
+)
+print(
+    f"KL(narrow ‖ wide) = {gaussian.normal_kl(zero, log_narrow, zero, log_wide):.3f} nats"
+)
+print(
+    f"KL(wide ‖ narrow) = {gaussian.normal_kl(zero, log_wide, zero, log_narrow):.3f} nats"
+)
 
 # %% [markdown] id=notation
 # ## Notation

@@ -50,7 +50,9 @@ setup("01")
 # forward process. The last column is what it ends in.
 
 # %% id=hero
-fashion = load_dataset("fashion-10k", split="test").images()  # x_0: shape (N, 1, 28, 28), values in [-1, 1]
+fashion = load_dataset(
+    "fashion-10k", split="test"
+).images()  # x_0: shape (N, 1, 28, 28), values in [-1, 1]
 four = fashion[[28, 7, 2, 30]]
 
 betas = schedules.linear(T=1000)  # Ho section 4: from 0.0001 to 0.02 in a straight line
@@ -187,14 +189,22 @@ def compare(name, draws, mean, variance):
     off_mean = float((draws.mean() - mean) / math.sqrt(variance / n))
     off_variance = float((draws.var() - variance) / (variance * math.sqrt(2 / n)))
     print(f"{name}, n = {n:,}")
-    print(f"  mean      {draws.mean():+.5f}   equation {mean:+.5f}   {off_mean:+.1f} standard errors")
-    print(f"  variance  {draws.var():.6f}   equation {variance:.6f}   {off_variance:+.1f} standard errors")
-    assert abs(off_mean) < 4 and abs(off_variance) < 4, f"{name}: the draws contradict the equation"
+    print(
+        f"  mean      {draws.mean():+.5f}   equation {mean:+.5f}   {off_mean:+.1f} standard errors"
+    )
+    print(
+        f"  variance  {draws.var():.6f}   equation {variance:.6f}   {off_variance:+.1f} standard errors"
+    )
+    assert abs(off_mean) < 4 and abs(off_variance) < 4, (
+        f"{name}: the draws contradict the equation"
+    )
 
 
 generator = torch.Generator().manual_seed(1)
 chance = math.erfc(4 / math.sqrt(2))
-print(f"chance of going beyond 4 standard errors when the equation is right: 1 in {1 / chance:,.0f}\n")
+print(
+    f"chance of going beyond 4 standard errors when the equation is right: 1 in {1 / chance:,.0f}\n"
+)
 
 x_before, beta = 1.5, 0.02
 eps = torch.randn(400_000, generator=generator, dtype=torch.float64)
@@ -224,11 +234,15 @@ compare("one step from 1.5 with β = 0.02", x_after, math.sqrt(1 - beta) * x_bef
 
 # %% id=step-1
 generator = torch.Generator().manual_seed(2)
-x0, eps1, eps2 = (torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(3))
+x0, eps1, eps2 = (
+    torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(3)
+)
 a1, a2 = 0.9, 0.8
 
 two_steps = gaussian.forward_step(gaussian.forward_step(x0, eps1, 1 - a1), eps2, 1 - a2)
-multiplied_out = math.sqrt(a2 * a1) * x0 + math.sqrt(a2 * (1 - a1)) * eps1 + math.sqrt(1 - a2) * eps2
+multiplied_out = (
+    math.sqrt(a2 * a1) * x0 + math.sqrt(a2 * (1 - a1)) * eps1 + math.sqrt(1 - a2) * eps2
+)
 print(f"largest difference: {(two_steps - multiplied_out).abs().max():.1e}")
 assert torch.allclose(two_steps, multiplied_out, rtol=0, atol=1e-12)
 
@@ -259,7 +273,10 @@ assert torch.allclose(two_steps, multiplied_out, rtol=0, atol=1e-12)
 generator = torch.Generator().manual_seed(3)
 a, b, n = 0.6, 0.5, 400_000
 normal = [torch.randn(n, generator=generator, dtype=torch.float64) for _ in range(2)]
-uniform = [(torch.rand(n, generator=generator, dtype=torch.float64) * 2 - 1) * math.sqrt(3) for _ in range(2)]
+uniform = [
+    (torch.rand(n, generator=generator, dtype=torch.float64) * 2 - 1) * math.sqrt(3)
+    for _ in range(2)
+]
 normal_sum, uniform_sum = a * normal[0] + b * normal[1], a * uniform[0] + b * uniform[1]
 
 compare("a ε_1 + b ε_2, normal", normal_sum, 0.0, a**2 + b**2)
@@ -361,7 +378,9 @@ for t, beta in enumerate(betas.tolist()):
         abs(factor - math.sqrt(alpha_bar[t])),
         abs(variance - float(1 - alpha_bar[t])),
     )
-print(f"largest difference between the chain and the closed form over {len(betas)} steps: {worst:.1e}")
+print(
+    f"largest difference between the chain and the closed form over {len(betas)} steps: {worst:.1e}"
+)
 assert worst < 1e-12
 
 # %% exercise 01.2
@@ -381,7 +400,9 @@ generator = torch.Generator().manual_seed(4)
 start, chains = 0.8, 20_000
 x, history = torch.full((chains,), start, dtype=torch.float64), []
 for beta in betas.tolist():
-    x = gaussian.forward_step(x, torch.randn(chains, generator=generator, dtype=torch.float64), beta)
+    x = gaussian.forward_step(
+        x, torch.randn(chains, generator=generator, dtype=torch.float64), beta
+    )
     history.append(x)
 chain = torch.stack(history)  # shape (T, chains)
 
@@ -405,7 +426,9 @@ with plots.figure(
     "deviations that (B) gives without any chain (dashed line and band). By the "
     "end the starting point is forgotten.",
 ) as ax:
-    ax.fill_between(steps, mean - 2 * std, mean + 2 * std, color=plots.SKY, alpha=0.35, linewidth=0)
+    ax.fill_between(
+        steps, mean - 2 * std, mean + 2 * std, color=plots.SKY, alpha=0.35, linewidth=0
+    )
     ax.plot(
         steps,
         chain[:, 40:50].numpy(),
@@ -429,7 +452,9 @@ print(
 # %% id=pairs
 generator = torch.Generator().manual_seed(5)
 jumps = [
-    gaussian.q_sample(torch.full((chains,), start, dtype=torch.float64), eps, float(alpha_bar[t]))
+    gaussian.q_sample(
+        torch.full((chains,), start, dtype=torch.float64), eps, float(alpha_bar[t])
+    )
     for t in (100, 200)
     for eps in [torch.randn(chains, generator=generator, dtype=torch.float64)]
 ]
@@ -439,9 +464,13 @@ correlation = {
 }
 for name, value in correlation.items():
     print(f"correlation of x at t = 100 and t = 200, {name:<28} {value:+.3f}")
-exact = (alpha_bar[200] / alpha_bar[100] * (1 - alpha_bar[100]) / (1 - alpha_bar[200])) ** 0.5
+exact = (
+    alpha_bar[200] / alpha_bar[100] * (1 - alpha_bar[100]) / (1 - alpha_bar[200])
+) ** 0.5
 print(f"from (A), one chain: √(ᾱ_200/ᾱ_100 · (1-ᾱ_100)/(1-ᾱ_200)) = {exact:+.3f}")
-assert abs(correlation["two moments of one chain"] - exact) < 4 * (1 - exact**2) / math.sqrt(chains)
+assert abs(correlation["two moments of one chain"] - exact) < 4 * (
+    1 - exact**2
+) / math.sqrt(chains)
 assert abs(correlation["two jumps, fresh noise each"]) < 4 / math.sqrt(chains)
 
 # %% [markdown] id=pairs-answer
@@ -500,7 +529,9 @@ with plots.figure(
     caption=f"Left, the two scales over t; they cross at t = {crossing}. Right, the same "
     "two as a point that moves along a quarter circle, marked every 100 steps.",
 ) as (left, right):
-    plots.draw_curves(left, steps, {"signal √ᾱ": signal, "noise √(1-ᾱ)": rest}, "timestep t", "scale")
+    plots.draw_curves(
+        left, steps, {"signal √ᾱ": signal, "noise √(1-ᾱ)": rest}, "timestep t", "scale"
+    )
     right.plot(signal, rest, color=plots.BLUE, linestyle="-")
     right.plot(signal[99::100], rest[99::100], "o", color=plots.VERMILION)
     right.annotate("clean", (1, 0), (0.62, 0.03))
@@ -537,7 +568,10 @@ def two_spirals(n, generator):
 generator = torch.Generator().manual_seed(6)
 points, arm = two_spirals(1500, generator)
 eps = torch.randn(points.shape, generator=generator)
-panels = {f"t = {t}": gaussian.q_sample(points, eps, float(alpha_bar[t])) for t in (0, 40, 120, 300, 999)}
+panels = {
+    f"t = {t}": gaussian.q_sample(points, eps, float(alpha_bar[t]))
+    for t in (0, 40, 120, 300, 999)
+}
 for name, cloud in panels.items():
     print(f"{name:<8} variance {cloud.var():.3f}")
 plots.scatter(
@@ -570,7 +604,9 @@ plots.scatter(
 digits = load_dataset("digits").images()
 print("data in [-1, 1]              mean   standard deviation   variance")
 for name, data in {"Fashion-MNIST 28 × 28": fashion, "digits 8 × 8": digits}.items():
-    print(f"{name:<24} {data.mean():+.3f}                {data.std():.3f}      {data.var():.3f}")
+    print(
+        f"{name:<24} {data.mean():+.3f}                {data.std():.3f}      {data.var():.3f}"
+    )
 
 # %% [markdown] id=variance-check
 # > **Predict before you run.** For these images the variance starts below 1. Does it rise or fall with $t$? And for pixels left
@@ -588,10 +624,14 @@ curves = {name: 1 + alpha_bar * (s2 - 1) for name, s2 in scales.items()}
 measured = {}
 for t in (50, 150, 300, 500, 800):
     batch = fashion[:4000]
-    x_t = gaussian.q_sample(batch, torch.randn(batch.shape, generator=generator), float(alpha_bar[t]))
+    x_t = gaussian.q_sample(
+        batch, torch.randn(batch.shape, generator=generator), float(alpha_bar[t])
+    )
     measured[t] = float(x_t.var())
     predicted = float(1 + alpha_bar[t] * (batch.var() - 1))
-    print(f"t = {t:>3}: variance of noised Fashion-MNIST {measured[t]:.4f}, equation {predicted:.4f}")
+    print(
+        f"t = {t:>3}: variance of noised Fashion-MNIST {measured[t]:.4f}, equation {predicted:.4f}"
+    )
     assert abs(measured[t] / predicted - 1) < 0.005
 
 with plots.figure(
@@ -629,7 +669,9 @@ for data in versions.values():
     )  # drawn so that the data's black is black and its white is white
     ratios.append(float(alpha_bar[t] * data.var() / (1 - alpha_bar[t])))
 for name, ratio in zip(versions, ratios, strict=True):
-    print(f"{name:<19} variance of the signal over variance of the noise at t = {t}: {ratio:.3g}")
+    print(
+        f"{name:<19} variance of the signal over variance of the noise at t = {t}: {ratio:.3g}"
+    )
 plots.image_grid(
     torch.cat(rows),
     4,
@@ -679,19 +721,25 @@ plots.image_grid(
 def bits_per_dimension(x0, alpha_bar_T):
     """KL(q(x_T | x_0) ‖ N(0, I)) in bits, per element, averaged over images and elements."""
     log_var = torch.tensor(math.log(1 - alpha_bar_T))
-    nats = gaussian.normal_kl(alpha_bar_T**0.5 * x0, log_var, torch.zeros(()), torch.zeros(()))
+    nats = gaussian.normal_kl(
+        alpha_bar_T**0.5 * x0, log_var, torch.zeros(()), torch.zeros(())
+    )
     return float(gaussian.nats_to_bits(nats).mean())
 
 
 x0 = fashion[:500].double()
 print(" T used   √ᾱ_T     KL to N(0, I), bits per pixel")
 for T in (100, 300, 500, 1000):
-    print(f"{T:>6}    {alpha_bar[T - 1] ** 0.5:.4f}    {bits_per_dimension(x0, float(alpha_bar[T - 1])):.2e}")
+    print(
+        f"{T:>6}    {alpha_bar[T - 1] ** 0.5:.4f}    {bits_per_dimension(x0, float(alpha_bar[T - 1])):.2e}"
+    )
 
 # the formula against draws: log q(x) - log p(x), averaged over draws x from q, for one pixel of value 0.9 at T = 100
 generator = torch.Generator().manual_seed(8)
 mean, variance = float(alpha_bar[99]) ** 0.5 * 0.9, float(1 - alpha_bar[99])
-draws = mean + variance**0.5 * torch.randn(400_000, generator=generator, dtype=torch.float64)
+draws = mean + variance**0.5 * torch.randn(
+    400_000, generator=generator, dtype=torch.float64
+)
 log_ratio = 0.5 * (draws**2 - (draws - mean) ** 2 / variance - math.log(variance))
 formula = 0.5 * (mean**2 + variance - 1 - math.log(variance))
 off = (log_ratio.mean() - formula) / (log_ratio.std() / math.sqrt(len(log_ratio)))
@@ -741,8 +789,7 @@ trace = float(alpha_bar[T - 1]) ** 0.5
 for side in (28, 256, 1024):
     spread = math.sqrt((1 - float(alpha_bar[T - 1])) / side**2)
     print(
-        f"{side:>4} × {side:<4} white against black image: mean of x_T differs by {2 * trace:.4f}, "
-        f"its noise is {spread:.4f}: ratio {2 * trace / spread:.1f}"
+        f"{side:>4} × {side:<4} white against black image: mean of x_T differs by {2 * trace:.4f}, its noise is {spread:.4f}: ratio {2 * trace / spread:.1f}"
     )
 
 # %% [markdown] id=snr
@@ -761,7 +808,9 @@ for side in (28, 256, 1024):
 # %% id=snr-curves
 ratio, log_ratio = schedules.snr(alpha_bar), schedules.log_snr(alpha_bar)
 one = int((ratio > 1).sum())
-print(f"SNR at t = 0: {ratio[0]:,.0f}    first t with SNR ≤ 1: {one}    SNR at t = 999: {ratio[999]:.1e}")
+print(
+    f"SNR at t = 0: {ratio[0]:,.0f}    first t with SNR ≤ 1: {one}    SNR at t = 999: {ratio[999]:.1e}"
+)
 print(f"log-SNR runs from {log_ratio[0]:+.1f} to {log_ratio[999]:+.1f}")
 with plots.figure(
     columns=2,
@@ -789,9 +838,17 @@ def enlarge(images, times):
 
 generator = torch.Generator().manual_seed(10)
 timesteps = (0, 100, 200, 300, 400, 500)
-digit_noise, trouser_noise = (torch.randn(x.shape, generator=generator) for x in (digits[:1], four[2:3]))
-digit_row = [enlarge(gaussian.q_sample(digits[:1], digit_noise, float(alpha_bar[t])), 7) for t in timesteps]
-trouser_row = [enlarge(gaussian.q_sample(four[2:3], trouser_noise, float(alpha_bar[t])), 2) for t in timesteps]
+digit_noise, trouser_noise = (
+    torch.randn(x.shape, generator=generator) for x in (digits[:1], four[2:3])
+)
+digit_row = [
+    enlarge(gaussian.q_sample(digits[:1], digit_noise, float(alpha_bar[t])), 7)
+    for t in timesteps
+]
+trouser_row = [
+    enlarge(gaussian.q_sample(four[2:3], trouser_noise, float(alpha_bar[t])), 2)
+    for t in timesteps
+]
 plots.image_grid(
     torch.cat([*digit_row, *trouser_row]),
     6,
@@ -799,7 +856,8 @@ plots.image_grid(
     row_labels=["8 × 8", "28 × 28"],
     alt="A digit of 8 by 8 pixels and trousers of 28 by 28 pixels at six timesteps. The "
     "digit is lost at about t = 300, the trousers can still be made out at t = 400.",
-    caption="The same t, the same SNR in every pixel. The image with more pixels stays recognisable for longer.",
+    caption="The same t, the same SNR in every pixel. The image with more pixels stays "
+    "recognisable for longer.",
 )
 
 # %% [markdown] id=snr-size-answer
@@ -838,14 +896,20 @@ def library_add_noise(x0, noise, alpha_bar, t):
 
 def measured_noise(add_noise, timesteps):
     """Standard deviation of what `add_noise` adds to a grey image (x_0 = 0) in bfloat16, at each timestep."""
-    eps = torch.randn(1, 4000, generator=torch.Generator().manual_seed(11)).bfloat16().expand(len(timesteps), -1)
+    eps = (
+        torch.randn(1, 4000, generator=torch.Generator().manual_seed(11))
+        .bfloat16()
+        .expand(len(timesteps), -1)
+    )
     return add_noise(torch.zeros_like(eps), eps, alpha_bar, timesteps).double().std(dim=1)
 
 
 early = torch.arange(60)
 broken, right = measured_noise(library_add_noise, early), (1 - alpha_bar[early]) ** 0.5
 for t in (0, 5, 9, 10, 20, 40):
-    print(f"t = {t:>2}: standard deviation of the noise {broken[t]:.4f}, equation {right[t]:.4f}")
+    print(
+        f"t = {t:>2}: standard deviation of the noise {broken[t]:.4f}, equation {right[t]:.4f}"
+    )
 plots.curves(
     early,
     {"equation (B)": right, "this run": broken},
@@ -854,7 +918,8 @@ plots.curves(
     alt="The equation's curve rises smoothly from 0.01. The run's is a staircase: "
     "exactly zero up to about t = 10, then a few flat steps above and below the "
     "curve.",
-    caption="The noise of this run at the first 60 timesteps: none at all at first, then a staircase.",
+    caption="The noise of this run at the first 60 timesteps: none at all at first, then "
+    "a staircase.",
 )
 
 # %% [markdown] id=clinic-questions
@@ -877,18 +942,26 @@ plots.curves(
 
 # %% id=clinic-fixed
 scheduler = DDPMScheduler(num_train_timesteps=1000)
-mended = measured_noise(lambda x0, eps, alpha_bar, t: scheduler.add_noise(x0, eps, t), early)
+mended = measured_noise(
+    lambda x0, eps, alpha_bar, t: scheduler.add_noise(x0, eps, t), early
+)
 print("standard deviation of the noise, bfloat16, with the package's own add_noise")
 for t in (0, 5, 9, 10, 20, 40):
     print(f"t = {t:>2}: {mended[t]:.4f}, equation {right[t]:.4f}")
-assert float((mended / right - 1).abs().max()) < 0.05  # n = 4,000 draws: 4 standard errors are 4.5 %
+assert (
+    float((mended / right - 1).abs().max()) < 0.05
+)  # n = 4,000 draws: 4 standard errors are 4.5 %
 
 # %% id=clinic-why
 print("t      ᾱ_t in float64   in bfloat16   1 - ᾱ_t in float64   in bfloat16")
 for t in (0, 5, 9, 10, 20, 40):
     rounded = alpha_bar[t].bfloat16()
-    print(f"{t:<6} {alpha_bar[t]:<16.6f} {rounded:<13.6f} {1 - alpha_bar[t]:<20.6f} {1 - rounded:.6f}")
-print(f"bfloat16's numbers just below 1: {', '.join(f'1 - {k}/256 = {1 - k / 256:.6f}' for k in (1, 2, 3))}")
+    print(
+        f"{t:<6} {alpha_bar[t]:<16.6f} {rounded:<13.6f} {1 - alpha_bar[t]:<20.6f} {1 - rounded:.6f}"
+    )
+print(
+    f"bfloat16's numbers just below 1: {', '.join(f'1 - {k}/256 = {1 - k / 256:.6f}' for k in (1, 2, 3))}"
+)
 
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers to the three questions</summary>

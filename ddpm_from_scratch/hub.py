@@ -6,10 +6,8 @@ import io
 import json
 import pickle
 import re
-import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_from_scratch.config import ConfigMixin, new_folder, read_json, write_file
+from ddpm_from_scratch.publish import PushMixin, hub_errors
 
 WEIGHTS = "diffusion_pytorch_model"
 MAX_PARAMETERS = 100_000_000_000
@@ -118,10 +117,11 @@ def _fetch(
             return cached
         prefix = "" if inside == Path(".") else f"{inside.as_posix()}/"
         names = [name.removeprefix(prefix) for name in there if name.startswith(prefix)]
-        picked = wanted(names) if callable(wanted) else [name for name in wanted if name in names]
-        if not picked:
-            raise FileNotFoundError(f"{repo} on the hub has none of the files needed: it has {', '.join(there[:20])}")
-        files = [prefix + name for name in picked]
+        asked = wanted(names) if callable(wanted) else wanted
+        files = [prefix + name for name in asked if name in names]
+        if not files:
+            listing = ", ".join(there[:20]) or "nothing"
+            raise FileNotFoundError(f"{repo} on the hub has no {prefix}{asked[0]}: it has {listing}")
         options = {"revision": revision, "token": token, "cache_dir": cache_dir}
         return Path(snapshot_download(repo, allow_patterns=files, **options))  # type: ignore[arg-type]
 
@@ -141,42 +141,6 @@ def _unreachable(error: Exception) -> bool:
     """Whether the hub gave no answer, or none for a fault of its own."""
     status = getattr(getattr(error, "response", None), "status_code", 500)
     return status >= 500 and not isinstance(error, ValueError)
-
-
-@contextmanager
-def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turns what huggingface_hub raises into one sentence each."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except (PermissionError, NotADirectoryError):
-        raise
-    except errors.GatedRepoError:
-        raise PermissionError(f"{repo} is gated: accept its terms on the hub, then pass token=...") from None
-    except errors.RevisionNotFoundError:
-        raise FileNotFoundError(f"{repo} on the hub has no revision {revision!r}") from None
-    except errors.RepositoryNotFoundError:
-        raise FileNotFoundError(
-            f"the hub has no repository {repo}, and there is no such folder here; a private one needs token=..."
-        ) from None
-    except errors.LocalTokenNotFoundError:
-        raise PermissionError("token=True, but no token is stored: run `hf auth login`, or pass token=...") from None
-    except errors.HFValidationError as error:
-        raise ValueError(f"{repo!r} is not a valid hub id: {error}") from None
-    except Exception as error:
-        if type(error) is FileNotFoundError:
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
-            raise PermissionError(f"the hub does not let this token at {repo} ({reason})") from None
-        if status is not None and status < 500:
-            raise FileNotFoundError(f"the hub could not give {repo} ({reason})") from None
-        raise ConnectionError(
-            f"the hub could not be reached for {repo}, or was cut off ({reason}): try again, what has arrived is "
-            "kept; or give a local folder"
-        ) from None
 
 
 # ---------------------------------------------------------------- reading weights
@@ -296,77 +260,6 @@ def check_shapes(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tu
             raise ValueError(
                 f"{source}: {name} has shape {given[name]}, but config.json makes it {shape} (shape mismatch)"
             )
-
-
-# ---------------------------------------------------------------- sharing
-
-
-CARD = """---
-library_name: diffusers
-pipeline_tag: unconditional-image-generation
-tags: [pytorch, diffusers, ddpm]
----
-# {title}
-
-{what}, saved by `ddpm_from_scratch`. It opens in either library:
-
-```python
-from {library} import {class_name}
-
-model = {class_name}.from_pretrained("{repo}")
-```
-"""
-
-
-class PushMixin:
-    """`push_to_hub` for whatever has `save_pretrained`."""
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        card: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        commit_message: str | None = None,
-        **save_options: Any,
-    ) -> str:
-        """Saves to a repository on the hub, which is made if missing.
-
-        Args:
-            repo_id: "owner/name", or a name under the token's owner.
-            card: text of the model card (README.md); by default a short one, unless the repository has its own.
-            private: whether a new repository is private.
-            token: with the right to write; by default the one stored by `hf auth login`.
-            commit_message: by default "Upload" and the class's name.
-            save_options: as `save_pretrained` takes, such as `variant`.
-
-        Returns:
-            The commit's address.
-
-        Raises:
-            PermissionError: no token, or one that may not write there.
-            ConnectionError: the hub could not be reached.
-        """
-        from huggingface_hub import HfApi
-
-        api, name = HfApi(token=token), type(self).__name__
-        with tempfile.TemporaryDirectory() as temporary, hub_errors(repo_id):
-            folder = Path(temporary)
-            self.save_pretrained(folder, **save_options)  # type: ignore[attr-defined]
-            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if card is not None or not api.file_exists(repo, "README.md"):
-                write_file(folder / "README.md", (card or self.model_card(repo)).encode())
-            commit = api.upload_folder(
-                repo_id=repo, folder_path=folder, commit_message=commit_message or f"Upload {name}"
-            )
-        return commit.commit_url
-
-    def model_card(self, repo_id: str) -> str:
-        """A short model card: what it is and how to open it."""
-        name = type(self).__name__
-        unet = getattr(self, "unet", self)
-        what = f"A `{name}` with {unet.num_parameters():,} parameters"
-        return CARD.format(title=repo_id.split("/")[-1], what=what, library="diffusers", class_name=name, repo=repo_id)
 
 
 # ---------------------------------------------------------------- models

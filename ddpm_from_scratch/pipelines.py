@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 
 from ddpm_from_scratch.config import DIFFUSERS_VERSION, FrozenConfig, new_folder, read_json, write_file
 from ddpm_from_scratch.gaussian import randn
-from ddpm_from_scratch.hub import PushMixin, pick_weights, resolve
+from ddpm_from_scratch.hub import pick_weights, resolve
 from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.outputs import Output
+from ddpm_from_scratch.publish import PushMixin
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 
 INDEX = "model_index.json"

@@ -1,0 +1,151 @@
+"""Configuration capture: what is kept, what is refused, and that nothing can change it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ddpm_from_scratch
+from ddpm_from_scratch import ConfigMixin, DDIMScheduler, DDPMScheduler, FrozenConfig, Output, register_to_config
+from ddpm_from_scratch.schedulers import DDPMSchedulerOutput
+
+
+class Example(ConfigMixin):
+    @register_to_config
+    def __init__(
+        self,
+        a: int = 2,
+        b: float | None = 0.5,
+        c: Sequence[int] = (2, 5),
+        d: str = "text",
+        e: bool = False,
+        size: int | tuple[int, int] = 8,
+    ) -> None:
+        pass
+
+
+def test_arguments_and_defaults_are_kept() -> None:
+    example = Example(1, c=[6], _name_or_path="ignored")
+    assert example.config == {
+        "a": 1, "b": 0.5, "c": [6], "d": "text", "e": False, "size": 8, "_use_default_values": ["b", "d", "e", "size"]
+    }  # fmt: skip
+    assert example.config.a == example.config["a"] == 1
+    with pytest.raises(AttributeError, match="no 'z'; it has a, b, c"):
+        example.config.z  # noqa: B018
+
+
+def test_the_caller_s_list_is_not_the_config_s() -> None:
+    given = [1, 2]
+    example = Example(c=given)
+    given.append(3)
+    assert example.config.c == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"a": 1.0}, {"a": True}, {"a": "1"}, {"a": None}, {"a": 10**30}, {"b": "x"}, {"b": float("nan")}, {"b": True},
+        {"b": float("-inf")}, {"c": 5}, {"c": [1, "2"]}, {"c": "12"}, {"c": [True]}, {"d": 5}, {"d": None}, {"e": 1},
+        {"e": "False"}, {"size": (8,)}, {"size": (8, 8.0)}, {"size": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_of_another_type_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"Example: {next(iter(bad))}=.* is not supported: it must be"):
+        Example(**bad)  # type: ignore[arg-type]
+
+
+def test_numbers_of_other_libraries_pass() -> None:
+    assert Example(a=np.int64(3), b=np.float32(0.5), size=[8, 16]).config.size == [8, 16]
+    assert Example(b=None).config.b is None and Example(b=3).config.b == 3
+
+
+def test_an_unknown_argument_is_named() -> None:
+    with pytest.raises(TypeError, match="Example: .*'f'; it takes a, b, c, d, e, size"):
+        Example(f=1)  # type: ignore[call-arg]
+
+
+def test_from_config(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        example = Example.from_config({"a": 7, "strange": 1, "_private": 2}, d="new")
+    assert example.config.a == 7 and example.config.d == "new" and example.config.strange == 1
+    assert "Example does not use these configuration keys: strange" in caplog.text
+    assert "_private" not in example.config
+    same, unused = Example.from_config({"a": 7, "strange": 1}, return_unused_kwargs=True, other=3)
+    assert same.config.a == 7 and unused == {"strange": 1, "other": 3}
+    with pytest.raises(TypeError, match="takes a dictionary, got str; for a folder or a hub id use from_pretrained"):
+        Example.from_config("someone/model")  # type: ignore[arg-type]
+
+
+def test_between_schedulers_nothing_is_lost_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    ddpm = DDPMScheduler(variance_type="fixed_large", beta_end=0.01)
+    ddim = DDIMScheduler.from_config(ddpm.config, set_alpha_to_one=False)
+    back = DDPMScheduler.from_config(ddim.config)
+    assert back.config.variance_type == "fixed_large" and back.config.beta_end == 0.01
+    assert DDIMScheduler.from_config(back.config).config.set_alpha_to_one is False
+    assert caplog.text == ""
+
+
+def test_it_cannot_be_written_but_copied_and_pickled() -> None:
+    config = Example().config
+    for other in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert other == config and type(other) is FrozenConfig
+    writes = (
+        "config['a'] = 1", "config.a = 1", "del config['a']", "del config.a", "config.update(a=1)", "config.pop('a')",
+        "config.popitem()", "config.clear()", "config.setdefault('z', 1)", "config |= {'a': 1}",
+    )  # fmt: skip
+    for write in writes:
+        with pytest.raises(TypeError, match="read-only"):
+            exec(write, {"config": config})
+    assert dict(config)["a"] == 2
+
+
+def test_round_trip_through_a_file(tmp_path: Path) -> None:
+    Example(a=4, size=(8, 16)).save_config(tmp_path / "new" / "folder")
+    path = tmp_path / "new" / "folder" / "config.json"
+    assert json.loads(path.read_text())["_class_name"] == "Example"
+    assert Example.from_config_file(path).config == {
+        "a": 4,
+        "b": 0.5,
+        "c": [2, 5],
+        "d": "text",
+        "e": False,
+        "size": [8, 16],
+    }
+    assert [file.name for file in path.parent.iterdir()] == ["config.json"]
+
+
+def test_outputs_are_objects_dictionaries_and_tuples() -> None:
+    x, x0 = torch.zeros(1), torch.ones(1)
+    out = DDPMSchedulerOutput(prev_sample=x, pred_original_sample=x0)
+    assert out.prev_sample is out["prev_sample"] is out[0] is out.to_tuple()[0] is x
+    assert out[1] is x0 and out[:2] == (x, x0) and list(out) == ["prev_sample", "pred_original_sample"]
+    assert len(DDPMSchedulerOutput(x)) == 1 and DDPMSchedulerOutput(x).pred_original_sample is None
+    out.prev_sample = x0
+    assert out["prev_sample"] is x0
+    out["prev_sample"] = x
+    assert out.prev_sample is x
+    again = pickle.loads(pickle.dumps(out))
+    assert isinstance(again, Output) and torch.equal(again.prev_sample, x)
+    with pytest.raises(KeyError):
+        out["nothing"]
+
+
+def test_every_public_name_comes_from_the_package() -> None:
+    for name in ddpm_from_scratch.__all__:
+        assert getattr(ddpm_from_scratch, name) is not None
+    modules = ("gaussian", "schedules", "schedulers", "models", "pipelines", "training", "callbacks", "images")
+    for module_name in modules:
+        module = __import__(f"ddpm_from_scratch.{module_name}", fromlist=["_"])
+        for name, value in vars(module).items():
+            is_own = getattr(value, "__module__", "").startswith(f"ddpm_from_scratch.{module_name}")
+            if callable(value) and is_own and not name.startswith("_") and module_name != "training":
+                assert name in ddpm_from_scratch.__all__, f"{module_name}.{name}"

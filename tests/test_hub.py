@@ -1,0 +1,187 @@
+"""Models from and to the hub, against a stand-in for it on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hub_stand_in import COMMIT, Hub, running_hub
+from huggingface_hub import constants
+
+from ddpm_from_scratch import DDIMPipeline, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel, hub
+
+TINY = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "block_out_channels": (4, 8),
+    "norm_num_groups": 2,
+    "layers_per_block": 1,
+    "attention_head_dim": 4,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}
+REPOSITORY = "someone/digits"
+
+
+def tiny_pipeline() -> DDPMPipeline:
+    torch.manual_seed(0)
+    return DDPMPipeline(UNet2DModel(**TINY), DDPMScheduler(num_train_timesteps=20))
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one repository that holds a pipeline with both kinds of weights, and an empty cache."""
+    folder = tmp_path / "repository"
+    tiny_pipeline().save_pretrained(folder)
+    tiny_pipeline().unet.save_pretrained(folder / "unet", safe_serialization=False)
+    tiny_pipeline().unet.save_pretrained(folder / "unet", variant="fp16")
+    (folder / "README.md").write_text("# Digits")
+    with running_hub() as served:
+        served.add(REPOSITORY, folder)
+        monkeypatch.setattr(constants, "ENDPOINT", served.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        yield served
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+PARTS = ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
+
+
+def test_only_the_files_needed_are_fetched(stand_in: Hub) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(REPOSITORY)
+    assert type(pipeline) is DDPMPipeline and same_weights(pipeline.unet, tiny_pipeline().unet)
+    assert stand_in.fetched() == sorted([*PARTS, "unet/diffusion_pytorch_model.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        ({"use_safetensors": False}, "unet/diffusion_pytorch_model.bin"),
+        ({"variant": "fp16"}, "unet/diffusion_pytorch_model.fp16.safetensors"),
+    ],
+)
+def test_the_kind_of_weights_that_was_asked_for(stand_in: Hub, options: dict[str, object], weights: str) -> None:
+    assert same_weights(DDIMPipeline.from_pretrained(REPOSITORY, **options).unet, tiny_pipeline().unet)  # type: ignore[arg-type]
+    assert stand_in.fetched() == sorted([*PARTS, weights])
+
+
+def test_a_part_of_a_repository(stand_in: Hub) -> None:
+    assert same_weights(UNet2DModel.from_pretrained(REPOSITORY, subfolder="unet"), tiny_pipeline().unet)
+    assert len(DDPMScheduler.from_pretrained(REPOSITORY, subfolder="scheduler")) == 20
+    wanted = ["scheduler/scheduler_config.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+    assert stand_in.fetched() == wanted
+    assert (hub.resolve(REPOSITORY, ["README.md"]) / "README.md").read_text() == "# Digits"
+
+
+def test_what_is_cached_is_not_fetched_again_and_opens_without_the_hub(
+    stand_in: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DDPMPipeline.from_pretrained(REPOSITORY)
+    stand_in.requests.clear()
+    DDPMPipeline.from_pretrained(REPOSITORY)
+    assert stand_in.fetched() == []
+    stand_in.requests.clear()
+    DDPMPipeline.from_pretrained(REPOSITORY, local_files_only=True)
+    assert stand_in.requests == []
+    stand_in.broken = True
+    DDPMPipeline.from_pretrained(REPOSITORY)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert same_weights(DDPMPipeline.from_pretrained(REPOSITORY).unet, tiny_pipeline().unet)
+    assert DDPMPipeline.from_pretrained(REPOSITORY, revision=COMMIT, local_files_only=True)
+
+
+def test_a_cache_of_ones_own(stand_in: Hub, tmp_path: Path) -> None:
+    UNet2DModel.from_pretrained(REPOSITORY, subfolder="unet", cache_dir=tmp_path / "mine")
+    assert (tmp_path / "mine" / "models--someone--digits").is_dir() and not (tmp_path / "cache").exists()
+    UNet2DModel.from_pretrained(REPOSITORY, subfolder="unet", cache_dir=tmp_path / "mine", local_files_only=True)
+
+
+def test_the_token_travels(stand_in: Hub) -> None:
+    stand_in.gated.add(REPOSITORY)
+    with pytest.raises(PermissionError, match=r"someone/digits is gated: accept its terms"):
+        DDPMPipeline.from_pretrained(REPOSITORY, token=False)
+    stand_in.tokens.clear()
+    DDPMPipeline.from_pretrained(REPOSITORY, token="hf_secret")
+    assert set(stand_in.tokens) == {"hf_secret"}
+
+
+def test_each_fault_has_its_sentence(stand_in: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in.repositories["someone/empty"] = {"README.md": b"#"}
+    for arguments, kind, message in (
+        ({"pretrained_model_name_or_path": "no/body"}, FileNotFoundError, "the hub has no repository no/body"),
+        ({"revision": "v9"}, FileNotFoundError, "someone/digits on the hub has no revision 'v9'"),
+        ({"pretrained_model_name_or_path": "someone/empty"}, FileNotFoundError, "has no model_index.json"),
+        ({"variant": "bf16"}, FileNotFoundError, r"no file named diffusion_pytorch_model\.bf16"),
+        ({"local_files_only": True}, ConnectionError, "could not be reached for someone/digits"),
+        ({"subfolder": "../x"}, ValueError, "leaves the model's folder"),
+    ):
+        with pytest.raises(kind, match=message):
+            DDPMPipeline.from_pretrained(**{"pretrained_model_name_or_path": REPOSITORY, **arguments})  # type: ignore[arg-type]
+    stand_in.broken = True
+    with pytest.raises(ConnectionError, match="could not be reached for a/b"):
+        DDPMPipeline.from_pretrained("a/b")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match="could not be reached for a/b"):
+        DDPMPipeline.from_pretrained("a/b")
+
+
+def test_a_cut_connection(stand_in: Hub) -> None:
+    stand_in.cut.add("unet/diffusion_pytorch_model.safetensors")
+    with pytest.raises(ConnectionError, match=r"someone/digits, or was cut off .*: try again"):
+        DDPMPipeline.from_pretrained(REPOSITORY)
+    stand_in.cut.clear()
+    assert same_weights(DDPMPipeline.from_pretrained(REPOSITORY).unet, tiny_pipeline().unet)
+
+
+def test_names_that_are_neither_a_folder_nor_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "SHIPPED", tmp_path / "models")
+    tiny_pipeline().save_pretrained(tmp_path / "models" / "little")
+    monkeypatch.chdir(tmp_path)
+    assert hub.shipped_models() == ["little"]
+    assert same_weights(DDPMPipeline.from_pretrained("little").unet, tiny_pipeline().unet)
+    with pytest.raises(FileNotFoundError, match="no shipped model of that name; shipped are: little"):
+        DDPMPipeline.from_pretrained("big")
+    with pytest.raises(FileNotFoundError, match="not a hub id of the form owner/name"):
+        DDPMPipeline.from_pretrained("a/b/c")
+    (tmp_path / "little").mkdir()
+    with pytest.raises(FileNotFoundError, match="has no model_index.json"):
+        DDPMPipeline.from_pretrained("little")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        DDPMPipeline.from_pretrained("file")
+
+
+def test_pushing_and_opening_again(stand_in: Hub, tmp_path: Path) -> None:
+    address = tiny_pipeline().push_to_hub("learner/mine", token="hf_secret")
+    assert address == f"{stand_in.url}/learner/mine/commit/{COMMIT}"
+    card = stand_in.repositories["learner/mine"]["README.md"].decode()
+    assert "library_name: diffusers" in card and "# mine" in card and 'from_pretrained("learner/mine")' in card
+    assert f"{tiny_pipeline().unet.num_parameters():,}" in card
+    assert same_weights(DDPMPipeline.from_pretrained("learner/mine").unet, tiny_pipeline().unet)
+
+
+def test_pushing_keeps_a_card_that_is_there(stand_in: Hub) -> None:
+    stand_in.repositories["learner/mine"] = {"README.md": b"written by hand"}
+    tiny_pipeline().unet.push_to_hub("learner/mine", token="hf_secret")
+    assert stand_in.repositories["learner/mine"]["README.md"] == b"written by hand"
+    tiny_pipeline().unet.push_to_hub("learner/mine", token="hf_secret", card="new")
+    assert stand_in.repositories["learner/mine"]["README.md"] == b"new"
+    assert same_weights(UNet2DModel.from_pretrained("learner/mine"), tiny_pipeline().unet)
+
+
+def test_pushing_without_a_right_to(stand_in: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((PermissionError, FileNotFoundError)):
+        tiny_pipeline().push_to_hub("learner/mine", token=False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError, match="could not be reached for learner/mine"):
+        tiny_pipeline().push_to_hub("learner/mine", token="hf_secret")

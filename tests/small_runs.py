@@ -13,7 +13,14 @@ from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.schedulers import DDPMScheduler
 from ddpm_from_scratch.training import TrainingConfig, train
 
-DEFAULTS: dict[str, Any] = {"steps": 6, "batch_size": 8, "warmup_steps": 2, "learning_rate": 1e-3, "ema_decay": 0.9}
+DEFAULTS: dict[str, Any] = {
+    "steps": 6,
+    "batch_size": 8,
+    "warmup_steps": 2,
+    "learning_rate": 1e-3,
+    "ema_decay": 0.9,
+    "mixed_precision": "no",
+}
 
 
 def small_model(seed: int = 0, **changes: Any) -> UNet2DModel:

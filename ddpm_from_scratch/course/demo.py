@@ -58,7 +58,7 @@ def demo(folder: Path, steps: int = STEPS, seed: int = 0) -> Path:
 
 def samples(model: UNet2DModel, scheduler: DDPMScheduler, seed: int) -> tuple[Tensor, Tensor]:
     """DDPM's and DDIM's images in [-1, 1], each pair from the same x_T."""
-    pipelines = {
+    pipelines: dict[DDPMPipeline | DDIMPipeline, int] = {
         DDPMPipeline(model, scheduler): DDPM_STEPS,
         DDIMPipeline(model, DDIMScheduler.from_config(scheduler.config)): DDIM_STEPS,
     }

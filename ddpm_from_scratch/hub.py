@@ -119,6 +119,8 @@ def _fetch(
         names = [name.removeprefix(prefix) for name in there if name.startswith(prefix)]
         asked = wanted(names) if callable(wanted) else wanted
         files = [prefix + name for name in asked if name in names]
+        if not files and (cached := _cached_folder(repo, revision, cache_dir)):
+            return cached
         if not files:
             listing = ", ".join(there[:20]) or "nothing"
             raise FileNotFoundError(f"{repo} on the hub has no {prefix}{asked[0]}: it has {listing}")
@@ -181,7 +183,7 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} is not a valid index of weights: it has no weight_map")
     for name in weight_map.values():
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name or name in ("", ".."):
             raise ValueError(f"{index} names a file outside its folder: {name!r}")
         if not (index.parent / name).is_file():
             raise FileNotFoundError(f"{index.parent} lacks the shard {name} that {index.name} names")

@@ -72,10 +72,9 @@ class DiffusionPipeline(PushMixin):
         """Noise → for t in scheduler.timesteps: unet, scheduler.step → images."""
         if output_type not in ("pil", "np", "numpy", "pt"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
+        shape, condition = self._image_shape(batch_size), self._condition(class_labels, batch_size)
         self.scheduler.set_timesteps(num_inference_steps)
-        x = randn(self._image_shape(batch_size), generator, self.device, self.unet.dtype)
-        x = x * self.scheduler.init_noise_sigma
-        condition = self._condition(class_labels, batch_size)
+        x = randn(shape, generator, self.device, self.unet.dtype) * self.scheduler.init_noise_sigma
 
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_output = self.unet(self.scheduler.scale_model_input(x, t), t, **condition).sample

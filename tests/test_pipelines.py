@@ -149,7 +149,7 @@ def test_classes() -> None:
     with pytest.raises(ValueError, match="got 3 class_labels for a batch of 2"):
         conditional(2, class_labels=[0, 1, 2])
     with pytest.raises(ValueError, match="class_labels missing"):
-        conditional(2)
+        conditional(2, num_inference_steps=4)
 
 
 def test_a_learned_variance_in_both_pipelines() -> None:

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from ddpm_from_scratch import metrics
 from ddpm_from_scratch.classifier import FeatureClassifier
-from ddpm_from_scratch.hub import read_weights, write_weights
+from ddpm_from_scratch.hub import write_weights
 from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline, DiffusionPipeline
-from ddpm_from_scratch.reference import Reference, classify
+from ddpm_from_scratch.reference import Reference, classify, read_tensors
 from ddpm_from_scratch.schedulers import DDPMScheduler
 from ddpm_from_scratch.training import seeded
 
@@ -171,7 +171,7 @@ class _Store:
         """The batches that follow on each other from the first sample on, `num_samples` at most."""
         found: list[Tensor] = []
         while self.folder is not None and self._path(count := sum(map(len, found))).is_file() and count < num_samples:
-            found.append(read_weights([self._path(count)])["pixels"][: num_samples - count])
+            found.append(read_tensors(self._path(count))["pixels"][: num_samples - count])
         return found
 
     def save(self, start: int, pixels: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddpm_from_scratch import metrics
 from ddpm_from_scratch.classifier import FeatureClassifier, train_classifier
 from ddpm_from_scratch.data import ImageDataset, load_dataset, to_model_range
-from ddpm_from_scratch.hub import read_weights, write_weights
+from ddpm_from_scratch.hub import read_shapes, read_weights, write_weights
 
 SHIPPED = ("digits", "fashion")
 REFERENCE = "reference.safetensors"
@@ -85,10 +85,20 @@ class Reference:
         path = Path(folder) / REFERENCE
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no {REFERENCE}: make it with `ddpm train-classifier`")
-        state = read_weights([path])
+        state = read_tensors(path)
         if set(state) != {field.name for field in fields(cls)}:
             raise ValueError(f"{path} is not a reference of this version: make it anew with `ddpm train-classifier`")
         return cls(**state)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    read_shapes([path])
+    return read_weights([path])
 
 
 @torch.no_grad()

@@ -161,6 +161,13 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, content: str) -> None:
         generate(small_pipeline(), 2, FAST, folder=tmp_path)
 
 
+def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
+    generate(small_pipeline(), 2, FAST, folder=tmp_path)
+    (tmp_path / "samples_000000.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="samples_000000.safetensors"):
+        generate(small_pipeline(), 2, FAST, folder=tmp_path)
+
+
 def test_the_hash_depends_on_every_weight() -> None:
     model = small_pipeline().unet
     first = model_hash(model)

@@ -37,8 +37,8 @@ class SamplingSettings:
         scheduler: "ddim", or "ddpm" with the variance type of the pipeline's own scheduler.
         num_inference_steps: S.
         eta: η of Song eq. 16, for "ddim".
-        seed: image i is made by a generator that depends on (seed, i) alone; a class-conditional model is asked for
-            class i modulo their number.
+        seed: image i is made by a generator that depends on (seed, i) alone, as in `ddpm sample`; a class-conditional
+            model is asked for class i modulo their number.
         precision: "float32", or "bf16" for a network under autocast.
 
     Raises:
@@ -127,7 +127,7 @@ class _Sampler:
             self.unet.to(memory_format=torch.channels_last)
 
     def __call__(self, indices: range, bar: Any) -> Tensor:
-        generators = [seeded(self.settings.seed, "noise", index) for index in indices]
+        generators = [seeded(self.settings.seed, "sample", index) for index in indices]
         options: dict[str, Any] = {"eta": self.settings.eta} if self.settings.scheduler == "ddim" else {}
         if self.num_classes is not None:
             options["class_labels"] = torch.tensor(indices) % self.num_classes

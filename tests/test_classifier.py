@@ -137,6 +137,10 @@ def test_reference_is_what_the_classifier_sees(trained: FeatureClassifier, tmp_p
     torch.testing.assert_close(reference.test_mean.float(), features.mean(dim=0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(reference.test_covariance.float(), torch.cov(features.T), rtol=1e-3, atol=1e-5)
     assert (reference.train.count, reference.test.count) == (300, 150)
+    kept = trained.features(train.images()).detach()
+    torch.testing.assert_close(reference.train_features.float(), kept, rtol=1e-3, atol=1e-4)
+    floor = metrics.kernel_distance(reference.train_features, features.detach())
+    assert float(reference.kernel_floor) == pytest.approx(floor, rel=1e-4)
     assert float(reference.accuracy) == accuracy(trained, test)
     assert float(reference.confident_share) == pytest.approx(float((logits.softmax(1).amax(1) > 0.9).double().mean()))
     assert reference.class_shares.tolist() == pytest.approx(

@@ -59,7 +59,7 @@ def test_samples_are_those_of_the_plain_pipeline(scheduler: str, eta: float) -> 
     found = generate(pipeline, 4, replace(FAST, scheduler=scheduler, eta=eta, seed=5), batch_size=4)
     plain = DDIMPipeline(pipeline.unet, pipeline.scheduler) if scheduler == "ddim" else pipeline
     options = {"eta": eta} if scheduler == "ddim" else {}
-    generators = [seeded(5, "noise", i) for i in range(4)]
+    generators = [seeded(5, "sample", i) for i in range(4)]
     images = plain(4, generators, num_inference_steps=3, output_type="pt", **options).images
     assert torch.equal(found, (images * 255).round().to(torch.uint8))
 

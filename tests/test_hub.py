@@ -122,7 +122,11 @@ def test_each_fault_has_its_sentence(stand_in: Hub, monkeypatch: pytest.MonkeyPa
         ({"revision": "v9"}, FileNotFoundError, "someone/digits on the hub has no revision 'v9'"),
         ({"pretrained_model_name_or_path": "someone/empty"}, FileNotFoundError, "has no model_index.json"),
         ({"variant": "bf16"}, FileNotFoundError, r"no file named diffusion_pytorch_model\.bf16"),
-        ({"local_files_only": True}, ConnectionError, "could not be reached for someone/digits"),
+        (
+            {"pretrained_model_name_or_path": "never/fetched", "local_files_only": True},
+            ConnectionError,
+            "could not be reached for never/fetched",
+        ),
         ({"subfolder": "../x"}, ValueError, "leaves the model's folder"),
     ):
         with pytest.raises(kind, match=message):

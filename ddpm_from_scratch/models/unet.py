@@ -40,10 +40,14 @@ class Block(nn.Module):
         self, resnet_channels: Sequence[tuple[int, int]], resnet: dict[str, Any], attention: dict[str, Any]
     ) -> None:
         super().__init__()
-        out_channels = resnet_channels[0][1]
+        resnets, attentions = nn.ModuleList(), nn.ModuleList()
+        for in_channels, out_channels in resnet_channels:  # made in Diffusers' order: a seed gives the same weights
+            resnets.append(ResnetBlock2D(in_channels, out_channels, **resnet))
+            if self.with_attention:
+                attentions.append(Attention(out_channels, **attention))
         if self.with_attention:
-            self.attentions = nn.ModuleList([Attention(out_channels, **attention) for _ in resnet_channels])
-        self.resnets = nn.ModuleList([ResnetBlock2D(i, o, **resnet) for i, o in resnet_channels])
+            self.attentions = attentions
+        self.resnets = resnets
         self.gradient_checkpointing = False
 
     def _run(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
@@ -128,12 +132,11 @@ class UNetMidBlock2D(nn.Module):
         self, channels: int, resnet: dict[str, Any], attention: dict[str, Any], scale: float, add_attention: bool
     ) -> None:
         super().__init__()
-        self.attentions = nn.ModuleList(
-            [Attention(channels, output_scale_factor=scale, **attention) if add_attention else None]  # type: ignore[list-item]
-        )
-        self.resnets = nn.ModuleList(
-            [ResnetBlock2D(channels, channels, output_scale_factor=scale, **resnet) for _ in range(2)]
-        )
+        resnet = {"output_scale_factor": scale, **resnet}
+        first = ResnetBlock2D(channels, channels, **resnet)  # Diffusers' order again: ResNet, attention, ResNet
+        middle = Attention(channels, output_scale_factor=scale, **attention) if add_attention else None
+        self.attentions = nn.ModuleList([middle])  # type: ignore[list-item]
+        self.resnets = nn.ModuleList([first, ResnetBlock2D(channels, channels, **resnet)])
         self.gradient_checkpointing = False
 
     def forward(self, hidden_states: Tensor, temb: Tensor) -> Tensor:

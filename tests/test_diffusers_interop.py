@@ -268,7 +268,8 @@ def test_other_schedulers_of_diffusers(name: str) -> None:
     assert np.isfinite(mine).all() and seen == list(range(len(scheduler.timesteps)))
     again = getattr(diffusers, name).from_config(diffusers.DDPMScheduler().config)
     assert np.abs(mine - images(DDPMPipeline(unet(diffusers), again))).max() < TOLERANCE
-    if name != "HeunDiscreteScheduler":  # whose step takes no generator, which Diffusers' pipeline gives it
+    if name == "DPMSolverMultistepScheduler":  # Diffusers' pipeline neither scales the inputs that Euler needs scaled,
+        # nor spares Heun the generator that its step does not take
         for network in (unet(ours), unet(diffusers)):
             assert np.abs(images(diffusers.DDPMPipeline(network, again)) - mine).max() < TOLERANCE
 

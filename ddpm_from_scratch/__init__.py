@@ -1,8 +1,10 @@
 """DDPM and DDIM from scratch, in the vocabulary of Hugging Face Diffusers."""
 
 from ddpm_from_scratch.callbacks import LogFile, Previews, ProgressBar, TensorBoard
+from ddpm_from_scratch.classifier import FeatureClassifier, train_classifier
 from ddpm_from_scratch.config import ConfigMixin, FrozenConfig, register_to_config
 from ddpm_from_scratch.data import DATASETS, ImageDataset, ImageFolder, load_dataset, to_model_range, to_pixels
+from ddpm_from_scratch.evaluation import Evaluation, SamplingSettings, evaluate, generate, judge
 from ddpm_from_scratch.gaussian import (
     ddim_mean,
     ddim_sigma,
@@ -23,6 +25,14 @@ from ddpm_from_scratch.gaussian import (
 )
 from ddpm_from_scratch.hub import ModelMixin, shipped_model, shipped_models
 from ddpm_from_scratch.images import save_gif, save_sheet, sheet
+from ddpm_from_scratch.metrics import (
+    bits_per_dimension,
+    class_shares,
+    confident_share,
+    frechet_distance,
+    gaussian_statistics,
+    kernel_distance,
+)
 from ddpm_from_scratch.models import UNet2DModel, UNet2DOutput, small_unet
 from ddpm_from_scratch.models.attention import Attention, scaled_dot_product_attention
 from ddpm_from_scratch.models.embeddings import TimestepEmbedding, sinusoidal_embedding
@@ -30,6 +40,7 @@ from ddpm_from_scratch.models.resnet import Downsample2D, ResnetBlock2D, Upsampl
 from ddpm_from_scratch.models.unet import AttnDownBlock2D, AttnUpBlock2D, DownBlock2D, UNetMidBlock2D, UpBlock2D
 from ddpm_from_scratch.outputs import Output
 from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline, DiffusionPipeline, ImagePipelineOutput, numpy_to_pil
+from ddpm_from_scratch.reference import Reference, classify, load_classifier, shipped_classifier
 from ddpm_from_scratch.schedulers import (
     DDIMScheduler,
     DDIMSchedulerOutput,
@@ -79,6 +90,8 @@ __all__ = [
     "DownBlock2D",
     "Downsample2D",
     "EMA",
+    "Evaluation",
+    "FeatureClassifier",
     "FrozenConfig",
     "ImageDataset",
     "ImageFolder",
@@ -89,8 +102,10 @@ __all__ = [
     "Previews",
     "Progress",
     "ProgressBar",
+    "Reference",
     "ResnetBlock2D",
     "SCHEDULES",
+    "SamplingSettings",
     "Scheduler",
     "StopTraining",
     "TensorBoard",
@@ -103,6 +118,10 @@ __all__ = [
     "UpBlock2D",
     "Upsample2D",
     "alpha_bars",
+    "bits_per_dimension",
+    "class_shares",
+    "classify",
+    "confident_share",
     "cosine",
     "ddim_invert",
     "ddim_mean",
@@ -111,8 +130,15 @@ __all__ = [
     "discretized_log_likelihood",
     "eps_from_v",
     "eps_from_x0",
+    "evaluate",
     "forward_step",
+    "frechet_distance",
+    "gaussian_statistics",
+    "generate",
+    "judge",
+    "kernel_distance",
     "linear",
+    "load_classifier",
     "load_dataset",
     "log_snr",
     "loss_weights",
@@ -132,6 +158,7 @@ __all__ = [
     "scaled_linear",
     "score_from_eps",
     "sheet",
+    "shipped_classifier",
     "shipped_model",
     "shipped_models",
     "sigmoid",
@@ -141,6 +168,7 @@ __all__ = [
     "to_model_range",
     "to_pixels",
     "train",
+    "train_classifier",
     "training_target",
     "velocity",
     "x0_from_eps",

@@ -7,7 +7,6 @@ import functools
 import inspect
 import json
 import logging
-import math
 import numbers
 import os
 import tempfile
@@ -39,8 +38,8 @@ class FrozenConfig(dict[str, Any]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("a configuration is read-only: build a new object with `from_config(config, key=value)`")
 
-    __setattr__ = __delattr__ = __setitem__ = __delitem__ = _refuse  # type: ignore[assignment]
-    __ior__ = pop = popitem = clear = update = setdefault = _refuse  # type: ignore[assignment]
+    __setattr__ = __delattr__ = __setitem__ = __delitem__ = _refuse
+    __ior__ = pop = popitem = clear = update = setdefault = _refuse
 
     def __reduce__(self) -> Any:
         return FrozenConfig, (dict(self),)
@@ -69,7 +68,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, numbers.Integral) and abs(int(value)) <= MAX_INTEGER
     if kind is float:
-        return isinstance(value, numbers.Real) and abs(value) <= MAX_INTEGER and math.isfinite(value)
+        return isinstance(value, numbers.Real) and abs(float(value)) <= MAX_INTEGER
     return isinstance(value, kind) if kind in (bool, str, NoneType, np.ndarray, torch.Tensor) else True
 
 

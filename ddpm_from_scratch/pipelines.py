@@ -137,12 +137,12 @@ class DiffusionPipeline(PushMixin):
     @property
     def device(self) -> torch.device:
         """Device of the U-Net."""
-        return self.unet.device  # type: ignore[no-any-return]
+        return self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the U-Net's parameters."""
-        return self.unet.dtype  # type: ignore[no-any-return]
+        return self.unet.dtype
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Moves the U-Net to a device or a dtype, as `torch.nn.Module.to` does."""
@@ -216,7 +216,7 @@ class DiffusionPipeline(PushMixin):
             )
         if scheduler is None:
             scheduler = classes("scheduler").from_pretrained(where["scheduler"])
-        return classes("_class_name")(unet=unet, scheduler=scheduler)  # type: ignore[no-any-return]
+        return classes("_class_name")(unet=unet, scheduler=scheduler)
 
 
 def _inside(names: Collection[str], part: str) -> dict[str, str]:

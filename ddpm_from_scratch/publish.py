@@ -73,7 +73,7 @@ class PushMixin:
     def model_card(self, repo_id: str) -> str:
         """A short model card: what it is and how to open it."""
         name = type(self).__name__
-        unet = getattr(self, "unet", self)
+        unet: Any = getattr(self, "unet", self)
         what = f"A `{name}` with {unet.num_parameters():,} parameters"
         return CARD.format(title=repo_id.split("/")[-1], what=what, library="diffusers", class_name=name, repo=repo_id)
 

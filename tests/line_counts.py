@@ -9,8 +9,9 @@ import tokenize
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "ddpm_from_scratch"
-HUB_AND_PIPELINES = ["hub.py", "config.py", "pipelines.py"]
-CORE = ["gaussian.py", "schedules.py", "outputs.py", "models/*.py", "schedulers/*.py", *HUB_AND_PIPELINES]
+HUB_AND_PIPELINES = ["hub.py", "pipelines.py"]
+EQUATIONS_AND_PARTS = ["gaussian.py", "schedules.py", "outputs.py", "config.py", "models/*.py", "schedulers/*.py"]
+CORE = [*EQUATIONS_AND_PARTS, "publish.py", *HUB_AND_PIPELINES]
 LIMITS = {
     "core path, equations to pipelines": (CORE, 1700),
     "of it hub and pipelines": (HUB_AND_PIPELINES, 500),

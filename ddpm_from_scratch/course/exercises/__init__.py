@@ -36,5 +36,7 @@ def get(exercise_id: str) -> Exercise:
     for exercise in exercises:
         if exercise.id == exercise_id:
             return exercise
-    known = ", ".join(exercise.id for exercise in exercises) or ", ".join(f"{number}.1" for number in lessons()) + ", ..."
+    known = (
+        ", ".join(exercise.id for exercise in exercises) or ", ".join(f"{number}.1" for number in lessons()) + ", ..."
+    )
     raise ValueError(f"there is no exercise {exercise_id!r}: write the id as text, one of {known}")

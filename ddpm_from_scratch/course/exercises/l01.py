@@ -361,7 +361,8 @@ def add_noise_mean(x0, noise, alpha_bar, t):
 
 def draw_add_noise(answer):
     """Eight images at rising t: the learner's row above the reference's."""
-    x0 = load_dataset("fashion-10k", "test").images(slice(8))
+    fashion = load_dataset("fashion-10k", "test")
+    x0 = torch.stack([fashion[i][0] for i in range(8)])
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0, 50, 100, 200, 300, 450, 700, 999])
     yours = answer(x0.clone(), noise.clone(), ALPHA_BAR.clone(), t.clone())

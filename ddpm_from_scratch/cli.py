@@ -50,6 +50,13 @@ def _device(name: str) -> Any:
     return torch.device(name)
 
 
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} takes whole numbers with commas between, such as 32,64; got {text!r}") from None
+
+
 @app.command()
 def train(
     dataset: Annotated[str, typer.Option(help="A dataset's name or a folder of images.")],
@@ -57,6 +64,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in the output folder.")
     ] = False,
+    init: Annotated[str | None, typer.Option(help="Start from the weights of this model, with its shape.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Read a folder's images as grey.")] = False,
@@ -106,13 +114,16 @@ def train(
         seed=seed,
     )
     torch.manual_seed(seed)
-    model = small_unet(
-        data.shape,
-        [int(width) for width in widths.split(",")],
-        layers_per_block,
-        num_classes=len(data.classes) if conditional else None,
-        learned_variance=learned_variance,
-    )
+    if init is not None:
+        model = DDPMPipeline.from_pretrained(init).unet
+    else:
+        model = small_unet(
+            data.shape,
+            _numbers("--widths", widths),
+            layers_per_block,
+            num_classes=len(data.classes) if conditional else None,
+            learned_variance=learned_variance,
+        )
     scheduler = DDPMScheduler(
         beta_schedule=beta_schedule,
         prediction_type=prediction_type,

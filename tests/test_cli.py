@@ -1,0 +1,140 @@
+"""The command line: what each command makes, and one line for what a person can mend."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_from_scratch import UNet2DModel, cli, hub
+
+TINY = ["--dataset", "digits", "--widths", "16", "--batch-size", "4", "--preview-every", "0", "--warmup-steps", "0"]
+
+
+@pytest.fixture
+def ddpm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs `ddpm ARGUMENTS` in this process: exit status, stdout, stderr without progress bars."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ddpm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("ddpm:")]
+        return int(stopped.value.code or 0), out, "\n".join(lines)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline that `ddpm train` made in three steps."""
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(sys, "argv", ["ddpm", "train", *TINY, "--steps", "3", "--output", str(folder)])
+        cli.main()
+    assert not stopped.value.code
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return UNet2DModel.from_pretrained(folder / "unet").state_dict()
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "info", "train-classifier", "course"])
+def test_help_explains_every_option(ddpm, command: str) -> None:
+    code, out, _ = ddpm(command, "--help")
+    assert code == 0
+    assert command == "course" or "Options" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sample", "digits", "--stesp", "3"], "--steps"),
+        (["sample", "nothing-here"], "digits"),
+        (["sample", "digits", "--output", "picture.jpg"], ".png or .gif"),
+        (["sample", "digits", "--steps", "0"], "num_inference_steps"),
+        (["sample", "digits", "--num", "0"], "at least 1"),
+        (["sample", "digits", "--eta", "2"], "eta"),
+        (["sample", "digits", "--scheduler", "ddpm", "--eta", "0.5"], "--eta belongs"),
+        (["sample", "digits", "--label", "3"], "no classes"),
+        (["sample", "digits", "--device", "quantum"], "--device cpu"),
+        (["train", "--dataset", "nowhere", "--output", "x"], "neither a folder nor a known dataset"),
+        (["train", "--dataset", "digits", "--output", "x", "--widths", "a,b"], "32,64"),
+        (["train", "--dataset", "digits", "--output", "x", "--widths", "32,64,128,256,512"], "halved"),
+        (["train", "--dataset", "digits", "--output", "x", "--steps", "0"], "steps"),
+        (["train", "--dataset", "digits"], "--output"),
+        (["eval", "digits", "--classifier", "fashion", "--num", "4"], "classifier"),
+        (["info", "nothing-here"], "digits"),
+    ],
+)
+def test_a_fault_gets_one_line_and_writes_nothing(
+    ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = ddpm(*arguments)
+    assert code != 0
+    assert len(err.splitlines()) == 1
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trains_resumes_to_the_bit_and_starts_from_another_model(ddpm, trained: Path, tmp_path: Path) -> None:
+    code, _, err = ddpm("train", *TINY, "--steps", 3, "--output", trained)
+    assert code == 1 and "resume" in err
+    again = tmp_path / "again"
+    assert ddpm("train", *TINY, "--steps", 3, "--output", again)[0] == 0
+    assert all(torch.equal(a, b) for a, b in zip(weights(trained).values(), weights(again).values(), strict=True))
+    code, out, _ = ddpm("train", *TINY, "--steps", 5, "--output", again, "--resume")
+    assert code == 0 and "Trained for 5 steps" in out
+    follower = tmp_path / "follower"
+    assert ddpm("train", *TINY, "--steps", 1, "--init", trained, "--learning-rate", 1e-12, "--output", follower)[0] == 0
+    for mine, theirs in zip(weights(follower).values(), weights(trained).values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+def test_half_precision_is_stored_where_asked(ddpm, tmp_path: Path) -> None:
+    assert ddpm("train", *TINY, "--steps", 1, "--half", "--output", tmp_path / "half")[0] == 0
+    files = hub.weight_files(tmp_path / "half" / "unet")
+    assert {value.dtype for value in hub.read_weights(files).values()} == {torch.float16}
+
+
+def test_samples_depend_on_the_seed_and_not_on_the_batch(ddpm, trained: Path, tmp_path: Path) -> None:
+    sheets = {}
+    for name, options in {"one": ["--batch-size", 1], "all": [], "other": ["--seed", 1]}.items():
+        path = tmp_path / f"{name}.png"
+        assert ddpm("sample", trained, "--num", 3, "--steps", 2, "--output", path, *options)[0] == 0
+        sheets[name] = torch.frombuffer(bytearray(Image.open(path).tobytes()), dtype=torch.uint8).int()
+    assert (sheets["one"] - sheets["all"]).abs().max() <= 1
+    assert (sheets["one"] - sheets["other"]).abs().max() > 30
+
+
+@pytest.mark.parametrize("scheduler", ["ddpm", "ddim"])
+def test_a_gif_shows_every_step(ddpm, trained: Path, tmp_path: Path, scheduler: str) -> None:
+    path = tmp_path / "film.gif"
+    assert ddpm("sample", trained, "--scheduler", scheduler, "--num", 2, "--steps", 7, "--output", path)[0] == 0
+    assert getattr(Image.open(path), "n_frames", 1) == 7
+
+
+def test_info_counts_the_parameters_and_shows_the_card(ddpm) -> None:
+    code, out, _ = ddpm("info", "digits")
+    assert code == 0
+    assert "701,345 parameters" in out and "down_blocks" in out and "num_train_timesteps" in out and "seed" in out
+
+
+def test_eval_writes_its_figures_and_goes_on_where_it_stopped(ddpm, tmp_path: Path) -> None:
+    first = ddpm("eval", "digits", "--num", 4, "--steps", 2, "--output", tmp_path / "eval", "--batch-size", 2)
+    again = ddpm("eval", "digits", "--num", 4, "--steps", 2, "--output", tmp_path / "eval")
+    assert first[0] == again[0] == 0
+    assert first[1] == again[1] and "Fréchet" in first[1]
+    assert (tmp_path / "eval" / "evaluation.json").is_file()
+
+
+def test_progress_is_shown(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DDPM_PROGRESS", str(tmp_path / "progress.json"))
+    code, out, _ = ddpm("course", "progress")
+    assert code == 0 and "01.1" in out

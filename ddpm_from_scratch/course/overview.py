@@ -42,10 +42,11 @@ def overview() -> Figure:
     x0 = data.images([0])
     noise = randn(x0.shape, torch.Generator().manual_seed(0))
     noised = torch.cat([q_sample(x0, noise, float(pipeline.scheduler.alphas_cumprod[t])) for t in TIMESTEPS])
-    shown = [path[round(i * (len(path) - 1) / (len(TIMESTEPS) - 1))] for i in range(len(TIMESTEPS))]
+    visited = pipeline.scheduler.timesteps.tolist()
+    shown = [path[min(range(STEPS), key=lambda i: abs(visited[i] - t))] for t in reversed(TIMESTEPS)]
     with rc_context(STYLE):
-        figure = blank_figure(8, 4.3)
-        axes = figure.subplot_mosaic([["forward"], ["reverse"], ["samples"]], height_ratios=[1, 1, 2])
+        figure = blank_figure(8, 3.75)
+        axes = figure.subplot_mosaic([["forward"], ["reverse"], ["samples"]], height_ratios=[1, 1, 1.7])
         draw_images(axes["forward"], noised, len(TIMESTEPS))
         draw_images(axes["reverse"], torch.cat(shown), len(TIMESTEPS))
         draw_images(axes["samples"], images, SAMPLES // 2)

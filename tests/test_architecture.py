@@ -24,10 +24,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schedules": set(),
     "outputs": set(),
     "config": set(),
-    "hub": {"config"},
+    "publish": {"config"},
+    "hub": {"config", "publish"},
     "models": FOUNDATION,
     "schedulers": FOUNDATION | {"gaussian", "schedules"},
-    "pipelines": FOUNDATION | {"gaussian", "models", "schedulers"},
+    "pipelines": FOUNDATION | {"publish", "gaussian", "models", "schedulers"},
 }
 """The core: each part and the parts that it may stand on."""
 ABOVE_ALL = {"course", "cli", "__main__"}

@@ -40,6 +40,7 @@ from ddpm_from_scratch import gaussian, schedules
 from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
 
 setup("03")
+torch.set_num_threads(1)  # the tensors here are small: a second thread would only wait
 
 betas = schedules.linear(T=1000)
 alphas = 1 - betas
@@ -338,30 +339,31 @@ print(f"step 1: exact -log p(x_0) = {exact:.4f}, which is below the bound by {by
 assert exact < by_kl.mean()
 
 # %% [markdown] id=bound-predict
-# > **A question.** Step 2 and step 4 have the same mean. The spread of the terms over the paths is not the same: which form would you rather average
-# > over a few draws, and why?
+# > **Predict before you run.** Leave $L_0$ aside, which is the same in both forms. The rest of step 3 and of step 4 has the same mean. Which of the two would
+# > you rather average over a few draws, and why?
 
 # %% id=bound-spread
-print(f"standard deviation over paths: eq. 3 {eq3.std():.3f}, eq. 5 {by_kl.std():.3f}")
+rest_3, rest_4 = turned - terms[0], sum(terms[1:])
+print(f"without L_0: mean {rest_3.mean():.4f} and {rest_4.mean():.4f}, standard deviation over paths: step 3 {rest_3.std():.3f}, step 4 {rest_4.std():.3f}")
+assert rest_4.std() < rest_3.std()
 with plots.figure(
     width=6,
     height=2.7,
-    alt="Two histograms of the value over paths, with the same mean: that of equation 3 is wide, "
-    "that of equation 5 narrower. A vertical line marks the exact negative log-likelihood, below both means.",
-    caption="The bound, path by path, in two forms. The dashed line is the exact "
-    "-log p(x_0), which the mean of both lies above.",
+    alt="Two histograms of the rest of the bound over paths. That of step 3 is wide and reaches far below "
+    "zero. That of step 4 is narrow, and none of it is below zero.",
+    caption="The bound without L_0, path by path, in two forms with the same mean. A sum of "
+    "KLs is never negative; a logarithm of a ratio may be anything.",
 ) as ax:
-    ax.hist(eq3.numpy(), bins=80, range=(-1, 7), alpha=0.6, color=plots.SKY, label="eq. 3")
-    ax.hist(by_kl.numpy(), bins=80, range=(-1, 7), histtype="step", linewidth=2, color=plots.VERMILION, label="eq. 5")
-    ax.axvline(exact, color=plots.INK, linestyle="--")
+    ax.hist(rest_3.numpy(), bins=80, range=(-2, 3), color=plots.SKY, label="step 3, log-ratios")
+    ax.hist(rest_4.numpy(), bins=80, range=(-2, 3), histtype="step", linewidth=2, color=plots.VERMILION, label="step 4, KLs")
     ax.set(xlabel="nats", yticks=[])
     ax.legend()
 
 # %% [markdown] id=bound-answer
 # <details><summary>Answer</summary>
 #
-# Eq. 5. It takes one of the expectations exactly, in closed form, and what is exact does not fluctuate (the paper's appendix A calls it
-# Rao-Blackwellised). Fewer draws are needed for the same precision.
+# The KLs. They take one of the expectations exactly, in closed form, and what is exact does not fluctuate (the paper calls it Rao-Blackwellised, Ho section 2). Fewer
+# draws are needed for the same precision.
 #
 # </details>
 
@@ -438,6 +440,7 @@ assert torch.allclose(kl, eq8, rtol=1e-8, atol=1e-9) and torch.allclose(kl, eq12
 # > **Predict before you run.** Compared with the bound, does $L_{\text{simple}}$ care more about small $t$ or about large $t$?
 
 # %% id=weights
+# the finished functions of the exercises, so that nothing below depends on your answers
 from ddpm_from_scratch.course.exercises.l03 import eps_weight as bound_weight
 
 weight = bound_weight(betas, betas)
@@ -451,11 +454,11 @@ plots.curves(
     "timestep t + 1",
     "share of the weight",
     yscale="log",
-    alt="Two curves over t on a logarithmic axis. The bound's weight starts near 0.4 at the "
-    "first step and falls steeply below one thousandth within about a hundred steps, "
-    "then stays low. The simple loss is a flat line at one thousandth.",
-    caption="The bound spends most of its weight on the first few steps, on noise that "
-    "nobody can see. The simple loss treats all t alike.",
+    alt="Two curves over t on a logarithmic axis. The bound's share starts at one twentieth for the "
+    "first step, falls below one thousandth after about a hundred steps, and rises slowly back to it "
+    "from t = 350 on. The simple loss is a flat line at one thousandth.",
+    caption="The bound gives the first steps up to a hundred times the weight of those in the middle: to noise "
+    "that nobody can see. The simple loss treats all t alike.",
 )
 
 # %% [markdown] id=weights-answer
@@ -504,7 +507,7 @@ with plots.figure(
     ends = {"$x_t$": ((0, 0), tip, plots.BLUE), "$v$": (tip, (tip[0] - 0.5 * math.sin(angle), tip[1] + 0.5 * math.cos(angle)), plots.VERMILION)}
     for name, (tail, head, colour) in ends.items():
         ax.annotate("", head, tail, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2.5})
-        ax.text((head[0] + tail[0]) / 2 + 0.04, (head[1] + tail[1]) / 2 + 0.02, name, color=colour, fontsize=14)
+        ax.text((head[0] + tail[0]) / 2 + 0.05, (head[1] + tail[1]) / 2, name, color=colour, fontsize=14, va="top" if tail == (0, 0) else "bottom")
     ax.set(xlim=(0, 1.15), ylim=(0, 1.15), aspect="equal", xlabel="$x_0$ direction", ylabel=r"$\varepsilon$ direction")
 step = 1e-6
 x0, eps = draw(5), draw(5)
@@ -658,9 +661,9 @@ with plots.figure(
     columns=3,
     height=3.1,
     sharey=True,
-    alt="Three maps of the noised density with arrows. At t = 60 four separate dark spots, "
-    "and arrows that run straight to the nearest of them. At t = 200 the spots have "
-    "merged into soft hills. At t = 500 one round hill, and all arrows point to its middle.",
+    alt="Three maps of the noised density with arrows. At t = 500 one round hill, and all arrows point "
+    "to its middle. At t = 200 three soft hills that run into each other. At t = 60 four separate "
+    "spots, and long arrows that run to one of them.",
     caption="Grey: density of the noisy data. Arrows: -ε*, the direction of the score. With "
     "much noise there is one place to go, with less noise the roads part.",
 ) as axes:
@@ -745,22 +748,38 @@ plots.scatter(
 #
 # </details>
 #
-# > **Predict before you run.** What do 10 steps do to the narrow components?
+# > **Predict before you run.** What happens with 10 steps in place of 1000: are the spots too wide, too narrow, or in the wrong place?
+
 
 # %% id=steps
+def stray(points):
+    """Share of the points further than 4 standard deviations from every centre."""
+    away = (points[:, None] - centres).norm(dim=-1) / stds
+    return float((away.min(dim=1).values > 4).double().mean())
+
+
 results = {}
 for stride in (1, 10, 50, 100):
     results[1000 // stride] = sample(perfect, 1000, seed=3, stride=stride)[0]
 for count, cloud in results.items():
-    narrow = cloud[nearest(cloud) == 0]
-    print(f"{count:>4} steps: spread of component 0: {narrow.std(0).mean():.3f} (true {stds[0]:.3f})")
+    wide = cloud[nearest(cloud) == 1].std(0).mean()
+    print(f"{count:>4} steps: spread of component 1: {wide:.3f} (true {stds[1]:.3f}), stray points {stray(cloud):.1%}")
 plots.scatter(
     {f"{count} steps": cloud for count, cloud in results.items()},
     alt="Four scatter plots of samples made in 1000, 100, 20 and 10 steps. The first two look "
-    "alike; with 20 and 10 steps the spots shrink and points between them appear or vanish.",
+    "alike. With 20 steps the spots have shrunk and first bridges appear, with 10 steps bridges of points lead from "
+    "the middle to the three outer spots.",
     caption="The same exact ε*, in fewer and longer steps: what is wrong here is wrong by "
     "the length of the steps alone.",
 )
+
+# %% [markdown] id=steps-answer
+# <details><summary>Answer</summary>
+#
+# Too narrow, and connected by bridges. A long step back is not Gaussian (the two heaps at the beginning), and the sampler takes the one Gaussian whose mean is right and whose variance
+# is that of a *known* $x_0$. It leaves out the uncertainty about $x_0$: too little spread, and in between the heaps it lands in the middle. Lesson 08 does better with 10 steps.
+#
+# </details>
 
 # %% [markdown] id=clinic
 # ## Bug clinic
@@ -804,17 +823,17 @@ for name, cloud in runs.items():
     print(f"{name:<6} shares " + " ".join(f"{s:.2f}" for s in shares) + f"   largest |x| {cloud.abs().max():.2f}   spread of component 0 {cloud[nearest(cloud) == 0].std(0).mean():.3f}")
 plots.scatter(
     runs,
-    alt="Five scatter plots. Right: four spots. A: four points, far too small. B: everything inside a "
-    "square from -1 to 1, with points piled up at its border. C: spots missing or smeared, points far outside. "
-    "D: the spots are blurred.",
+    alt="Five scatter plots. Right: four spots. A: only two tiny dots. B: everything inside a "
+    "square from -1 to 1, with points piled up at its border. C: the spots have moved outwards and are torn, "
+    "many points lie outside the picture. D: the spots are blurred.",
     caption="One right run and four wrong ones.",
 )
 
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers</summary>
 #
-# - **A** adds no noise: it walks along the means. Each mean is an average over possible origins, and averages of averages end near the middle of a component. The samples have
-#   too little variety, and the shares are wrong.
+# - **A** adds no noise: it walks along the means. Each mean is an average over all possible origins, so every point drifts to the same crowded places. Whole components are
+#   missing, and what is left has no variety. (Lesson 08 leaves the noise out and gets good samples, but with another mean.)
 # - **B** clips $\hat x_0$ to $[-1, 1]$, as one does with pixels. These data go beyond that.
 # - **C** draws the noise once and uses it again in every step. Each step alone is right, but the noises no longer average out: they push in one direction all the way.
 # - **D** tells the predictor the wrong $t$, 60 too small. It takes part of the noise for data, so too little is removed at each step, and the spots stay blurred.
@@ -848,8 +867,8 @@ torch.manual_seed(0)
 network = SmallNetwork()
 generator = torch.Generator().manual_seed(6)
 train_points = draw_mixture(20_000, generator)[0].float()
-optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
-steps = 2000
+optimiser = torch.optim.Adam(network.parameters(), lr=6e-3)
+steps = 2500
 falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 levels = alpha_bar.float()
 losses = []
@@ -887,14 +906,14 @@ with plots.figure(
     columns=2,
     height=3.2,
     alt="Left: the training loss, noisy, falls quickly from 1 and then stays flat well above zero. Right: over t, on a logarithmic axis, "
-    "the loss of the network lies on that of the perfect answer, from about 1 at t = 0 down to nearly 0 at t = 999; the network's distance from the "
-    "perfect answer lies far below both and is largest at small t.",
+    "the loss of the network lies on that of the perfect answer, from about 1 at t = 0 down, until they part near t = 900; the network's distance from the "
+    "perfect answer lies far below both for most t and is largest below t = 100.",
     caption="Left, what one sees in training. Right, what it hides: the loss is almost all floor, the noise that nobody can guess. "
     "What the network could still learn is the lowest curve.",
 ) as (left, right):
     left.plot(torch.tensor(losses).reshape(-1, 20).mean(1).repeat_interleave(20))
     left.set(xlabel="training step", ylabel="loss", ylim=(0, 1))
-    plots.draw_curves(right, times, {"network": loss_by_t, "perfect": floor, "network - perfect": excess}, "timestep t", "mean squared error", yscale="log")
+    plots.draw_curves(right, times, {"network": loss_by_t, "perfect answer": floor, "network to perfect": excess}, "timestep t", "mean squared error", yscale="log")
 assert float(excess.mean()) < 0.05
 
 # %% [markdown] id=net-answer
@@ -920,8 +939,7 @@ by_network = sample(learned, 2000, seed=7, stride=4)[0]
 clouds = {"data": test_points[:2000], "exact ε*": by_formula, "network": by_network}
 for name, cloud in clouds.items():
     shares = [float((nearest(cloud) == k).double().mean()) for k in range(4)]
-    far = ((cloud[:, None] - centres).norm(dim=-1) / stds).min(dim=1).values > 4
-    print(f"{name:<9} shares " + " ".join(f"{s:.3f}" for s in shares) + f"   further than 4 standard deviations from every centre: {far.double().mean():.1%}")
+    print(f"{name:<9} shares " + " ".join(f"{s:.3f}" for s in shares) + f"   stray points {stray(cloud):.1%}")
 plots.scatter(
     clouds,
     alt="Three scatter plots with the same four spots. In the network's panel a few points lie between the spots, "
@@ -933,8 +951,8 @@ plots.scatter(
 # %% [markdown] id=wrong
 # ## What could go wrong
 #
-# - **Two things called posterior variance.** $\tilde\beta_t$ is right if $x_0$ is known; the true step back without $x_0$ is a little wider. $\beta_t$ and $\tilde\beta_t$ are its upper and lower bounds (Ho section 3.2), and with
-#   many steps they nearly agree.
+# - **Which variance?** $\tilde\beta_t$ is right if $x_0$ is known; the true step back without $x_0$ is a little wider. The paper names two extremes: $\beta_t$ is best for data from $\mathcal N(0, I)$, $\tilde\beta_t$ for data
+#   that are a single point (Ho section 3.2). With many steps they nearly agree.
 # - **$\hat x_0$ at large $t$ is not an image.** It is a mean over all that is still possible: a blur, and with an imperfect $\varepsilon_\theta$ an amplified error (the table in *the same error in three currencies*).
 # - **The target and the sampler must agree.** A network trained for $v$ and sampled as if it gave $\varepsilon$ raises no error. It makes noise.
 # - **$\varepsilon$ at $\bar\alpha_t = 0$.** With zero terminal SNR (lesson 02), $x_T$ *is* the noise. Predicting it teaches nothing, and eq. 15 divides by 0. Predict $v$ or $x_0$ there.

@@ -753,17 +753,18 @@ plots.scatter(
 
 # %% id=steps
 def stray(points):
-    """Share of the points further than 4 standard deviations from every centre."""
+    """Whether each point is further than 4 standard deviations from every centre."""
     away = (points[:, None] - centres).norm(dim=-1) / stds
-    return float((away.min(dim=1).values > 4).double().mean())
+    return away.min(dim=1).values > 4
 
 
 results = {}
 for stride in (1, 10, 50, 100):
     results[1000 // stride] = sample(perfect, 1000, seed=3, stride=stride)[0]
 for count, cloud in results.items():
-    wide = cloud[nearest(cloud) == 1].std(0).mean()
-    print(f"{count:>4} steps: spread of component 1: {wide:.3f} (true {stds[1]:.3f}), stray points {stray(cloud):.1%}")
+    lost = stray(cloud)
+    spread = cloud[(nearest(cloud) == 0) & ~lost].std(0).mean()
+    print(f"{count:>4} steps: spread of component 0: {spread:.3f} (true {stds[0]:.3f}), further than 4 standard deviations from every centre: {lost.double().mean():.1%}")
 plots.scatter(
     {f"{count} steps": cloud for count, cloud in results.items()},
     alt="Four scatter plots of samples made in 1000, 100, 20 and 10 steps. The first two look "
@@ -939,7 +940,7 @@ by_network = sample(learned, 2000, seed=7, stride=4)[0]
 clouds = {"data": test_points[:2000], "exact ε*": by_formula, "network": by_network}
 for name, cloud in clouds.items():
     shares = [float((nearest(cloud) == k).double().mean()) for k in range(4)]
-    print(f"{name:<9} shares " + " ".join(f"{s:.3f}" for s in shares) + f"   stray points {stray(cloud):.1%}")
+    print(f"{name:<9} shares " + " ".join(f"{s:.3f}" for s in shares) + f"   stray points {stray(cloud).double().mean():.1%}")
 plots.scatter(
     clouds,
     alt="Three scatter plots with the same four spots. In the network's panel a few points lie between the spots, "

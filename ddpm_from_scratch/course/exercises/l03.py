@@ -75,7 +75,7 @@ def posterior_variance_in_tensors(alpha_bar_t, alpha_bar_prev):
 
 POSTERIOR_VARIANCE = Exercise(
     id="03.1",
-    title="How sure is the posterior?",
+    title="How sure the posterior is",
     difficulty=1,
     minutes=4,
     equation="Ho eq. 7",
@@ -201,7 +201,7 @@ def _posterior_mean(x_t, x0, a, p, on_x0=None, on_x_t=None):
 
 POSTERIOR_MEAN = Exercise(
     id="03.2",
-    title="Where was it one step ago?",
+    title="Where it was one step ago",
     difficulty=2,
     minutes=6,
     equation="Ho eq. 7",

@@ -80,7 +80,8 @@ for earlier in (150, 499):
 with plots.figure(
     columns=2,
     height=2.9,
-    alt="Two stacked histograms. Left, 350 steps earlier: two separate heaps, one for runs "
+    alt="Two stacked histograms. Left, 350 steps earlier: two separate heaps, one for "
+    "runs "
     "from +1 and one for runs from -1. Right, one step earlier: a single narrow "
     "bell at 0.25, in which both kinds of runs are mixed.",
     caption="Where runs that are at 0.25 now were 350 steps ago (left) and one step ago "
@@ -154,7 +155,9 @@ A = a_t / b_t + 1 / (1 - bar_prev)
 B = a_t**0.5 / b_t * x_t + bar_prev**0.5 / (1 - bar_prev) * x0
 right = A * (x - B / A) ** 2
 spread = (left - right).max() - (left - right).min()
-print(f"left side - right side at {len(x)} values of x: {left[0] - right[0]:.6f}, the same to {spread:.0e}")
+print(
+    f"left side - right side at {len(x)} values of x: {left[0] - right[0]:.6f}, the same to {spread:.0e}"
+)
 assert spread < 1e-10
 
 # %% [markdown] id=posterior-3
@@ -179,7 +182,9 @@ assert spread < 1e-10
 for a_t, before in ((Fraction(9, 10), Fraction(4, 5)), (Fraction(1, 3), Fraction(6, 7))):
     b_t, now = 1 - a_t, a_t * before
     A = a_t / b_t + 1 / (1 - before)
-    print(f"α_t = {a_t}, ᾱ_prev = {before}: 1/A = {1 / A}, (1-ᾱ_prev)/(1-ᾱ_t) β_t = {(1 - before) / (1 - now) * b_t}")
+    print(
+        f"α_t = {a_t}, ᾱ_prev = {before}: 1/A = {1 / A}, (1-ᾱ_prev)/(1-ᾱ_t) β_t = {(1 - before) / (1 - now) * b_t}"
+    )
     assert 1 / A == (1 - before) / (1 - now) * b_t
     # the coefficients of x_t and x_0 in B/A, without their square roots
     assert (1 / b_t) / A == (1 - before) / (1 - now)
@@ -209,7 +214,9 @@ conditional_variance = 1 - alpha_bar_prev - covariance**2 / (1 - alpha_bar)
 
 mean = gaussian.posterior_mean(x_t, x0, alpha_bar, alpha_bar_prev)
 variance = gaussian.posterior_variance(alpha_bar, alpha_bar_prev)
-print(f"largest difference over {len(betas)} steps: mean {(mean - conditional_mean).abs().max():.0e}, variance {(variance - conditional_variance).abs().max():.0e}")
+print(
+    f"largest difference over {len(betas)} steps: mean {(mean - conditional_mean).abs().max():.0e}, variance {(variance - conditional_variance).abs().max():.0e}"
+)
 assert torch.allclose(mean, conditional_mean, rtol=0, atol=1e-11)
 assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 
@@ -223,10 +230,13 @@ assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 on_x0 = alpha_bar_prev**0.5 * betas / (1 - alpha_bar)
 on_x_t = alphas**0.5 * (1 - alpha_bar_prev) / (1 - alpha_bar)
 for t in (0, 1, 10, 100, 500, 999):
-    print(f"t = {t:>3}: β̃/β = {variance[t] / betas[t]:.4f}   coefficient of x_0 {on_x0[t]:.4f}, of x_t {on_x_t[t]:.4f}")
+    print(
+        f"t = {t:>3}: β̃/β = {variance[t] / betas[t]:.4f}   coefficient of x_0 {on_x0[t]:.4f}, of x_t {on_x_t[t]:.4f}"
+    )
 with plots.figure(
     columns=2,
-    alt="Two panels over t from 1 to 1000 on a logarithmic axis. Left: the ratio of the two "
+    alt="Two panels over t from 1 to 1000 on a logarithmic axis. Left: the ratio of "
+    "the two "
     "variances rises from 0 to nearly 1 within the first fifty steps. Right: the "
     "coefficient of x_0 falls from 1 to nearly 0, that of x_t rises from 0 to nearly 1.",
     caption="Left, the share of β that is left when x_0 is known. Right, who is heard in "
@@ -234,8 +244,16 @@ with plots.figure(
 ) as (left, right):
     count = torch.arange(1, 1001)
     left.plot(count, variance / betas)
-    left.set(xscale="log", xlabel="steps of noise, t + 1", title=r"$\tilde\beta_t / \beta_t$")
-    plots.draw_curves(right, count, {"of $x_0$": on_x0, "of $x_t$": on_x_t}, "steps of noise, t + 1", "coefficient")
+    left.set(
+        xscale="log", xlabel="steps of noise, t + 1", title=r"$\tilde\beta_t / \beta_t$"
+    )
+    plots.draw_curves(
+        right,
+        count,
+        {"of $x_0$": on_x0, "of $x_t$": on_x_t},
+        "steps of noise, t + 1",
+        "coefficient",
+    )
     right.set(xscale="log")
 
 # %% [markdown] id=coefficients-answer
@@ -291,7 +309,11 @@ with plots.figure(
 # %% id=bound-check
 small_betas = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64)
 bars = schedules.alpha_bars(small_betas)
-model = [(0.9, 0.1, 0.5), (0.6, 0.0, 0.5), (0.8, -0.1, 0.7)]  # slope, offset, variance of each p(x_{t-1} | x_t)
+model = [
+    (0.9, 0.1, 0.5),
+    (0.6, 0.0, 0.5),
+    (0.8, -0.1, 0.7),
+]  # slope, offset, variance of each p(x_{t-1} | x_t)
 start, n = 0.8, 200_000
 
 
@@ -319,7 +341,11 @@ for t in (1, 2, 3):
     turned = turned + log_normal(path[t - 1], mean, spread) - log_p
     log_var, log_sigma2 = torch.tensor(math.log(spread)), torch.tensor(math.log(sigma2))
     terms.append(gaussian.normal_kl(mean, log_var, slope * path[t] + offset, log_sigma2))
-turned = turned + log_normal(path[3], float(bars[2]) ** 0.5 * start, 1 - float(bars[2])) - log_normal(path[3], 0, 1)
+turned = (
+    turned
+    + log_normal(path[3], float(bars[2]) ** 0.5 * start, 1 - float(bars[2]))
+    - log_normal(path[3], 0, 1)
+)
 mean_T, var_T = bars[2] ** 0.5 * start, 1 - bars[2]
 terms.append((0.5 * (mean_T**2 + var_T - 1 - var_T.log())).expand(n))
 
@@ -328,14 +354,24 @@ assert (eq3 - turned).abs().max() < 1e-10
 by_kl = sum(terms)
 error = float((eq3 - by_kl).std() / math.sqrt(n))
 off = float((eq3 - by_kl).mean()) / error
-print(f"step 4, n = {n:,}: eq. 3 gives {eq3.mean():.4f} nats, eq. 5 gives {by_kl.mean():.4f}: {off:+.1f} standard errors apart")
+print(
+    f"step 4, n = {n:,}: eq. 3 gives {eq3.mean():.4f} nats, eq. 5 gives {by_kl.mean():.4f}: {off:+.1f} standard errors apart"
+)
 assert abs(off) < 4
 mean, variance = 0.0, 1.0
 for slope, offset, sigma2 in reversed(model):
     mean, variance = slope * mean + offset, slope**2 * variance + sigma2
 exact = -float(log_normal(torch.tensor(start, dtype=torch.float64), mean, variance))
-print("  " + ", ".join(f"{name} = {float(term.mean()):.4f}" for name, term in zip(("L_0", "L_1", "L_2", "L_T"), terms, strict=True)))
-print(f"step 1: exact -log p(x_0) = {exact:.4f}, which is below the bound by {by_kl.mean() - exact:.4f}")
+print(
+    "  "
+    + ", ".join(
+        f"{name} = {float(term.mean()):.4f}"
+        for name, term in zip(("L_0", "L_1", "L_2", "L_T"), terms, strict=True)
+    )
+)
+print(
+    f"step 1: exact -log p(x_0) = {exact:.4f}, which is below the bound by {by_kl.mean() - exact:.4f}"
+)
 assert exact < by_kl.mean()
 
 # %% [markdown] id=bound-predict
@@ -344,18 +380,32 @@ assert exact < by_kl.mean()
 
 # %% id=bound-spread
 rest_3, rest_4 = turned - terms[0], sum(terms[1:])
-print(f"without L_0: mean {rest_3.mean():.4f} and {rest_4.mean():.4f}, standard deviation over paths: step 3 {rest_3.std():.3f}, step 4 {rest_4.std():.3f}")
+print(
+    f"without L_0: mean {rest_3.mean():.4f} and {rest_4.mean():.4f}, standard deviation over paths: step 3 {rest_3.std():.3f}, step 4 {rest_4.std():.3f}"
+)
 assert rest_4.std() < rest_3.std()
 with plots.figure(
     width=6,
     height=2.7,
-    alt="Two histograms of the rest of the bound over paths. That of step 3 is wide and reaches far below "
+    alt="Two histograms of the rest of the bound over paths. That of step 3 is wide "
+    "and reaches far below "
     "zero. That of step 4 is narrow, and none of it is below zero.",
-    caption="The bound without L_0, path by path, in two forms with the same mean. A sum of "
+    caption="The bound without L_0, path by path, in two forms with the same mean. A "
+    "sum of "
     "KLs is never negative; a logarithm of a ratio may be anything.",
 ) as ax:
-    ax.hist(rest_3.numpy(), bins=80, range=(-2, 3), color=plots.SKY, label="step 3, log-ratios")
-    ax.hist(rest_4.numpy(), bins=80, range=(-2, 3), histtype="step", linewidth=2, color=plots.VERMILION, label="step 4, KLs")
+    ax.hist(
+        rest_3.numpy(), bins=80, range=(-2, 3), color=plots.SKY, label="step 3, log-ratios"
+    )
+    ax.hist(
+        rest_4.numpy(),
+        bins=80,
+        range=(-2, 3),
+        histtype="step",
+        linewidth=2,
+        color=plots.VERMILION,
+        label="step 4, KLs",
+    )
     ax.set(xlabel="nats", yticks=[])
     ax.legend()
 
@@ -412,7 +462,9 @@ x_t = gaussian.q_sample(x0, eps, bar)
 
 mean = gaussian.posterior_mean(x_t, x0, bar, prev)
 by_noise = (x_t - b / (1 - bar) ** 0.5 * eps) / a**0.5
-print(f"step 6: largest difference of the two forms of the mean {(mean - by_noise).abs().max():.0e}")
+print(
+    f"step 6: largest difference of the two forms of the mean {(mean - by_noise).abs().max():.0e}"
+)
 assert torch.allclose(mean, by_noise, rtol=0, atol=1e-10)
 
 model_mean = (x_t - b / (1 - bar) ** 0.5 * guess) / a**0.5
@@ -421,8 +473,12 @@ kl = gaussian.normal_kl(mean, post.log(), model_mean, b.log())
 constant = 0.5 * ((b / post).log() + post / b - 1)
 eq8 = (mean - model_mean) ** 2 / (2 * b) + constant
 eq12 = b**2 / (2 * b * a * (1 - bar)) * (eps - guess) ** 2 + constant
-print(f"KL against eq. 8: {(kl - eq8).abs().max():.0e}, against eq. 12: {(kl - eq12).abs().max():.0e}")
-assert torch.allclose(kl, eq8, rtol=1e-8, atol=1e-9) and torch.allclose(kl, eq12, rtol=1e-8, atol=1e-9)
+print(
+    f"KL against eq. 8: {(kl - eq8).abs().max():.0e}, against eq. 12: {(kl - eq12).abs().max():.0e}"
+)
+assert torch.allclose(kl, eq8, rtol=1e-8, atol=1e-9) and torch.allclose(
+    kl, eq12, rtol=1e-8, atol=1e-9
+)
 
 # %% exercise 03.3
 # Compute the weight in front of the squared norm of Ho eq. 12, for every $t$ at once, from the $\beta$s and the $\sigma_t^2$.
@@ -447,17 +503,22 @@ weight = bound_weight(betas, betas)
 share = weight / weight.sum()
 for t in (0, 1, 10, 100, 500, 999):
     print(f"t = {t:>3}: weight in the bound {weight[t]:.4f}")
-print(f"share of the weight on the 100 smallest t: bound {share[:100].sum():.0%}, L_simple {0.1:.0%}")
+print(
+    f"share of the weight on the 100 smallest t: bound {share[:100].sum():.0%}, L_simple {0.1:.0%}"
+)
 plots.curves(
     torch.arange(1, 1001),
     {"bound (eq. 12)": share, "$L_{simple}$ (eq. 14)": torch.full((1000,), 1 / 1000)},
     "timestep t + 1",
     "share of the weight",
     yscale="log",
-    alt="Two curves over t on a logarithmic axis. The bound's share starts at one twentieth for the "
-    "first step, falls below one thousandth after about a hundred steps, and rises slowly back to it "
+    alt="Two curves over t on a logarithmic axis. The bound's share starts at one "
+    "twentieth for the "
+    "first step, falls below one thousandth after about a hundred steps, and rises "
+    "slowly back to it "
     "from t = 350 on. The simple loss is a flat line at one thousandth.",
-    caption="The bound gives the first steps up to a hundred times the weight of those in the middle: to noise "
+    caption="The bound gives the first steps up to a hundred times the weight of "
+    "those in the middle: to noise "
     "that nobody can see. The simple loss treats all t alike.",
 )
 
@@ -496,24 +557,54 @@ angle = 0.6
 with plots.figure(
     width=4.6,
     height=4.2,
-    alt="A quarter circle between a horizontal axis, x_0, and a vertical axis, ε. An arrow from the "
-    "origin, x_t, points at the circle at an angle of about 34 degrees. A second arrow, v, starts at its "
+    alt="A quarter circle between a horizontal axis, x_0, and a vertical axis, ε. An "
+    "arrow from the "
+    "origin, x_t, points at the circle at an angle of about 34 degrees. A second "
+    "arrow, v, starts at its "
     "tip and runs along the tangent, at a right angle to the first.",
-    caption="Noising moves x along the circle from x_0 to ε. v is the direction in which it moves.",
+    caption="Noising moves x along the circle from x_0 to ε. v is the direction in "
+    "which it moves.",
 ) as ax:
     turn = torch.linspace(0, math.pi / 2, 100)
     ax.plot(turn.cos(), turn.sin(), color=plots.FAINT, linestyle="-")
     tip = (math.cos(angle), math.sin(angle))
-    ends = {"$x_t$": ((0, 0), tip, plots.BLUE), "$v$": (tip, (tip[0] - 0.5 * math.sin(angle), tip[1] + 0.5 * math.cos(angle)), plots.VERMILION)}
+    ends = {
+        "$x_t$": ((0, 0), tip, plots.BLUE),
+        "$v$": (
+            tip,
+            (tip[0] - 0.5 * math.sin(angle), tip[1] + 0.5 * math.cos(angle)),
+            plots.VERMILION,
+        ),
+    }
     for name, (tail, head, colour) in ends.items():
-        ax.annotate("", head, tail, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2.5})
-        ax.text((head[0] + tail[0]) / 2 + 0.05, (head[1] + tail[1]) / 2, name, color=colour, fontsize=14, va="top" if tail == (0, 0) else "bottom")
-    ax.set(xlim=(0, 1.15), ylim=(0, 1.15), aspect="equal", xlabel="$x_0$ direction", ylabel=r"$\varepsilon$ direction")
+        ax.annotate(
+            "",
+            head,
+            tail,
+            arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2.5},
+        )
+        ax.text(
+            (head[0] + tail[0]) / 2 + 0.05,
+            (head[1] + tail[1]) / 2,
+            name,
+            color=colour,
+            fontsize=14,
+            va="top" if tail == (0, 0) else "bottom",
+        )
+    ax.set(
+        xlim=(0, 1.15),
+        ylim=(0, 1.15),
+        aspect="equal",
+        xlabel="$x_0$ direction",
+        ylabel=r"$\varepsilon$ direction",
+    )
 step = 1e-6
 x0, eps = draw(5), draw(5)
 moved = [math.cos(angle + s) * x0 + math.sin(angle + s) * eps for s in (step, -step)]
 v = gaussian.velocity(x0, eps, math.cos(angle) ** 2)
-print(f"derivative along the circle against v: {((moved[0] - moved[1]) / (2 * step) - v).abs().max():.0e}")
+print(
+    f"derivative along the circle against v: {((moved[0] - moved[1]) / (2 * step) - v).abs().max():.0e}"
+)
 assert ((moved[0] - moved[1]) / (2 * step) - v).abs().max() < 1e-8
 
 # %% exercise 03.4
@@ -543,7 +634,9 @@ for t in (0, 100, 300, 600, 999):
     print(f"t = {t:>3}: of ε {0.01:.4f}   of x_0 {of_x0:10.6f}   of v {of_v:9.4f}")
     assert math.isclose(of_x0, 0.01 * (1 - level) / level, rel_tol=1e-9)
     assert math.isclose(of_v, 0.01 / level, rel_tol=1e-9)
-    assert torch.allclose(back, guess, rtol=0, atol=1e-9) and torch.allclose(gaussian.x0_from_v(x_t, v_guess, level), x0_guess)
+    assert torch.allclose(back, guess, rtol=0, atol=1e-9) and torch.allclose(
+        gaussian.x0_from_v(x_t, v_guess, level), x0_guess
+    )
 
 # %% [markdown] id=score
 # ## The link to the score
@@ -568,7 +661,9 @@ level = float(alpha_bar[200])
 clean = torch.tensor([1.0, -1.0], dtype=torch.float64)
 prior = torch.tensor([0.7, 0.3], dtype=torch.float64)
 x = torch.linspace(-3, 3, 121, dtype=torch.float64, requires_grad=True)
-log_parts = prior.log() - (x[:, None] - level**0.5 * clean) ** 2 / (2 * (1 - level))  # shape (121, 2)
+log_parts = prior.log() - (x[:, None] - level**0.5 * clean) ** 2 / (
+    2 * (1 - level)
+)  # shape (121, 2)
 (score,) = torch.autograd.grad(torch.logsumexp(log_parts, dim=1).sum(), x)
 
 share = torch.softmax(log_parts.detach(), dim=1)  # probability of each x_0, given x_t
@@ -635,7 +730,9 @@ def log_density(x, level):
 
 generator = torch.Generator().manual_seed(1)
 points, component = draw_mixture(200_000, generator)
-print(f"data: mean {points.mean(0).tolist()[0]:+.2f}, {points.mean(0).tolist()[1]:+.2f}, variance per axis {float(points.var(0).mean()):.2f}")
+print(
+    f"data: mean {points.mean(0).tolist()[0]:+.2f}, {points.mean(0).tolist()[1]:+.2f}, variance per axis {float(points.var(0).mean()):.2f}"
+)
 for t in (20, 200, 600):
     level = float(alpha_bar[t])
     eps = torch.randn(points.shape, generator=generator, dtype=torch.float64)
@@ -661,18 +758,28 @@ with plots.figure(
     columns=3,
     height=3.1,
     sharey=True,
-    alt="Three maps of the noised density with arrows. At t = 500 one round hill, and all arrows point "
-    "to its middle. At t = 200 three soft hills that run into each other. At t = 60 four separate "
+    alt="Three maps of the noised density with arrows. At t = 500 one round hill, and "
+    "all arrows point "
+    "to its middle. At t = 200 three soft hills that run into each other. At t = 60 "
+    "four separate "
     "spots, and long arrows that run to one of them.",
-    caption="Grey: density of the noisy data. Arrows: -ε*, the direction of the score. With "
+    caption="Grey: density of the noisy data. Arrows: -ε*, the direction of the "
+    "score. With "
     "much noise there is one place to go, with less noise the roads part.",
 ) as axes:
     for ax, t in zip(axes, (500, 200, 60), strict=True):
         level = float(alpha_bar[t])
         density = log_density(fine_grid, level).exp().reshape(120, 120).T
-        ax.imshow(density.numpy() ** 0.5, origin="lower", extent=(-2.4, 2.4, -2.4, 2.4), cmap="Greys")
+        ax.imshow(
+            density.numpy() ** 0.5,
+            origin="lower",
+            extent=(-2.4, 2.4, -2.4, 2.4),
+            cmap="Greys",
+        )
         arrows = -exact_eps(grid, level, *mixture)
-        ax.quiver(*grid.T.numpy(), *arrows.T.numpy(), color=plots.BLUE, scale=45, width=0.006)
+        ax.quiver(
+            *grid.T.numpy(), *arrows.T.numpy(), color=plots.BLUE, scale=45, width=0.006
+        )
         ax.set(title=f"t = {t}", aspect="equal")
         ax.grid(False)
 
@@ -700,7 +807,10 @@ def sample(predict, n, seed, stride=1, step=step_back):
     visited, kept = [*range(999, -1, -stride), -1], {}
     for t, t_prev in zip(visited, visited[1:], strict=False):
         kept[t] = x
-        level, level_prev = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
+        level, level_prev = (
+            float(alpha_bar[t]),
+            float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0,
+        )
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         x = step(x, predict(x, t), noise, level, level_prev)
     return x, kept
@@ -724,15 +834,19 @@ for k in range(4):
     share_true, share_made = float(theirs.double().mean()), float(mine.double().mean())
     off = (share_made - share_true) / math.sqrt(share_true * (1 - share_true) / len(made))
     spread_true, spread_made = points[theirs].std(0).mean(), made[mine].std(0).mean()
-    print(f"{k}           {share_true:.3f}        {share_made:.3f} ({off:+.1f} s.e.)     {spread_true:.3f}         {spread_made:.3f}")
+    print(
+        f"{k}           {share_true:.3f}        {share_made:.3f} ({off:+.1f} s.e.)     {spread_true:.3f}         {spread_made:.3f}"
+    )
     assert abs(off) < 4 and abs(float(spread_made / spread_true) - 1) < 0.1
 plots.scatter(
     {f"t = {t}": on_the_way[t][:1000] for t in (999, 400, 200, 80)} | {"made": made[:1000]},
     nearest(made[:1000]),
-    alt="Five scatter plots, from a round cloud of mixed colours at t = 999 to four separate "
+    alt="Five scatter plots, from a round cloud of mixed colours at t = 999 to four "
+    "separate "
     "spots of different size. The colours, which mark the spot where a point ends, "
     "separate between t = 400 and t = 80.",
-    caption="Noise turns into the mixture, with formulas only. A point's colour says where "
+    caption="Noise turns into the mixture, with formulas only. A point's colour says "
+    "where "
     "it will end: at t = 999 nobody could tell, at t = 80 it is decided.",
 )
 
@@ -760,13 +874,18 @@ for stride in (1, 10, 50, 100):
 for count, cloud in results.items():
     lost = stray(cloud)
     spread = cloud[(nearest(cloud) == 0) & ~lost].std(0).mean()
-    print(f"{count:>4} steps: spread of component 0: {spread:.3f} (true {stds[0]:.3f}), further than 4 standard deviations from every centre: {lost.double().mean():.1%}")
+    print(
+        f"{count:>4} steps: spread of component 0: {spread:.3f} (true {stds[0]:.3f}), further than 4 standard deviations from every centre: {lost.double().mean():.1%}"
+    )
 plots.scatter(
     {f"{count} steps": cloud for count, cloud in results.items()},
-    alt="Four scatter plots of samples made in 1000, 100, 20 and 10 steps. The first two look "
-    "alike. With 20 steps the spots have shrunk and first bridges appear, with 10 steps bridges of points lead from "
+    alt="Four scatter plots of samples made in 1000, 100, 20 and 10 steps. The first "
+    "two look "
+    "alike. With 20 steps the spots have shrunk and first bridges appear, with 10 "
+    "steps bridges of points lead from "
     "the middle to the three outer spots.",
-    caption="The same exact ε*, in fewer and longer steps: what is wrong here is wrong by "
+    caption="The same exact ε*, in fewer and longer steps: what is wrong here is "
+    "wrong by "
     "the length of the steps alone.",
 )
 
@@ -788,7 +907,9 @@ plots.scatter(
 
 # %% id=clinic-runs
 def bug_a(x_t, eps, noise, level, level_prev):
-    return gaussian.posterior_mean(x_t, gaussian.x0_from_eps(x_t, eps, level), level, level_prev)
+    return gaussian.posterior_mean(
+        x_t, gaussian.x0_from_eps(x_t, eps, level), level, level_prev
+    )
 
 
 def bug_b(x_t, eps, noise, level, level_prev):
@@ -817,11 +938,17 @@ runs = {
 }
 for name, cloud in runs.items():
     shares = [float((nearest(cloud) == k).double().mean()) for k in range(4)]
-    print(f"{name:<6} shares " + " ".join(f"{s:.2f}" for s in shares) + f"   largest |x| {cloud.abs().max():.2f}   spread of component 0 {cloud[nearest(cloud) == 0].std(0).mean():.3f}")
+    print(
+        f"{name:<6} shares "
+        + " ".join(f"{s:.2f}" for s in shares)
+        + f"   largest |x| {cloud.abs().max():.2f}   spread of component 0 {cloud[nearest(cloud) == 0].std(0).mean():.3f}"
+    )
 plots.scatter(
     runs,
-    alt="Five scatter plots. Right: four spots. A: only two tiny dots. B: everything inside a "
-    "square from -1 to 1, with points piled up at its border. C: the spots have moved outwards and are torn, "
+    alt="Five scatter plots. Right: four spots. A: only two tiny dots. B: everything "
+    "inside a "
+    "square from -1 to 1, with points piled up at its border. C: the spots have moved "
+    "outwards and are torn, "
     "many points lie outside the picture. D: the spots are blurred.",
     caption="One right run and four wrong ones.",
 )
@@ -851,7 +978,13 @@ class SmallNetwork(nn.Module):
     def __init__(self, width=96):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(2 + 13, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)
+            nn.Linear(2 + 13, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 2),
         )
 
     def forward(self, x_t, t):
@@ -895,7 +1028,9 @@ for t in (0, 5, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999):
         said = network(x_t.float(), torch.full((len(x_t),), t)).double()
     rows[t] = [float((a**2).mean()) for a in (eps - best, eps - said, said - best)]
 for t in (0, 20, 100, 300, 600, 999):
-    print(f"t = {t:>3}: loss of the perfect answer {rows[t][0]:.4f}, of the network {rows[t][1]:.4f}, network against ε* {rows[t][2]:.4f}")
+    print(
+        f"t = {t:>3}: loss of the perfect answer {rows[t][0]:.4f}, of the network {rows[t][1]:.4f}, network against ε* {rows[t][2]:.4f}"
+    )
 times = torch.tensor(list(rows))
 floor, loss_by_t, excess = torch.tensor(list(rows.values())).T
 lowest = []
@@ -903,19 +1038,31 @@ for t in range(5, 1000, 10):
     eps = torch.randn(test_points.shape, generator=generator, dtype=torch.float64)
     x_t = gaussian.q_sample(test_points, eps, float(alpha_bar[t]))
     lowest.append(float(((eps - perfect(x_t, t)) ** 2).mean()))
-print(f"mean over all t: the last 200 training losses {sum(losses[-200:]) / 200:.3f}, the perfect answer {sum(lowest) / len(lowest):.3f}")
+print(
+    f"mean over all t: the last 200 training losses {sum(losses[-200:]) / 200:.3f}, the perfect answer {sum(lowest) / len(lowest):.3f}"
+)
 with plots.figure(
     columns=2,
     height=3.2,
-    alt="Left: the training loss, noisy, falls to 0.2 within a few hundred steps and then hardly any more. Right: over t, on a logarithmic axis, "
-    "the loss of the network lies on that of the perfect answer, from about 1 at t = 0 down, until they part near t = 900; the network's distance from the "
+    alt="Left: the training loss, noisy, falls to 0.2 within a few hundred steps and "
+    "then hardly any more. Right: over t, on a logarithmic axis, "
+    "the loss of the network lies on that of the perfect answer, from about 1 at t = "
+    "0 down, until they part near t = 900; the network's distance from the "
     "perfect answer lies far below both for most t and is largest below t = 100.",
-    caption="Left, what one sees in training. Right, what it hides: the loss is almost all floor, the noise that nobody can guess. "
+    caption="Left, what one sees in training. Right, what it hides: the loss is "
+    "almost all floor, the noise that nobody can guess. "
     "What the network could still learn is the lowest curve.",
 ) as (left, right):
     left.plot(torch.tensor(losses).reshape(-1, 20).mean(1).repeat_interleave(20))
     left.set(xlabel="training step", ylabel="loss", ylim=(0, 1))
-    plots.draw_curves(right, times, {"network": loss_by_t, "perfect answer": floor, "network to perfect": excess}, "timestep t", "mean squared error", yscale="log")
+    plots.draw_curves(
+        right,
+        times,
+        {"network": loss_by_t, "perfect answer": floor, "network to perfect": excess},
+        "timestep t",
+        "mean squared error",
+        yscale="log",
+    )
 assert float(excess.mean()) < 0.05
 
 # %% [markdown] id=net-answer
@@ -944,12 +1091,18 @@ by_network = sample(learned, 2000, seed=7, stride=4)[0]
 clouds = {"data": test_points[:2000], "exact ε*": by_formula, "network": by_network}
 for name, cloud in clouds.items():
     shares = [float((nearest(cloud) == k).double().mean()) for k in range(4)]
-    print(f"{name:<9} shares " + " ".join(f"{s:.3f}" for s in shares) + f"   stray points {stray(cloud).double().mean():.1%}")
+    print(
+        f"{name:<9} shares "
+        + " ".join(f"{s:.3f}" for s in shares)
+        + f"   stray points {stray(cloud).double().mean():.1%}"
+    )
 plots.scatter(
     clouds,
-    alt="Three scatter plots with the same four spots. In the network's panel a few points lie between the spots, "
+    alt="Three scatter plots with the same four spots. In the network's panel a few "
+    "points lie between the spots, "
     "and the edges of the spots are a little softer.",
-    caption="Left the truth, in the middle the best that this sampler can do, right what the "
+    caption="Left the truth, in the middle the best that this sampler can do, right "
+    "what the "
     "network makes of 20,000 points. Stray points between the spots are its errors.",
 )
 

@@ -109,7 +109,7 @@ with plots.figure(
 #
 # Three facts are in this picture, and the whole method stands on them:
 #
-# 1. **The way back depends on the data.** The heights of the two heaps come from the 70 % and the 30 %. So $q(x_{t-1} \mid x_t)$ is not a formula
+# 1. **The way back depends on the data.** With 50 % in place of the 70 %, the heaps would have other heights. So $q(x_{t-1} \mid x_t)$ is not a formula
 #    that one can write down for images: one would have to know all images.
 # 2. **If $x_0$ is known, the way back is Gaussian**, for steps of any length (each colour by itself). That one *is* a formula. We derive it next.
 # 3. **If the step is small, the way back is nearly Gaussian even without $x_0$** (right picture). So a model of the form

@@ -140,6 +140,15 @@ EQUATIONS = (
     ),
     Equation(
         "Ho",
+        "eq. 12",
+        r"L_{t-1} - C = \operatorname{E}\Big[\tfrac{\beta_t^2}{2\sigma_t^2\alpha_t(1-\bar\alpha_t)}"
+        r" \lVert \varepsilon - \varepsilon_\theta(x_t, t) \rVert^2\Big]",
+        "03",
+        "course.exercises.l03.eps_weight",
+        "tests/test_mixture.py::test_the_weight_of_the_bound_is_the_ratio_of_kl_and_squared_error",
+    ),
+    Equation(
+        "Ho",
         "eq. 14",
         r"L_{\text{simple}} = \operatorname{E} \lVert \varepsilon"
         r" - \varepsilon_\theta(x_t, t) \rVert^2",
@@ -307,6 +316,14 @@ SYMBOLS = (
         r"\epsilon_\theta(x_t, t)",
         r"\epsilon_\theta^{(t)}(x_t)",
         "model_output",
+        "03",
+    ),
+    Symbol(
+        r"\varepsilon^*(x_t, t)",
+        "the best prediction of the noise, $\\mathbb E[\\varepsilon \\mid x_t]$",
+        "",
+        "",
+        "",
         "03",
     ),
     Symbol(

@@ -370,7 +370,9 @@ COSINE = Exercise(
         ),
         Mistake(
             lambda T, s, m: _capped(_squared_cosine(T, s, torch.linspace(0, T, T, dtype=FLOAT64)), m),
-            lambda at: f"you made T values of f, which have only {len(at.yours)} neighbours; {at.T} steps need f(0) too",
+            lambda at: (
+                f"you made T values of f, which have only {len(at.yours)} neighbours; {at.T} steps need f(0) too"
+            ),
         ),
         Mistake(
             lambda T, s, m: torch.cat(
@@ -510,7 +512,9 @@ RESCALE = Exercise(
             "you stretched so that ᾱ_1 is 1: your first β is 0, a step that does nothing; ᾱ_1 must keep its value",
         ),
         Mistake(
-            lambda b: _betas((_root(b) ** 2 - _root(b)[-1] ** 2) * _root(b)[0] ** 2 / (_root(b)[0] ** 2 - _root(b)[-1] ** 2)),
+            lambda b: _betas(
+                (_root(b) ** 2 - _root(b)[-1] ** 2) * _root(b)[0] ** 2 / (_root(b)[0] ** 2 - _root(b)[-1] ** 2)
+            ),
             "you shifted and stretched ᾱ itself; the algorithm works on its square root, the scale of x_0",
         ),
         Mistake(
@@ -534,7 +538,7 @@ RESCALE = Exercise(
         ),
         Mistake(
             lambda b: b / b[-1],
-            "you stretched the β so that the last one is 1: that also changes the first ones, and ᾱ falls far too early",
+            "you stretched the β so that the last one is 1: that also changes the first ones, and ᾱ falls too early",
         ),
         Mistake(
             lambda b: 1 - (_rescaled_root(b)[1:] / _rescaled_root(b)[:-1]) ** 2,

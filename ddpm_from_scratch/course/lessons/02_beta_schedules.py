@@ -62,7 +62,7 @@ alpha_bar = {name: schedules.alpha_bars(b) for name, b in betas.items()}
 
 boot = fashion[28:29]
 noise = torch.randn(boot.shape, generator=torch.Generator().manual_seed(0))
-columns = [0, 124, 249, 374, 499, 624, 749, 874, 999]
+columns = [0, 99, 199, 299, 399, 499, 599, 799, 999]
 rows = [
     gaussian.q_sample(boot, noise, float(a[t])) for a in alpha_bar.values() for t in columns
 ]
@@ -72,9 +72,8 @@ plots.image_grid(
     titles=[f"{(t + 1) / T:.0%}" for t in columns],
     row_labels=["linear", "scaled\nlinear", "cosine", "sigmoid"],
     alt="Four rows of nine images of one boot, noisier from left to right. In the linear "
-    "row the boot is gone at half of the steps, in the scaled linear row a little later, "
-    "in the cosine row it can be seen up to three quarters, in the sigmoid row it is "
-    "clean for a quarter of the steps and gone at about two thirds.",
+    "row the boot is gone at about half of the steps; in the scaled linear and sigmoid rows at "
+    "about 60 %, and in the cosine row a trace is left at 60 %.",
     caption="The boot after the given share of all steps. The linear schedule spends its "
     "second half on noise; the cosine schedule uses nearly all of its steps.",
 )
@@ -84,7 +83,7 @@ plots.image_grid(
 #
 # The linear one: from the middle on its images are noise, and more noise changes nothing that an eye or a network could use. IDDPM
 # (section 3.2) found that one fifth of the reverse steps of the linear schedule could be left out with hardly any loss in FID. The
-# cosine schedule was made to mend that. The sigmoid hardly begins: its first steps are wasted too.
+# cosine schedule was made to mend that. The sigmoid keeps the image longest at the start, then drops fastest, and its last third is noise too.
 #
 # </details>
 
@@ -114,9 +113,10 @@ with plots.figure(
     columns=2,
     alt="Four panels with four curves each. Beta: linear rises in a straight line, scaled "
     "linear in a bow below it, sigmoid in an S, all to 0.02; cosine rises slowly and "
-    "shoots up at the end. The same on a logarithmic axis. Alpha bar: linear and sigmoid "
-    "are near zero from 600 on, scaled linear from 750 on, cosine falls almost evenly. "
-    "Log-SNR: all fall from about 10; the end is -10 for linear and sigmoid, -7 for "
+    "shoots up at the end. The same on a logarithmic axis. Alpha bar: linear is near "
+    "zero from 600 on, sigmoid stays high and drops fast to zero at 650, scaled linear gets there "
+    "at 850, cosine falls almost evenly. "
+    "Log-SNR: all fall from about 9; the end is -10 for linear and sigmoid, -7 for "
     "scaled linear and -20 for cosine.",
     caption="The same four schedules in three ways (β twice, as it is and on a logarithmic "
     "axis). Read the last panel: equal heights are equal tasks, and flat stretches are "
@@ -274,7 +274,9 @@ def squared_cosine(s):
 
 worst = (alpha_bar["cosine"][:-1] - squared_cosine(0.008)[1:-1]).abs().max()
 print(f"ᾱ of schedules.cosine against eq. 17, last step apart: {worst:.1e}")
-print(f"β_T without the cap {1 - squared_cosine(0.008)[-1]:.4f}, with it {betas['cosine'][-1]}")
+print(
+    f"β_T without the cap {1 - squared_cosine(0.008)[-1]:.4f}, with it {betas['cosine'][-1]}"
+)
 assert worst < 1e-12
 
 plain = squared_cosine(0.0)
@@ -322,11 +324,16 @@ centres = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
 spread = 0.15
 
 
+def probabilities(logits):
+    """Softmax over the last axis. Below e^-60 only speed matters, and tiny numbers are slow."""
+    return (logits - logits.amax(dim=-1, keepdim=True)).clamp(min=-60).softmax(dim=-1)
+
+
 def mixture_denoiser(x, a):
     """E[x_0 | x_t] for the mixture; `a` is ᾱ_t. Shape (n, 2)."""
     tau2 = a * spread**2 + 1 - a
     offset = x[:, None] - a**0.5 * centres  # (n, 1, 2) - (clouds, 2) → (n, clouds, 2)
-    which = (weights.log() - (offset**2).sum(-1) / (2 * tau2)).softmax(dim=1)
+    which = probabilities(weights.log() - (offset**2).sum(-1) / (2 * tau2))
     inside = centres + a**0.5 * spread**2 / tau2 * offset
     return (which[..., None] * inside).sum(dim=1)
 
@@ -342,7 +349,9 @@ generator = torch.Generator().manual_seed(1)
 n = 400_000
 for a in (0.9, 0.4, 0.1):
     x0 = draw_data(n, generator)
-    x_t = gaussian.q_sample(x0, torch.randn(n, 2, generator=generator, dtype=torch.float64), a)
+    x_t = gaussian.q_sample(
+        x0, torch.randn(n, 2, generator=generator, dtype=torch.float64), a
+    )
     error = x0 - mixture_denoiser(x_t, a)
     probes = {"1": torch.ones_like(x_t), "x_t": x_t, "tanh 3x_t": torch.tanh(3 * x_t)}
     offs = [
@@ -368,7 +377,7 @@ for a in (0.9, 0.4, 0.1):
 
 # %% id=sampler-code
 def sample(x, alpha_bar, denoiser):
-    """Walk from x_T to x_0 along the whole table `alpha_bar`, with a denoiser that gives E[x_0 | x_t]."""
+    """Walk from x_T to x_0 along the table `alpha_bar`; the denoiser gives E[x_0 | x_t]."""
     bars = [1.0, *alpha_bar.tolist()]
     for a, a_prev in zip(bars[:0:-1], bars[-2::-1], strict=True):
         x0 = denoiser(x, a)
@@ -404,16 +413,23 @@ def right_share(points):
 
 print(f"ᾱ_T: cut {cut[-1]:.3f}, proper {proper[-1]:.1e}; both 200 steps")
 for name, points in runs.items():
-    print(f"{name:<22} right cloud {right_share(points):.3f}   mean x {points[:, 0].mean():+.3f}")
-plots.scatter(
-    {f"{name}\nright: {right_share(p):.1%}": p[:1500] for name, p in runs.items()},
-    (runs["the data"][:1500, 0] > 0).long() * 0,
+    print(
+        f"{name:<22} right cloud {right_share(points):.3f}   mean x {points[:, 0].mean():+.3f}"
+    )
+with plots.figure(
+    height=2.2,
+    columns=4,
+    sharey=True,
     alt="Four scatter plots, each with a large cloud on the left and a small one on the right. "
     "The data, the cut schedule from q(x_T) and the proper schedule have about 20 % on "
     "the right; the cut schedule from N(0, I) has visibly more.",
     caption="An exact denoiser and a bad schedule. Every sample looks right: both clouds are in "
     "their place. But from N(0, I) the cut schedule makes too many of the rare kind.",
-)
+) as axes:
+    for ax, (name, points) in zip(axes, runs.items(), strict=True):
+        plots.draw_points(ax, points[:1000], limit=1.8)
+        ax.set_title(name.replace(", ", ",\n"), fontsize=10)
+        ax.text(0.2, 1.2, f"right: {right_share(points):.1%}", fontsize=9)
 
 # %% [markdown] id=bad-answer
 # <details><summary>Answer</summary>
@@ -470,12 +486,13 @@ for stop in (50, 100, 200, 300, 400):
     assert abs(off) < 4
 lengths = torch.arange(20, 1001, 10)
 exact = [
-    predicted_share(float(schedules.alpha_bars(schedules.linear(int(k)))[-1])) for k in lengths
+    predicted_share(float(schedules.alpha_bars(schedules.linear(int(k)))[-1]))
+    for k in lengths
 ]
 with plots.figure(
     width=7,
-    alt="A curve that falls from about 0.48 at T = 20 to 0.20 at about T = 500 and stays "
-    "there. Five measured dots lie on it. A horizontal line marks the truth, 0.20.",
+    alt="A curve that falls from about 0.45 at T = 20 to 0.21 at T = 500 and reaches 0.20 at "
+    "about T = 900. Five measured dots lie on it. A horizontal line marks the truth, 0.20.",
     caption="The share of the rare cloud against the number of steps, with the range of β "
     "left as it is. Line: formula. Dots: sampled.",
 ) as ax:
@@ -509,8 +526,7 @@ flat = shown.flatten(1)
 def image_denoiser(x, a):
     """E[x_0 | x_t] when x_0 is one of the 300 images, all equally likely."""
     fit = (a**0.5 * x @ flat.T - a * (flat**2).sum(1) / 2) / (1 - a)
-    fit = fit - fit.amax(dim=1, keepdim=True)
-    return fit.clamp(min=-60).softmax(dim=1) @ flat
+    return probabilities(fit) @ flat
 
 
 generator = torch.Generator().manual_seed(3)
@@ -541,14 +557,21 @@ def report(name, images):
 for name, images in image_runs.items():
     report(name, images)
 plots.image_grid(
-    torch.cat([images[:10].reshape(-1, 1, 28, 28) for images in image_runs.values()]).float(),
+    torch.cat(
+        [images[:10].reshape(-1, 1, 28, 28) for images in image_runs.values()]
+    ).float(),
     10,
-    row_labels=["the set", "cut, from\nN(0, I)", "cut, from\nq(x_T)", "proper, from\nN(0, I)"],
-    alt="Four rows of ten images of clothing, some on black and some on white. In the second row "
-    "there are hardly any large pieces: mostly small, thin shapes, many of them alike. The other "
-    "rows have clothes of all kinds.",
+    row_labels=[
+        "the set",
+        "cut, from\nN(0, I)",
+        "cut, from\nq(x_T)",
+        "proper, from\nN(0, I)",
+    ],
+    alt="Four rows of ten images of clothing, some on black and some on white. The second row has "
+    "only bags and tops that fill the frame, grey or patterned. The other rows also have shoes, "
+    "trousers and black or white tops, from dark to bright.",
     caption="Every image is a perfect member of the set, in all rows. The second row is "
-    "nevertheless a wrong sample: it prefers what resembles noise of medium brightness.",
+    "nevertheless a wrong sample: grey pieces of medium brightness, again and again.",
 )
 
 # %% id=brightness-histogram
@@ -557,20 +580,25 @@ with plots.figure(
     columns=4,
     sharey=True,
     alt="Four histograms of brightness. The set, the cut schedule from q(x_T) and the proper "
-    "schedule have two broad humps, dark and bright, from -0.9 to 0.9. The cut schedule from "
-    "N(0, I) is narrower and has few values beyond 0.5 on either side.",
+    "schedule spread evenly from about -0.9 to 0.9. The cut schedule from N(0, I) has a few tall "
+    "spikes and hardly a value beyond 0.6 on either side.",
     caption="Mean brightness of 400 samples each, from black (-1) to white (1). From the wrong "
     "start, the darkest and the brightest images are missing.",
 ) as axes:
     for ax, (name, values) in zip(axes, brightness.items(), strict=True):
         ax.hist(values.numpy(), bins=24, range=(-1, 1), color=plots.SKY)
-        ax.set_title(name.replace("the images themselves", "the set"), fontsize=9)
+        ax.set_title(
+            name.replace(", ", ",\n").replace("the images themselves", "the set"),
+            fontsize=10,
+        )
         ax.set_xlabel("brightness")
 limit = 4 * float(brightness["the images themselves"].std()) / math.sqrt(2 * count)
 wide, narrow = (
     float(brightness[name].std()) for name in ("the images themselves", "cut, from N(0, I)")
 )
-print(f"spread lost by the cut schedule: {wide - narrow:.3f}; four standard errors: {limit:.3f}")
+print(
+    f"spread lost by the cut schedule: {wide - narrow:.3f}; four standard errors: {limit:.3f}"
+)
 assert wide - narrow > limit
 
 # %% [markdown] id=images-answer
@@ -597,8 +625,12 @@ in_use = {
     "sigmoid": betas["sigmoid"],
     "linear, stopped at 200": schedules.linear(200),
 }
-print("                                 SNR_T     √ᾱ_T      black against white, in standard deviations")
-print("                                                     of the noise:  28 × 28    256 × 256")
+print(
+    "                                 SNR_T     √ᾱ_T      black against white, in standard deviations"
+)
+print(
+    "                                                     of the noise:  28 × 28    256 × 256"
+)
 for name, b in in_use.items():
     a = schedules.alpha_bars(b)
     trace = float(a[-1]) ** 0.5
@@ -635,8 +667,12 @@ A = r[0] / (r[0] - r[-1])
 B = -A * r[-1]
 moved = (A * r + B) ** 2
 package = schedules.alpha_bars(schedules.rescale_zero_terminal_snr(sd))
-print(f"A = {A:.4f}, B = {B:.4f}; largest difference to the package {(moved - package).abs().max():.1e}")
-print(f"ᾱ_1: before {r[0] ** 2:.6f}, after {package[0]:.6f};  ᾱ_T: before {r[-1] ** 2:.6f}, after {package[-1]}")
+print(
+    f"A = {A:.4f}, B = {B:.4f}; largest difference to the package {(moved - package).abs().max():.1e}"
+)
+print(
+    f"ᾱ_1: before {r[0] ** 2:.6f}, after {package[0]:.6f};  ᾱ_T: before {r[-1] ** 2:.6f}, after {package[-1]}"
+)
 assert package[-1] == 0 and torch.allclose(moved, package, rtol=0, atol=1e-12)
 
 with plots.figure(
@@ -715,7 +751,9 @@ for a in (0.9, 0.3, 0.0):
 rescaled = schedules.alpha_bars(schedules.rescale_zero_terminal_snr(schedules.linear(200)))
 by_eps = sample_with(fresh, rescaled, mixture_denoiser, "epsilon")
 by_v = sample_with(fresh, rescaled, mixture_denoiser, "v")
-print(f"\nrescaled, ε: {int(by_eps.isfinite().all(dim=1).sum())} of {n:,} samples are finite")
+print(
+    f"\nrescaled, ε: {int(by_eps.isfinite().all(dim=1).sum())} of {n:,} samples are finite"
+)
 off = (right_share(by_v) - 0.2) / math.sqrt(0.2 * 0.8 / n)
 print(
     f"rescaled, v: right cloud {right_share(by_v):.4f}, truth 0.2000: {off:+.1f} standard errors"
@@ -742,11 +780,13 @@ report("cut, from N(0, I)", image_runs["cut, from N(0, I)"])
 report("the same, rescaled, v", mended)
 assert abs(float(mended.mean(dim=1).std()) - wide) < limit
 plots.image_grid(
-    torch.cat([image_runs["cut, from N(0, I)"][:10], mended[:10]]).reshape(-1, 1, 28, 28).float(),
+    torch.cat([image_runs["cut, from N(0, I)"][:10], mended[:10]])
+    .reshape(-1, 1, 28, 28)
+    .float(),
     10,
-    row_labels=["cut", "cut and\nrescaled"],
-    alt="Two rows of ten images, from the same noise. Above, many small and similar shapes. "
-    "Below, clothes of all kinds and of all brightness.",
+    row_labels=["cut", "mended"],
+    alt="Two rows of ten images, from the same noise. Above, grey bags and tops of medium "
+    "brightness. Below, clothes of all kinds, from dark to bright.",
     caption="From the same noise: above the cut schedule, below the same after the rescale, with "
     "v. Nothing else was changed.",
 )
@@ -813,25 +853,30 @@ generator = torch.Generator().manual_seed(5)
 start = torch.randn(n, 2, generator=generator, dtype=torch.float64)
 bars = visited(alpha_bar["cosine"], 20)
 drawn = float(sample(start, bars, mixture_denoiser)[:, 1].std() / start[:, 1].std())
-print(f"\nsampled with 20 steps of cosine: {drawn:.5f}; product of the κ: {final_std(bars):.5f}")
-assert abs(drawn - final_std(bars)) < 1e-12
-plots.curves(
-    torch.tensor(counts),
-    {name: error.abs() for name, error in errors.items()},
-    "sampling steps n",
-    "relative error",
-    yscale="log",
-    alt="Four curves of relative error against the number of steps on a logarithmic axis. "
-    "All fall with n, in about the same proportion.",
-    caption="The error of the cloud's width with an exact network. The schedule decides where "
-    "the steps lie; the number of steps decides how far apart.",
+print(
+    f"\nsampled with 20 steps of cosine: {drawn:.5f}; product of the κ: {final_std(bars):.5f}"
 )
+assert abs(drawn - final_std(bars)) < 1e-12
+with plots.figure(
+    width=7,
+    alt="Four curves of relative error against the number of steps, both axes logarithmic. From "
+    "20 steps on they fall in parallel straight lines, the linear schedule well above the others.",
+    caption="How much too narrow the cloud comes out, with an exact network. The schedule decides "
+    "where the steps lie; the number of steps decides how far apart.",
+) as ax:
+    sizes = {name: error.abs() for name, error in errors.items()}
+    plots.draw_curves(
+        ax, torch.tensor(counts), sizes, "sampling steps n", "relative error", "log"
+    )
+    ax.set(xscale="log", xticks=counts, xticklabels=counts)
+    ax.minorticks_off()
 
 # %% [markdown] id=steps-answer
 # <details><summary>Answer</summary>
 #
-# Read the best one off the column for $n = 10$; for clouds of this width. It is not a law: the answer depends on the data's scale and on where the steps are needed. In the columns
-# from 20 on, the error falls about as $1/n$: twice the steps, half the error. And $T$ does not appear: a schedule with $T = 1000$ sampled in 20 steps has the error of 20 steps.
+# With 10 steps the sigmoid, with 40 and more the cosine; the linear one is last throughout, since it spends its steps on noise. That holds for a cloud of this width and is
+# no law: the answer depends on where the data need the steps. All errors are negative: with few steps the samples are too narrow. From 20 steps on the error falls about as $1/n$: twice the
+# steps, half the error. And $T$ does not appear: a schedule with $T = 1000$ sampled in 20 steps has the error of 20 steps.
 #
 # </details>
 #
@@ -859,16 +904,16 @@ for steps_taken in (3, 5, 10, 50):
 # and has no such trap.
 
 # %% id=trap-check
-print("linear:    range as it is              range × 1000/T             cosine")
+print("           linear, range as it is         linear, range × 1000/T         cosine")
 for length in (50, 100, 200, 1000, 4000):
     kept = schedules.alpha_bars(schedules.linear(length))
     fitted = schedules.alpha_bars(schedules.linear(length, 0.1 / length, 20 / length))
     cos = schedules.alpha_bars(schedules.cosine(length))
     half = length // 2 - 1
     print(
-        f"T = {length:>4}:  ᾱ_T/2 {kept[half]:.4f}, ᾱ_T {kept[-1]:.0e}   "
-        f"ᾱ_T/2 {fitted[half]:.4f}, ᾱ_T {fitted[-1]:.0e}   "
-        f"ᾱ_T/2 {cos[half]:.4f}, ᾱ_T {cos[-1]:.0e}"
+        f"T = {length:>4}:  ᾱ half way {kept[half]:.4f}, ᾱ_T {kept[-1]:.0e}   "
+        f"ᾱ half way {fitted[half]:.4f}, ᾱ_T {fitted[-1]:.0e}   "
+        f"ᾱ half way {cos[half]:.4f}, ᾱ_T {cos[-1]:.0e}"
     )
 
 with plots.figure(
@@ -907,9 +952,13 @@ except ValueError as message:
 broken = torch.linspace(1e-4, 0.02, 100, dtype=torch.float64)
 broken_bar = schedules.alpha_bars(broken)
 got = right_share(sample(fresh, broken_bar, mixture_denoiser))
-print("num_train_timesteps = 100, beta_start = 0.0001, beta_end = 0.02, beta_schedule = linear")
+print(
+    "num_train_timesteps = 100, beta_start = 0.0001, beta_end = 0.02, beta_schedule = linear"
+)
 print(f"samples in the right cloud: {got:.3f}, in the data: 0.200")
-print(f"log-SNR from {schedules.log_snr(broken_bar)[0]:+.1f} to {schedules.log_snr(broken_bar)[-1]:+.1f}")
+print(
+    f"log-SNR from {schedules.log_snr(broken_bar)[0]:+.1f} to {schedules.log_snr(broken_bar)[-1]:+.1f}"
+)
 generator = torch.Generator().manual_seed(6)
 for label, a in (("this run", broken_bar), ("T = 1000", alpha_bar["linear"])):
     t = torch.randint(0, len(a), (20_000,), generator=generator)
@@ -917,11 +966,11 @@ for label, a in (("this run", broken_bar), ("T = 1000", alpha_bar["linear"])):
     x0 = draw_data(len(t), generator)
     eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     x_t = a_t**0.5 * x0 + (1 - a_t) ** 0.5 * eps
-    guess = torch.cat(
-        [mixture_denoiser(x_t[t == k], float(a[k])) for k in t.unique()]
-    )
+    guess = torch.cat([mixture_denoiser(x_t[t == k], float(a[k])) for k in t.unique()])
     clean = torch.cat([x0[t == k] for k in t.unique()])
-    print(f"{label}: mean squared error of the best guess of x_0: {(guess - clean).square().mean():.3f}")
+    print(
+        f"{label}: mean squared error of the best guess of x_0: {(guess - clean).square().mean():.3f}"
+    )
 
 # %% [markdown] id=clinic-questions
 # Before you look at the code:
@@ -943,7 +992,9 @@ for label, a in (("this run", broken_bar), ("T = 1000", alpha_bar["linear"])):
 mended_bar = schedules.alpha_bars(schedules.linear(100, 0.1 / 100, 20 / 100))
 got = right_share(sample(fresh, mended_bar, mixture_denoiser))
 off = (got - 0.2) / math.sqrt(0.2 * 0.8 / n)
-print(f"range × 1000/T: ᾱ_T = {mended_bar[-1]:.1e}, log-SNR at the end {schedules.log_snr(mended_bar)[-1]:+.1f}")
+print(
+    f"range × 1000/T: ᾱ_T = {mended_bar[-1]:.1e}, log-SNR at the end {schedules.log_snr(mended_bar)[-1]:+.1f}"
+)
 print(f"samples in the right cloud: {got:.3f}, {off:+.1f} standard errors from 0.200")
 assert abs(off) < 4
 

@@ -428,7 +428,7 @@ with plots.figure(
 ) as axes:
     for ax, (name, points) in zip(axes, runs.items(), strict=True):
         plots.draw_points(ax, points[:1000], limit=1.8)
-        ax.set_title(name.replace(", ", ",\n"), fontsize=10)
+        ax.set_title(name.replace(", f", ",\nf"), fontsize=10)
         ax.text(0.2, 1.2, f"right: {right_share(points):.1%}", fontsize=9)
 
 # %% [markdown] id=bad-answer
@@ -588,7 +588,7 @@ with plots.figure(
     for ax, (name, values) in zip(axes, brightness.items(), strict=True):
         ax.hist(values.numpy(), bins=24, range=(-1, 1), color=plots.SKY)
         ax.set_title(
-            name.replace(", ", ",\n").replace("the images themselves", "the set"),
+            name.replace(", f", ",\nf").replace("the images themselves", "the set"),
             fontsize=10,
         )
         ax.set_xlabel("brightness")

@@ -417,7 +417,7 @@ for name, points in runs.items():
         f"{name:<22} right cloud {right_share(points):.3f}   mean x {points[:, 0].mean():+.3f}"
     )
 with plots.figure(
-    height=2.2,
+    height=2.8,
     columns=4,
     sharey=True,
     alt="Four scatter plots, each with a large cloud on the left and a small one on the right. "

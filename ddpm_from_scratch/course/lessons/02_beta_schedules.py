@@ -429,6 +429,7 @@ with plots.figure(
     for ax, (name, points) in zip(axes, runs.items(), strict=True):
         plots.draw_points(ax, points[:1000], limit=1.8)
         ax.set_title(name.replace(", f", ",\nf"), fontsize=10)
+        ax.set_yticks([])
         ax.text(0.2, 1.2, f"right: {right_share(points):.1%}", fontsize=9)
 
 # %% [markdown] id=bad-answer

@@ -309,6 +309,8 @@ SYMBOLS = (
     Symbol(r"\varepsilon", r"noise, a draw from $\mathcal N(0, I)$", r"\epsilon", r"\epsilon", "noise", "01"),
     Symbol("q", "distributions of the forward process", "q", "q", "", "01"),
     Symbol(r"\text{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t)", "signal-to-noise ratio of $x_t$", "", "", "", "01"),
+    Symbol(r"\lambda_t = \log \text{SNR}_t", "log-SNR, how hard the task at $t$ is", "", "", "", "02"),
+    Symbol("s", "offset of the cosine schedule (IDDPM eq. 17)", "", "", "", "02"),
     Symbol(r"p_\theta", "distributions of the learned reverse process", r"p_\theta", r"p_\theta", "", "03"),
     Symbol(
         r"\varepsilon_\theta(x_t, t)",

@@ -73,7 +73,7 @@ def test_trajectories(kind: str, fuzz_seeds: Seeds, capsys: pytest.CaptureFixtur
         if difference is None:
             tally.add(f"{kind} trajectory, Diffusers elsewhere", 0.0)
         else:
-            assert difference[1] < 1e-8, (seed, config)
+            assert difference[1] < 1e-7, (seed, config)  # rounding over up to 1,000 steps
             tally.add(f"{kind} trajectory, float64", difference[1])
             # beyond 5e-4 the float32 tables of Diffusers are what differs: the float64 comparison has just said so
             apart = "" if difference[0] < 5e-4 else ", tables apart"

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from ddpm_from_scratch.gaussian import randn
 from ddpm_from_scratch.images import save_sheet
-from ddpm_from_scratch.schedulers import DDIMScheduler
-from ddpm_from_scratch.training import Progress
+from ddpm_from_scratch.pipelines import DDIMPipeline
+from ddpm_from_scratch.training import Progress, modes_kept
 
 
 class ProgressBar:
@@ -100,34 +97,19 @@ class Previews:
 
     @torch.no_grad()
     def sample(self, progress: Progress) -> torch.Tensor:
-        """The preview itself, (count, C, H, W) in about [-1, 1]."""
-        model = progress.model
-        if model.config.sample_size is None:
-            raise ValueError("Previews needs a U-Net with a sample_size, the side of its images")
-        scheduler = DDIMScheduler.from_config(progress.scheduler.config)
-        scheduler.set_timesteps(min(self.num_inference_steps, len(scheduler)))
-        size = model.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
+        """The preview itself, (count, C, H, W) in [-1, 1]."""
+        pipeline = DDIMPipeline(progress.model, progress.scheduler)
+        pipeline.set_progress_bar_config(disable=True)
         generators = [torch.Generator().manual_seed(self.seed + i) for i in range(self.count)]
-        x = randn((self.count, model.config.in_channels, height, width), generators, model.device)
-        classes = model.config.num_class_embeds
-        condition = {} if classes is None else {"class_labels": torch.arange(self.count, device=x.device) % classes}
-        with progress.ema.averaged(), _evaluating(model):
-            for t in scheduler.timesteps:
-                output = model(x, t, **condition).sample[:, : x.shape[1]]
-                x = scheduler.step(output, t, x).prev_sample
-        return x.cpu()
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        classes = progress.model.config.num_class_embeds
+        labels = None if classes is None else torch.arange(self.count) % classes
+        steps = min(self.num_inference_steps, len(pipeline.scheduler))
+        with progress.ema.averaged(), modes_kept(progress.model):
+            progress.model.eval()
+            images = pipeline(
+                self.count, generators, num_inference_steps=steps, output_type="pt", class_labels=labels
+            ).images
+        return images.cpu() * 2 - 1
 
 
 class TensorBoard:

@@ -96,9 +96,9 @@ def register_to_config(init: Callable[..., None]) -> Callable[..., None]:
                 expected = signature.parameters[key].annotation
                 shown = repr(value)[:60]
                 raise ValueError(f"{owner}: {key}={shown} is not supported: it must be {expected}, numbers finite")
-        init(self, *args, **kwargs)
         left = sorted(set(values) - given)
         self.register_to_config(**values, **({"_use_default_values": left} if left else {}))
+        init(self, *args, **kwargs)
 
     return wrapped
 

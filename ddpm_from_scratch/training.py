@@ -551,18 +551,16 @@ class _Run:
     @contextmanager
     def settings_kept(self) -> Iterator[None]:
         """Within it the model trains; afterwards its mode and the global random state are as before."""
-        modes = [(module, module.training) for module in self.model.modules()]
         states = [(source, source.get_rng_state()) for source in self._random_sources()]
-        self.model.train()
-        try:
-            yield
-        finally:
-            self.optimiser.zero_grad()
-            self.model.to(memory_format=torch.contiguous_format)
-            for module, mode in modes:
-                module.training = mode
-            for source, state in states:
-                source.set_rng_state(state)
+        with modes_kept(self.model):
+            self.model.train()
+            try:
+                yield
+            finally:
+                self.optimiser.zero_grad()
+                self.model.to(memory_format=torch.contiguous_format)
+                for source, state in states:
+                    source.set_rng_state(state)
 
     def _random_sources(self) -> list[Any]:
         """The modules whose global random state dropout draws from."""
@@ -652,6 +650,17 @@ class _Run:
         if self.folder is not None and self.is_main:
             DDPMPipeline(self.model, self.scheduler).save_pretrained(self.folder)
         return self.done
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module trains or evaluates as it did before."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _check_fits(dataset: Any, model: UNet2DModel, config: TrainingConfig) -> dict[str, Any]:

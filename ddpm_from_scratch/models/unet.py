@@ -163,6 +163,14 @@ SUPPORTED: dict[str, tuple[str | int | None, ...]] = {
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None, "timestep", "identity"),
 }
+SIZES = (
+    "in_channels",
+    "out_channels",
+    "num_class_embeds",
+    "sample_size",
+    "time_embedding_dim",
+    "block_out_channels",
+)
 MAX_LAYERS_PER_BLOCK = 64
 MAX_RESOLUTIONS = 16
 MAX_SIZE = 2**20
@@ -245,20 +253,8 @@ class UNet2DModel(ModelMixin):
         super().__init__()
         down_block_types = [name.removeprefix("UNetRes") for name in down_block_types]
         up_block_types = [name.removeprefix("UNetRes") for name in up_block_types]
-        _check_supported(
-            down_block_types=down_block_types,
-            up_block_types=up_block_types,
-            time_embedding_type=time_embedding_type,
-            mid_block_type=mid_block_type,
-            downsample_padding=downsample_padding,
-            downsample_type=downsample_type,
-            upsample_type=upsample_type,
-            act_fn=act_fn,
-            resnet_time_scale_shift=resnet_time_scale_shift,
-            class_embed_type=class_embed_type,
-        )
-        _check_sizes(in_channels=in_channels, out_channels=out_channels, num_class_embeds=num_class_embeds)
-        _check_sizes(sample_size=sample_size, time_embedding_dim=time_embedding_dim, widths=block_out_channels)
+        _check_supported({**self.config, "down_block_types": down_block_types, "up_block_types": up_block_types})
+        _check_sizes(self.config)
         widths = list(block_out_channels)
         _check_widths(widths, len(down_block_types), len(up_block_types), norm_num_groups, layers_per_block)
 
@@ -379,11 +375,12 @@ class UNet2DModel(ModelMixin):
                 module.gradient_checkpointing = value
 
 
-def _check_supported(**options: Any) -> None:
-    for name, given in options.items():
+def _check_supported(config: Mapping[str, Any]) -> None:
+    for name, choices in SUPPORTED.items():
+        given = config[name]
         for value in given if isinstance(given, list) else [given]:
-            if value not in SUPPORTED[name]:
-                allowed = ", ".join(map(str, SUPPORTED[name]))
+            if value not in choices:
+                allowed = ", ".join(map(str, choices))
                 raise ValueError(f"{name}={value!r} is not supported: choose one of {allowed}")
 
 
@@ -431,8 +428,9 @@ def _way_up(
     return blocks
 
 
-def _check_sizes(**sizes: Any) -> None:
-    for name, given in sizes.items():
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    for name in SIZES:
+        given = config[name]
         for value in given if isinstance(given, list | tuple) else [given]:
             if value is not None and not 1 <= value <= MAX_SIZE:
                 raise ValueError(f"{name} must lie in [1, {MAX_SIZE}], got {value}")

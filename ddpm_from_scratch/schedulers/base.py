@@ -44,48 +44,33 @@ class Scheduler(ConfigMixin):
     init_noise_sigma = 1.0
     variance_is_learned = False
 
-    def _set_up(
-        self,
-        num_train_timesteps: int,
-        beta_start: float,
-        beta_end: float,
-        beta_schedule: str,
-        trained_betas: Sequence[float] | np.ndarray | Tensor | None,
-        rescale_betas_zero_snr: bool,
-        prediction_type: str,
-        timestep_spacing: str,
-        steps_offset: int,
-        thresholding: bool,
-        dynamic_thresholding_ratio: float,
-        sample_max_value: float,
-        clip_sample_range: float,
-    ) -> None:
-        """Checks the arguments that both schedulers take and makes the tables."""
-        for name, value, allowed in (
-            ("prediction_type", prediction_type, PREDICTION_TYPES),
-            ("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(allowed)}")
-        if not 1 <= num_train_timesteps <= MAX_TIMESTEPS:
-            raise ValueError(f"num_train_timesteps must lie in [1, {MAX_TIMESTEPS}], got {num_train_timesteps}")
-        if not 0 < dynamic_thresholding_ratio <= 1:
-            raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {dynamic_thresholding_ratio}")
-        if sample_max_value < 1:
-            raise ValueError(f"sample_max_value must be at least 1, or it would scale x_0 up; got {sample_max_value}")
-        if clip_sample_range <= 0:
-            raise ValueError(f"clip_sample_range must be positive, got {clip_sample_range}")
-        if steps_offset < 0:
-            raise ValueError(f"steps_offset must not be negative, got {steps_offset}")
+    def _set_up(self) -> None:
+        """Checks the part of `config` that both schedulers have, and makes the tables."""
+        config = self.config
+        for name, allowed in (("prediction_type", PREDICTION_TYPES), ("timestep_spacing", TIMESTEP_SPACINGS)):
+            if config[name] not in allowed:
+                raise ValueError(f"unknown {name} {config[name]!r}: choose one of {', '.join(allowed)}")
+        T = config.num_train_timesteps
+        if not 1 <= T <= MAX_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps must lie in [1, {MAX_TIMESTEPS}], got {T}")
+        ratio, ceiling = config.dynamic_thresholding_ratio, config.sample_max_value
+        if not 0 < ratio <= 1:
+            raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {ratio}")
+        if ceiling < 1:
+            raise ValueError(f"sample_max_value must be at least 1, or it would scale x_0 up; got {ceiling}")
+        if config.clip_sample_range <= 0:
+            raise ValueError(f"clip_sample_range must be positive, got {config.clip_sample_range}")
+        if config.steps_offset < 0:
+            raise ValueError(f"steps_offset must not be negative, got {config.steps_offset}")
 
-        betas = schedules.make_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas)
-        self.betas = schedules.rescale_zero_terminal_snr(betas) if rescale_betas_zero_snr else betas
+        betas = schedules.make_betas(config.beta_schedule, T, config.beta_start, config.beta_end, config.trained_betas)
+        self.betas = schedules.rescale_zero_terminal_snr(betas) if config.rescale_betas_zero_snr else betas
         self.alphas = 1 - self.betas
         self.alphas_cumprod = schedules.alpha_bars(self.betas)
         self.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
         self.num_inference_steps: int | None = None
         self.custom_timesteps = False
-        self._set_table(range(num_train_timesteps - 1, -1, -1))
+        self._set_table(range(T - 1, -1, -1))
 
     # ------------------------------------------------------------ timesteps
 

@@ -59,21 +59,7 @@ class DDIMScheduler(Scheduler):
         timestep_spacing: str = "leading",
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        self._set_up(
-            num_train_timesteps,
-            beta_start,
-            beta_end,
-            beta_schedule,
-            trained_betas,
-            rescale_betas_zero_snr,
-            prediction_type,
-            timestep_spacing,
-            steps_offset,
-            thresholding,
-            dynamic_thresholding_ratio,
-            sample_max_value,
-            clip_sample_range,
-        )
+        self._set_up()
         if not set_alpha_to_one:
             self.final_alpha_cumprod = self.alphas_cumprod[0]
 

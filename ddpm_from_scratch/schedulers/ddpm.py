@@ -71,21 +71,7 @@ class DDPMScheduler(Scheduler):
     ) -> None:
         if variance_type not in VARIANCE_TYPES:
             raise ValueError(f"unknown variance_type {variance_type!r}: choose one of {', '.join(VARIANCE_TYPES)}")
-        self._set_up(
-            num_train_timesteps,
-            beta_start,
-            beta_end,
-            beta_schedule,
-            trained_betas,
-            rescale_betas_zero_snr,
-            prediction_type,
-            timestep_spacing,
-            steps_offset,
-            thresholding,
-            dynamic_thresholding_ratio,
-            sample_max_value,
-            clip_sample_range,
-        )
+        self._set_up()
         self.variance_type = variance_type
         self.variance_is_learned = variance_type == "learned_range"
 

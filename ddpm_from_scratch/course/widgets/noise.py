@@ -1,15 +1,8 @@
-"""Pictures that move under the learner's hand.
-
-Each widget is one call, has labels, is worked by mouse or keyboard, and carries a fixed picture that is shown where
-widgets are not (a file viewer, a web page). All of a widget's frames are drawn into one figure: what stands still is
-drawn once, and only what moves is drawn again.
-"""
+"""The noise slider of lesson 01."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -17,69 +10,16 @@ import torch
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
-from ..gaussian import q_sample
-from ..schedules import snr
-from . import plots
+from ddpm_from_scratch.course import plots
+from ddpm_from_scratch.gaussian import q_sample
+from ddpm_from_scratch.schedules import snr
 
-LIVE_DPI = 100
+from .base import LIVE_DPI, Explorer, LiveFigure
+
 EDGES = np.linspace(-4, 4, 65)
-
-
-class LiveFigure:
-    """A figure whose moving artists are redrawn over a stored picture of the rest.
-
-    Args:
-        figure: fully laid out but for what the moving artists show.
-        moving: the artists that change from frame to frame.
-    """
-
-    def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
-        self.figure, self.moving = figure, moving
-        self.canvas = cast(FigureCanvasAgg, figure.canvas)
-        self.canvas.draw()  # settles the layout with every artist in its place
-        figure.set_layout_engine("none")
-        for artist in moving:
-            artist.set_animated(True)
-        self.canvas.draw()
-        self.background = self.canvas.copy_from_bbox(figure.bbox)
-
-    def png(self) -> bytes:
-        """The current frame as a PNG file."""
-        self.canvas.restore_region(self.background)
-        for artist in self.moving:
-            self.figure.draw_artist(artist)
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1)
-        return buffer.getvalue()
-
-
-class Explorer(ipywidgets.VBox):
-    """Controls above one live picture and a line of text; a fixed picture where there are no widgets.
-
-    Args:
-        controls: ipywidgets with a `description` each.
-        alt: what the picture shows, in words.
-        fixed: HTML of the fixed picture (`plots.to_html`).
-    """
-
-    def __init__(self, controls: Sequence[ipywidgets.Widget], alt: str, fixed: str) -> None:
-        self.picture = ipywidgets.Image(format="png", tooltip=alt, layout={"max_width": "100%"})
-        self.text = ipywidgets.HTML()
-        self.fixed = fixed
-        row = ipywidgets.HBox(list(controls), layout={"flex_flow": "row wrap"})
-        super().__init__([row, self.picture, self.text])
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "text/html": self.fixed}
-
-
-# ---------------------------------------------------------------- the noise slider (lesson 01)
 
 SLIDER_ALT = (
     "Three rows of images: the signal part, the noise part and their sum x_t; beside them a histogram of the pixels "

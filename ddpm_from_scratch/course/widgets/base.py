@@ -1,0 +1,65 @@
+"""What the widgets share: one figure whose moving parts are redrawn, and controls above it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, cast
+
+import ipywidgets
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+LIVE_DPI = 100
+
+
+class LiveFigure:
+    """A figure whose moving artists are redrawn over a stored picture of the rest.
+
+    Args:
+        figure: fully laid out but for what the moving artists show.
+        moving: the artists that change from frame to frame.
+    """
+
+    def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
+        self.figure, self.moving = figure, moving
+        self.canvas = cast(FigureCanvasAgg, figure.canvas)
+        self.canvas.draw()  # settles the layout with every artist in its place
+        figure.set_layout_engine("none")
+        for artist in moving:
+            artist.set_animated(True)
+        self.canvas.draw()
+        self.background = self.canvas.copy_from_bbox(figure.bbox)
+
+    def png(self) -> bytes:
+        """The current frame as a PNG file."""
+        self.canvas.restore_region(self.background)
+        for artist in self.moving:
+            self.figure.draw_artist(artist)
+        buffer = io.BytesIO()
+        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1)
+        return buffer.getvalue()
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls above one live picture and a line of text; a fixed picture where there are no widgets.
+
+    Args:
+        controls: ipywidgets with a `description` each.
+        alt: what the picture shows, in words.
+        fixed: HTML of the fixed picture (`plots.to_html`).
+    """
+
+    def __init__(self, controls: Sequence[ipywidgets.Widget], alt: str, fixed: str) -> None:
+        self.picture = ipywidgets.Image(format="png", tooltip=alt, layout={"max_width": "100%"})
+        self.text = ipywidgets.HTML()
+        self.fixed = fixed
+        row = ipywidgets.HBox(list(controls), layout={"flex_flow": "row wrap"})
+        super().__init__([row, self.picture, self.text])
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "text/html": self.fixed}

@@ -162,7 +162,7 @@ def test_previews_of_conditional_models_and_learned_variances(tmp_path: Path, ch
 
 
 def test_previews_need_a_size(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Previews needs a U-Net with a sample_size"):
+    with pytest.raises(ValueError, match="config has no sample_size"):
         Previews(tmp_path).sample(progress(1, sample_size=None))
 
 

@@ -49,6 +49,7 @@ PAPERS = {
     "IDDPM": "Nichol, Dhariwal 2021, Improved DDPM (arXiv 2102.09672)",
     "Salimans": "Salimans, Ho 2022, Progressive Distillation (arXiv 2202.00512)",
     "Lin": "Lin et al. 2024, Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891)",
+    "Guidance": "Ho, Salimans 2022, Classifier-Free Diffusion Guidance (arXiv 2207.12598)",
     "Hang": "Hang et al. 2023, Efficient Diffusion Training via Min-SNR Weighting (arXiv 2303.09556)",
 }
 
@@ -257,6 +258,14 @@ EQUATIONS = (
         GAUSSIAN + "test_bins_are_the_naive_difference_where_that_is_exact",
     ),
     Equation(
+        "Guidance",
+        "section 3.2",
+        r"\tilde\varepsilon = (1+w)\, \varepsilon_\theta(x_t, t, c) - w\, \varepsilon_\theta(x_t, t, \varnothing)",
+        "12",
+        "course.exercises.l12.guided_eps",
+        "tests/test_guidance.py::test_guidance_follows_the_exact_classifier",
+    ),
+    Equation(
         "IDDPM",
         "eq. 15",
         r"\log \sigma_t^2 = v \log \beta_t + (1-v) \log \tilde\beta_t",
@@ -363,6 +372,10 @@ SYMBOLS = (
         "07",
     ),
     Symbol(r"\eta", "from 0, deterministic, to 1, as much noise as DDPM", "", r"\eta", "eta", "08"),
+    Symbol(r"c,\ \varnothing", "a class, and “no class”", "", "", "class_labels", "12"),
+    Symbol("w", "strength of guidance, 0 for none", "", "", "guidance_scale - 1", "12"),
+    Symbol(r"\tilde\varepsilon", "the guided prediction", "", "", "", "12"),
+    Symbol(r"\gamma", "where min-SNR weights are cut off", "", "", "", "12"),
 )
 """The symbols, in the order in which the lessons bring them."""
 

@@ -1,0 +1,692 @@
+# %% [markdown] id=title
+# # 12 · Going further
+#
+# **How are images made to order, and what do large models add?** About 60 minutes: two thirds of it reading, one third five exercises.
+#
+# You have a complete diffusion model. This lesson adds, one after the other, the four ideas that stand between it and the models in the news: asking for
+# a class and pressing for it (guidance), learning the variance, weighing the steps and choosing the target, and training on many GPUs. At the end a table says which part of
+# Stable Diffusion is which lesson of this course.
+#
+# **You will build** the pieces that `ddpm train` and `ddpm sample` use for this: label dropout, guidance, the learned variance, min-SNR weights.
+#
+# **Afterwards you can**
+#
+# - train one network for both $p(x)$ and $p(x \mid c)$, and derive classifier-free guidance from Bayes' rule;
+# - show, where the truth is known, what guidance does to a distribution, and what it does *not*;
+# - say when a learned variance helps, and compute the best one exactly for Gaussian data;
+# - compare ε- and v-prediction on the same budget, without fooling yourself;
+# - divide a batch among processes so that the result does not depend on their number.
+
+# %% [markdown] id=notation
+# ## Notation
+#
+# New symbols of this lesson; the others are used as they were.
+#
+# {{notation 12}}
+
+# %% id=setup
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ddpm_from_scratch import (
+    DDIMScheduler,
+    DDPMPipeline,
+    gaussian,
+    metrics,
+    reference,
+    schedules,
+)
+from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
+from ddpm_from_scratch.course.exercises.l03 import CENTRES, STDS, WEIGHTS, mixture_eps
+from ddpm_from_scratch.data import load_dataset, to_pixels
+
+setup("12")
+torch.set_num_threads(1)  # the tensors here are small: a second thread would only wait
+
+betas = schedules.linear(T=1000)
+alpha_bar = schedules.alpha_bars(betas)
+
+# %% [markdown] id=classes
+# ## Asking for a class
+#
+# So far the network is asked one question: *what is the noise in this $x_t$?* Now the question has a second part: *... if the image is of class $c$?* In the network the class enters
+# where the time does. A table has one row of numbers per class, and the row of $c$ is added to the embedding of $t$ (lesson 05: `num_class_embeds`).
+# `digits-conditional` is the model `digits` with such a table.
+
+# %% id=conditional
+pipeline = DDPMPipeline.from_pretrained("digits-conditional")
+unet = pipeline.unet.eval()
+table = unet.class_embedding
+nothing = table.num_embeddings - 1
+print(f"rows of the table: {table.num_embeddings}, numbers in each: {table.embedding_dim}")
+print(f"the classes are 0 to {nothing - 1}; row {nothing} stands for “no class”")
+print(f"share of the parameters that the table takes: {table.weight.numel() / unet.num_parameters():.1%}")
+
+
+@torch.no_grad()
+def make(predict, labels, steps=20, seed=0):
+    """Digits by DDIM, one for each label, from `predict(x_t, t, labels)` → ε."""
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(steps)
+    x = torch.randn((len(labels), 1, 16, 16), generator=torch.Generator().manual_seed(seed))
+    for t in scheduler.timesteps:
+        x = scheduler.step(predict(x, t, labels), t, x).prev_sample
+    return x
+
+
+def plain(x_t, t, labels):
+    return unet(x_t, t, class_labels=labels).sample
+
+
+in_order = torch.arange(10)
+by_class = make(plain, in_order.repeat(4))
+plots.image_grid(
+    by_class,
+    columns=10,
+    titles=[str(c) for c in range(10)],
+    width=7,
+    alt="Four rows of ten generated digits. Column by column they are asked to be 0 to 9, and most of them are.",
+    caption="One network, ten requests. Each column asks for the class above it; each image has a noise of its own.",
+)
+
+# %% [markdown] id=dropout
+# ### Two networks in one
+#
+# Guidance will need the prediction *without* class as well. One could train a second network. Ho and Salimans train the same one for both: for a small share of the training images, the label is replaced by
+# "no class". The network then learns $\varepsilon_\theta(x_t, t, c)$ from the others and $\varepsilon_\theta(x_t, t, \varnothing)$ from these.
+
+# %% exercise 12.1
+# Write the replacement. `ddpm train --conditional --label-dropout 0.1` does this to every batch. (The number $\varnothing$ is the last row of the table.)
+
+# %% [markdown] id=guidance
+# ## Guidance without a classifier
+#
+# Often an image should not just be *compatible* with its class but *typical* of it. Look at what the class changes. By Bayes,
+#
+# $$\log q(x_t \mid c) = \log q(x_t) + \log q(c \mid x_t) - \log q(c) ,$$
+#
+# and the last term does not depend on $x_t$. Take the gradient with respect to $x_t$ and solve for the middle one:
+#
+# $$\nabla \log q(c \mid x_t) = \nabla \log q(x_t \mid c) - \nabla \log q(x_t) .$$
+#
+# The left side is the direction in which a classifier grows more certain of $c$. The right side needs no classifier: it is the difference of two scores. *Guidance* goes in that direction $w$ times
+# more than Bayes demands:
+#
+# $$\nabla \log q(x_t \mid c) + w\,\nabla \log q(c \mid x_t) = (1+w)\,\nabla \log q(x_t \mid c) - w\,\nabla \log q(x_t) .$$
+#
+# A score is $-\varepsilon / \sqrt{1-\bar\alpha_t}$ (lesson 03). Multiply by $-\sqrt{1-\bar\alpha_t}$, and put the two predictions in:
+#
+# $$\boxed{\tilde\varepsilon = (1+w)\,\varepsilon_\theta(x_t, t, c) - w\,\varepsilon_\theta(x_t, t, \varnothing)}$$
+#
+# **Mind the convention.** Diffusers writes the same as $\varepsilon_\varnothing + s\,(\varepsilon_c - \varepsilon_\varnothing)$ with `guidance_scale` $s = 1 + w$. No guidance is $w = 0$, but $s = 1$.
+#
+# Check the step from scores to classifier where everything is known: the mixture of lesson 03, its four components divided into two classes.
+
+# %% id=bayes
+weights, centres, stds = (part.double() for part in (WEIGHTS, CENTRES, STDS))
+class_a, class_b = torch.tensor([0, 1]), torch.tensor([2, 3])
+
+
+def log_q(x, level, members=slice(None)):
+    """log q(x_t, class), for the class that consists of these components, up to a constant."""
+    w, c, s = weights[members], centres[members], stds[members]
+    v = level * s**2 + 1 - level
+    distance = ((x[:, None] - level**0.5 * c) ** 2).sum(-1)
+    return torch.logsumexp(w.log() - distance / (2 * v) - v.log(), dim=1)
+
+
+def exact(x, level, members=slice(None)):
+    return mixture_eps(x, level, weights[members], centres[members], stds[members])
+
+
+generator = torch.Generator().manual_seed(0)
+for t in (100, 400, 800):
+    level = float(alpha_bar[t])
+    x = torch.randn(500, 2, generator=generator, dtype=torch.float64).requires_grad_(True)
+    classifier = log_q(x, level, class_b) - log_q(x, level)
+    (gradient,) = torch.autograd.grad(classifier.sum(), x)
+    scores = gaussian.score_from_eps(exact(x.detach(), level, class_b), level)
+    scores = scores - gaussian.score_from_eps(exact(x.detach(), level), level)
+    gap = float((gradient - scores).abs().max())
+    print(f"t = {t}: gradient of the classifier against the difference of scores: {gap:.0e}")
+    assert gap < 1e-8
+
+# %% exercise 12.2
+# Write $\tilde\varepsilon$.
+
+# %% [markdown] id=guidance-predict
+# > **Predict before you run.** Class B has two components, of which the upper holds two thirds of the points. Both lie well apart from class A, so clean points leave no doubt about their class. What will strong guidance do
+# > with the two thirds: nothing, or something?
+
+# %% id=guidance-truth
+from ddpm_from_scratch.course.exercises.l12 import guided_eps as guide
+
+
+def sample_class(w, n=1500, seed=1, stride=5):
+    """Points of class B made with exact predictions and guidance w, by ancestral sampling."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    visited = [*range(999, -1, -stride), -1]
+    for t, t_prev in zip(visited, visited[1:], strict=False):
+        a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
+        eps = guide(exact(x, a, class_b), exact(x, a), w)
+        mean = gaussian.posterior_mean(x, gaussian.x0_from_eps(x, eps, a), a, p)
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x = mean + gaussian.posterior_variance(a, p) ** 0.5 * noise
+    return x
+
+
+def share_of_upper(points):
+    return float(((points - centres[2]).norm(dim=1) < (points - centres[3]).norm(dim=1)).double().mean())
+
+
+clouds = {w: sample_class(w) for w in (0, 1, 4)}
+truth = float(weights[2] / weights[class_b].sum())
+print(f"share of the upper component in class B: true {truth:.2f}")
+for w, cloud in clouds.items():
+    certain = (log_q(cloud, 1 - 1e-12, class_b) - log_q(cloud, 1 - 1e-12)).exp()
+    print(
+        f"w = {w}: upper component {share_of_upper(cloud):.2f}; mean probability of class B at these points {certain.mean():.4f}"
+    )
+plots.scatter(
+    {f"w = {w}": cloud for w, cloud in clouds.items()},
+    alt="Three scatter plots of points of class B. At w = 0 a large spot above and a small one in the middle. At w = 1 the "
+    "small one has become thin, at w = 4 it is nearly gone.",
+    caption="Class B with exact predictions. At every w the points are certain to be of class B. What guidance changes is which of them one gets.",
+)
+assert abs(share_of_upper(clouds[0]) - truth) < 4 * (truth * (1 - truth) / 1500) ** 0.5 + 0.01
+assert share_of_upper(clouds[4]) > 0.9
+
+# %% [markdown] id=guidance-answer
+# <details><summary>Answer</summary>
+#
+# It empties the lower component almost entirely. At the *clean* end the classifier is certain at every point, so its gradient is 0 and there is nothing to gain. But guidance acts at all noise levels, and at
+# high noise the lower component, next to class A, looks ambiguous: the points are driven away from it before anything is decided.
+#
+# So guided samples are **not** draws from $q(x \mid c)\,q(c \mid x)^w$, made sharper at the clean end: that distribution would be the same at every $w$ here. The scores of guidance are those of
+# $q(x_t \mid c)\,q(c \mid x_t)^w$ at each $t$, and these are no forward process of anything. What one gets is typical images, at the price of variety.
+#
+# </details>
+
+# %% [markdown] id=guidance-digits
+# ### The same on digits
+#
+# The two predictions are computed in one call, on a batch of twice the size. The classifier that came with the course judges: does it read the digit that was asked for? And how varied are the
+# images of a class, pixel by pixel, compared with real ones (100 %)?
+
+# %% id=guidance-run
+def guided(w):
+    def predict(x_t, t, labels):
+        both = torch.cat([labels, torch.full_like(labels, nothing)])
+        eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+        return guide(eps_class, eps_none, w)
+
+    return predict
+
+
+judge, _ = reference.shipped_classifier("digits")
+real = load_dataset("digits", image_size=16)
+
+
+def variety(pixels, labels):
+    """Mean variance of a pixel within a class."""
+    return float(torch.stack([pixels[labels == c].float().var(dim=0).mean() for c in range(10)]).mean())
+
+
+labels = in_order.repeat(6)
+strengths = (0.0, 1.0, 3.0, 8.0)
+rows = []
+for w in strengths:
+    images = make(guided(w), labels, steps=12)
+    pixels = to_pixels(images)
+    logits = reference.classify(judge, pixels)[1]
+    as_asked = float((logits.argmax(1) == labels).double().mean())
+    confident = metrics.confident_share(logits)
+    rows.append(images[:10])
+    print(
+        f"w = {w:>3.0f}: read as asked {as_asked:>4.0%}, with confidence {confident:>4.0%}, variety within a class {variety(pixels, labels) / variety(real.pixels, real.labels):>4.0%} of the real one"
+    )
+plots.image_grid(
+    torch.cat(rows),
+    columns=10,
+    titles=[str(c) for c in range(10)],
+    row_labels=[f"w = {w:.0f}" for w in strengths],
+    alt="Four rows of ten digits, 0 to 9, from the same noise at growing guidance. With guidance the strokes become bolder and the digits plainer; at the strongest they are heavy.",
+    caption="The same ten noises at four strengths of guidance. More guidance: plainer digits, and more alike. Too much: heavy, saturated strokes.",
+)
+
+# %% [markdown] id=clinic
+# ### Bug clinic
+#
+# Three samplers at $w = 3$, each with one bug. None raises an error.
+#
+# > **Before you unfold the answers:** what is wrong in each? The first row is right.
+
+# %% id=clinic-runs
+def bug_a(x_t, t, labels):
+    both = torch.cat([labels, torch.full_like(labels, nothing)])
+    eps_none, eps_class = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guide(eps_class, eps_none, 3.0)
+
+
+def bug_b(x_t, t, labels):
+    both = torch.cat([labels, torch.zeros_like(labels)])
+    eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guide(eps_class, eps_none, 3.0)
+
+
+def bug_c(x_t, t, labels):
+    both = labels.repeat(2)
+    eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guide(eps_class, eps_none, 3.0)
+
+
+runs = {"right": guided(3.0), "A": bug_a, "B": bug_b, "C": bug_c}
+made = {name: make(predict, in_order.repeat(2), steps=12) for name, predict in runs.items()}
+unguided = make(plain, in_order.repeat(2), steps=12)
+for name, images in made.items():
+    logits = reference.classify(judge, to_pixels(images))[1]
+    as_asked = (logits.argmax(1) == in_order.repeat(2)).double()
+    gap = float((images - unguided).abs().mean())
+    print(
+        f"{name:<6} read as asked {as_asked.mean():>4.0%}; mean distance from the images without guidance {gap:.3f}, of the zeros alone {float((images - unguided)[::10].abs().mean()):.3f}"
+    )
+plots.image_grid(
+    torch.cat([images[:10] for images in made.values()]),
+    columns=10,
+    titles=[str(c) for c in range(10)],
+    row_labels=list(made),
+    alt="Four rows of ten digits. Right: 0 to 9. A: shapes that are not the digits asked for. B: digits, but the zero is odd. C: digits as without guidance.",
+    caption="One right run and three wrong ones, from the same noise.",
+)
+
+# %% [markdown] id=clinic-answers
+# <details><summary>Answers</summary>
+#
+# - **A** takes the two halves of the batch in the wrong order. It guides *away* from the class, and hardly any digit is the one asked for.
+# - **B** uses class 0 for "no class". All digits are driven away from the zero instead of from the average; the zeros themselves get no guidance at all, since their two predictions are equal.
+# - **C** gives the class to both halves. The predictions are equal, $w$ cancels, and the images are those without guidance, however large $w$ is.
+#
+# </details>
+
+# %% [markdown] id=variance
+# ## Learning the variance
+#
+# Lesson 07 chose between two variances of a step back: $\tilde\beta_t$, right if $x_0$ were known, and $\beta_t$, right if the data were $\mathcal N(0, I)$. With 1000 steps they nearly agree. With ten they do not, and neither is
+# right. Nichol and Dhariwal let the network say where between them it wants to be, for each pixel, in the logarithm (IDDPM eq. 15):
+#
+# $$\log \sigma_t^2 = v \log \beta_t + (1-v) \log \tilde\beta_t , \qquad v \in [0, 1] .$$
+#
+# (This $v$ is a fraction. It has nothing to do with the velocity.)
+
+# %% exercise 12.3
+# Write it, for a step from any $t$ to any earlier step, as a sampler with few steps needs it.
+
+# %% [markdown] id=variance-exact
+# ### What would a perfect network answer?
+#
+# For data from $\mathcal N(0, s^2)$ it can be computed. Then $x_t$ has variance $V_t = \bar\alpha_t s^2 + 1 - \bar\alpha_t$, and $x_t = \sqrt{a}\,x_{\text{prev}} + \sqrt{1-a}\;\text{noise}$ with $a = \bar\alpha_t / \bar\alpha_{\text{prev}}$. The two are jointly Gaussian with covariance
+# $\sqrt a\, V_{\text{prev}}$, so conditioning (refresher C of lesson 00) gives
+#
+# $$\operatorname{Var}(x_{\text{prev}} \mid x_t) = V_{\text{prev}} - \frac{a\,V_{\text{prev}}^2}{V_t} = V_{\text{prev}}\,\frac{V_t - a V_{\text{prev}}}{V_t} = \frac{V_{\text{prev}}}{V_t}\,(1-a) .$$
+#
+# The last step uses $V_t = a V_{\text{prev}} + 1 - a$. For $s = 1$ all $V$ are 1, and $1 - a = \beta_t$ is left. For $s = 0$ it is $V = 1-\bar\alpha$, which gives $\tilde\beta_t$. Any other $s$ lies between, at one fraction $v^*$ for each $t$.
+#
+# > **Predict before you run.** Ten steps, the exact $\varepsilon^*$, and one of the three variances. Data of standard deviation $s = 0.5$. Which samples are too narrow, which too wide, and by much?
+
+# %% id=variance-truth
+from ddpm_from_scratch.course.exercises.l12 import log_variance as between
+
+
+def reverse_variance(a, p, s):
+    """Var(x_prev | x_t) for data from N(0, s²), from ᾱ_t and ᾱ_prev."""
+    return (p * s**2 + 1 - p) / (a * s**2 + 1 - a) * (1 - a / p)
+
+
+def best_fraction(a, p, s):
+    beta, small = 1 - a / p, gaussian.posterior_variance(a, p)
+    return math.log(reverse_variance(a, p, s) / small) / math.log(beta / small)
+
+
+def final_spread(s, count, choice):
+    """Standard deviation of the samples after `count` steps with the exact ε*: a recursion, nothing is drawn."""
+    visited = [*torch.linspace(999, 0, count).round().int().tolist(), -1]
+    variance = float(alpha_bar[999]) * s**2 + 1 - float(alpha_bar[999])
+    for t, t_prev in zip(visited, visited[1:], strict=False):
+        a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
+        eps_slope = (1 - a) ** 0.5 / (a * s**2 + 1 - a)  # ε* = slope · x_t
+        one = torch.ones(1, dtype=torch.float64)
+        slope = float(gaussian.posterior_mean(one, gaussian.x0_from_eps(one, eps_slope * one, a), a, p))
+        if t_prev < 0:
+            sigma2 = {"best": reverse_variance(a, p, s)}.get(choice, 0.0)
+        else:
+            v = {"β̃": 0.0, "β": 1.0}.get(choice, best_fraction(a, p, s) if choice == "best" else None)
+            sigma2 = math.exp(float(between(torch.tensor(v, dtype=torch.float64), a, p)))
+        variance = slope**2 * variance + sigma2
+    return variance**0.5
+
+
+counts = (5, 10, 20, 50, 100, 1000)
+curves = {choice: torch.tensor([final_spread(0.5, n, choice) for n in counts]) for choice in ("β̃", "best", "β")}
+for choice, values in curves.items():
+    print(f"{choice:<5}" + "   ".join(f"{n} steps {value:.3f}" for n, value in zip(counts, values.tolist(), strict=True)))
+assert all(abs(value - 0.5) < 1e-9 for value in curves["best"].tolist())
+
+strides = range(20, 1000, 20)
+fractions = {
+    f"s = {s}": torch.tensor([best_fraction(float(alpha_bar[t]), float(alpha_bar[t - 20]), s) for t in strides])
+    for s in (0.05, 0.2, 0.5, 1.0)
+}
+with plots.figure(
+    columns=2,
+    height=3.2,
+    alt="Left: the best fraction over t for four values of s. For s = 1 it is 1 throughout, for smaller s it falls from 1 as t grows, the sooner and lower the smaller s. Right: spread of "
+    "samples over the number of steps: a flat line at 0.5 for the best variance, above it β, below it β̃, meeting at a thousand steps.",
+    caption="Left, what a perfect network would answer, for steps of 20. Right, the spread of samples of data with s = 0.5: only the best variance is right at every number of steps.",
+) as (left, right):
+    plots.draw_curves(left, torch.tensor(list(strides)), fractions, "timestep t", "best fraction $v^*$")
+    plots.draw_curves(right, torch.tensor(counts), curves, "number of steps", "spread of the samples")
+    right.set(xscale="log")
+
+# %% [markdown] id=variance-answer
+# <details><summary>Answer</summary>
+#
+# $\tilde\beta$ gives samples that are too narrow, $\beta$ too wide, and the difference is plain at ten steps. The best variance is exact at every number of steps, since for Gaussian data the step back *is* Gaussian. For other data it
+# is not (lesson 03), and no variance repairs that: DDIM takes the other way out, no variance at all.
+#
+# </details>
+#
+# **How is it trained?** $L_{\text{simple}}$ does not contain $\sigma_t$, so it cannot teach it. The bound does: IDDPM adds a small part of it, $L_{\text{hybrid}} = L_{\text{simple}} + 0.001\, L_{\text{vlb}}$ (eq. 16), and keeps the mean out of the second term,
+# so that it teaches the variance alone. The network has twice the output channels: one half for ε, the other for $v$ (the package maps it from $[-1, 1]$). `ddpm train --learned-variance` does that.
+
+# %% [markdown] id=weights
+# ## Weighing the steps
+#
+# All $t$ share one network, so at each step of training they pull in different directions, and those with a large weight win. Written as an error of $x_0$, $L_{\text{simple}}$ has the weight $\text{SNR}_t$ (lesson 03), which spans many powers of ten: nearly clean images,
+# where there is little to learn, weigh most. Hang et al. cut it off: the weight on the error of $x_0$ is $\min(\text{SNR}_t, \gamma)$, with $\gamma = 5$.
+
+# %% exercise 12.4
+# The weight, for whatever the network predicts. `ddpm train --snr-gamma 5` uses it.
+
+# %% id=weights-picture
+from ddpm_from_scratch.course.exercises.l12 import min_snr_weight as weigh
+
+t = torch.arange(1000)
+snr = alpha_bar / (1 - alpha_bar)
+in_x0 = {
+    "ε, plain": snr,
+    "v, plain": snr + 1,
+    "$x_0$, plain": torch.ones(1000, dtype=torch.float64),
+    "min-SNR, γ = 5": snr.clamp(max=5.0),
+}
+for name, predicts, back in (("ε", "epsilon", snr), ("v", "v_prediction", snr + 1), ("x_0", "sample", 1 + 0 * snr)):
+    same = weigh(alpha_bar, 5.0, predicts) * back
+    print(f"min-SNR in terms of x_0, from the weight for {name}: the same to {(same - snr.clamp(max=5.0)).abs().max():.0e}")
+    assert torch.allclose(same, snr.clamp(max=5.0))
+print(f"at t = 0 plain ε weighs the error of x_0 {float(snr[0] / 5):,.0f} times as much as min-SNR")
+plots.curves(
+    t,
+    in_x0,
+    "timestep t",
+    "weight of the error of $x_0$",
+    yscale="log",
+    alt="Four curves over t on a logarithmic axis. Plain ε falls from ten thousand to less than a ten-thousandth. Plain v follows it and then levels off at 1. Plain x_0 is flat at 1. Min-SNR is flat at 5 and then follows plain ε.",
+    caption="Four losses in one currency. Plain ε and min-SNR agree at large t and part where an image is nearly clean; plain v is the one that still cares about x_0 at the noisy end.",
+)
+
+# %% [markdown] id=versus
+# ## ε against v, on the same budget
+#
+# Which target is better? The losses cannot be compared: they are in different currencies. So train the same small network, with the same data, the same noise and the same number of steps, and compare (1) the distance from
+# the exact $\varepsilon^*$, and (2) the samples: their *energy distance* from real points, $2\,\mathbb E\lVert X-Y\rVert - \mathbb E\lVert X-X'\rVert - \mathbb E\lVert Y-Y'\rVert$, which is 0 only for equal distributions.
+#
+# > **Predict before you run.** ε, v, or ε with min-SNR? By more than the difference between two seeds?
+
+# %% id=versus-run
+class SmallNetwork(nn.Module):
+    """A prediction for points in the plane, from x_t of shape (N, 2) and t of shape (N,)."""
+
+    def __init__(self, width=64):
+        super().__init__()
+        sizes = (2 + 13, width, width, width)
+        layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.SiLU())]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 2))
+
+    def forward(self, x_t, t):
+        share = t[:, None] / 1000
+        waves = share * math.pi * 2.0 ** torch.arange(6)
+        return self.layers(torch.cat([x_t, share, waves.sin(), waves.cos()], dim=1))
+
+
+def draw_mixture(n, generator):
+    k = torch.multinomial(weights, n, replacement=True, generator=generator)
+    return (centres[k] + stds[k, None] * torch.randn(n, 2, generator=generator, dtype=torch.float64)).float()
+
+
+levels = alpha_bar.float()
+
+
+def fit(target, gamma, seed, steps=1200):
+    torch.manual_seed(seed)
+    network, generator = SmallNetwork(), torch.Generator().manual_seed(100 + seed)
+    optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        x0 = draw_mixture(256, generator)
+        t = torch.randint(1000, (256,), generator=generator)
+        eps = torch.randn(x0.shape, generator=generator)
+        a = levels[t, None]
+        x_t = gaussian.q_sample(x0, eps, a)
+        wanted = eps if target == "epsilon" else gaussian.velocity(x0, eps, a)
+        weight = 1.0 if gamma is None else weigh(a, gamma, target)
+        loss = (weight * (wanted - network(x_t, t)) ** 2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        falling.step()
+    return network
+
+
+def as_eps(network, target):
+    """The network's prediction as ε, whatever it predicts."""
+
+    @torch.no_grad()
+    def predict(x_t, t):
+        said = network(x_t.float(), torch.full((len(x_t),), t)).double()
+        return said if target == "epsilon" else gaussian.eps_from_v(x_t, said, float(alpha_bar[t]))
+
+    return predict
+
+
+def sample_points(predict, n=1500, seed=5, stride=10):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    visited = [*range(999, -1, -stride), -1]
+    for t, t_prev in zip(visited, visited[1:], strict=False):
+        a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
+        mean = gaussian.posterior_mean(x, gaussian.x0_from_eps(x, predict(x, t), a), a, p)
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x = mean + gaussian.posterior_variance(a, p) ** 0.5 * noise
+    return x
+
+
+def energy_distance(x, y):
+    def within(z):
+        return torch.cdist(z, z).sum() / (len(z) * (len(z) - 1))
+
+    return float(2 * torch.cdist(x, y).mean() - within(x) - within(y))
+
+
+generator = torch.Generator().manual_seed(9)
+real_points, more_points = (draw_mixture(1500, generator).double() for _ in range(2))
+times = (5, 50, 150, 300, 500, 700, 900, 999)
+errors, distances = {}, {}
+for name, target, gamma in (("ε", "epsilon", None), ("v", "v_prediction", None), ("ε, min-SNR", "epsilon", 5.0)):
+    by_seed = []
+    for seed in (0, 1):
+        predict = as_eps(fit(target, gamma, seed), target)
+        row = []
+        for t in times:
+            generator = torch.Generator().manual_seed(t)
+            eps = torch.randn(real_points.shape, generator=generator, dtype=torch.float64)
+            x_t = gaussian.q_sample(real_points, eps, float(alpha_bar[t]))
+            row.append(float(((predict(x_t, t) - exact(x_t, float(alpha_bar[t]))) ** 2).mean()))
+        by_seed.append(row)
+        distances.setdefault(name, []).append(energy_distance(sample_points(predict), real_points))
+    errors[name] = torch.tensor(by_seed).mean(0)
+exact_points = sample_points(lambda x, t: exact(x, float(alpha_bar[t])))
+print("energy distance of the samples from real points, for two seeds of the training")
+for name, values in distances.items():
+    print(f"{name:<12}" + "   ".join(f"{value:.4f}" for value in values))
+print(f"{'exact ε*':<12}{energy_distance(exact_points, real_points):.4f}   (the sampler's own error)")
+print(f"{'real points':<12}{energy_distance(more_points, real_points):.4f}   (the floor: two sets of real points)")
+plots.curves(
+    torch.tensor(times),
+    errors,
+    "timestep t",
+    "squared distance from ε*",
+    yscale="log",
+    alt="Three curves over t, the squared distance of a trained network from the exact prediction: for ε, for v and for ε with min-SNR weights.",
+    caption="The same network and budget, three losses: distance from the perfect ε at each t, mean of two seeds. A loss buys accuracy at one t with accuracy at another.",
+)
+
+# %% [markdown] id=versus-answer
+# <details><summary>Answer</summary>
+#
+# $v$, in both seeds, and its samples are at the floor. The curves say why. At large $t$ nearly all of $x_t$ is noise, so $\varepsilon^* \approx x_t$: a network for ε must carry its own input through all its layers, to several digits, only to have
+# eq. 15 divide what is left of the error by $\sqrt{\bar\alpha_t}$. A network for $v$ is given that part for free: $\varepsilon = \sqrt{1-\bar\alpha_t}\,x_t + \sqrt{\bar\alpha_t}\,v$ has $x_t$ in it already, and the error of $v$ is made *smaller* by $\sqrt{\bar\alpha_t}$.
+#
+# Min-SNR does not help here. It takes weight from small $t$, where the width of the narrow spots is decided, and gives nothing at large $t$, where ε has its trouble. On images the ranking may be another: there small $t$ decides what no eye sees. Measure on your
+# own data, convert to one currency, and run at least two seeds: where two seeds differ by as much as two losses do, the experiment has shown nothing.
+#
+# </details>
+#
+# One thing is not a matter of taste: with zero terminal SNR (lesson 02) ε-prediction has no answer at the last $t$, and $v$ or $x_0$ is needed there.
+
+# %% [markdown] id=gpus
+# ## Many GPUs
+#
+# A batch is divided among $n$ processes. Each has a copy of the network, computes the gradient of the mean loss over its share, and all average their gradients before the step. Then all copies make the same step, and stay equal.
+
+# %% exercise 12.5
+# When is the average of the processes' gradients the gradient of the whole batch? Write what is right in any case.
+
+# %% [markdown] id=gpus-why
+# The package refuses a batch that does not divide evenly (`batch_size=64 does not divide among 3 processes`), so the plain average is right. And it draws $t$ and $\varepsilon$ as a function of (seed, step, position in the batch), so that it does not matter *who* draws them:
+
+# %% id=gpus-check
+from ddpm_from_scratch.course.exercises.l12 import combine as average
+from ddpm_from_scratch.training import draw
+
+whole = draw(seed=0, step=7, positions=range(8), shape=(1, 4, 4), T=1000)
+halves = [draw(0, 7, positions, (1, 4, 4), 1000) for positions in (range(4), range(4, 8))]
+assert torch.equal(whole.t, torch.cat([half.t for half in halves]))
+assert torch.equal(whole.noise, torch.cat([half.noise for half in halves]))
+print("t of 8 images, drawn by one process:  ", whole.t.tolist())
+print("the same, drawn by two processes:     ", halves[0].t.tolist(), halves[1].t.tolist())
+
+torch.manual_seed(0)
+model = nn.Linear(4, 4)
+
+
+def gradient(draws):
+    model.zero_grad()
+    ((model(draws.noise) - draws.noise.roll(1, -1)) ** 2).mean().backward()
+    return model.weight.grad.clone()
+
+
+together = average([gradient(half) for half in halves], [4, 4])
+print(f"gradient of the whole batch against that of two halves: {(gradient(whole) - together).abs().max():.0e}")
+assert torch.allclose(gradient(whole), together, atol=1e-6)
+
+# %% [markdown] id=gpus-run
+# The command is the same as on one machine, with a launcher in front. Nothing in the training loop of lesson 06 changes, since it is written on an `Accelerator`:
+#
+# ```sh
+# accelerate launch --multi_gpu -m ddpm_from_scratch.cli train --dataset path/to/images --output runs/mine
+# ```
+
+# %% [markdown] id=latent
+# ## What Stable Diffusion adds
+#
+# Three things, and none of them changes the loop.
+#
+# 1. **It diffuses something smaller than pixels.** An autoencoder, trained beforehand, turns an image into a small *latent* array and back. The diffusion runs on the latents.
+# 2. **It is asked in words.** A text encoder turns the prompt into a sequence of vectors. In place of one row of a table, the U-Net gets them all, through *cross-attention*: the queries come from the image, keys and values from the text.
+# 3. **It is large**, and trained on very many pictures.
+#
+# Guidance, the schedule, the U-Net's blocks and the samplers are those of this course. The numbers behind the first point:
+
+# %% id=latent-numbers
+pixels, latents = 512 * 512 * 3, 64 * 64 * 4
+print(f"numbers per image: {pixels:,} as pixels, {latents:,} as latents: {pixels / latents:.0f} times fewer")
+attention = (512 * 512) ** 2 / (64 * 64) ** 2
+print(f"pairs of positions in self-attention at full resolution: {attention:,.0f} times fewer")
+theirs = schedules.alpha_bars(schedules.scaled_linear(T=1000, beta_start=0.00085, beta_end=0.012))
+for name, bars in (("this course, linear", alpha_bar), ("Stable Diffusion, scaled linear", theirs)):
+    print(f"{name:<34} signal left at the last step, √ᾱ_T = {float(bars[-1]) ** 0.5:.4f}")
+
+
+def cross_attention(image, text, to_q, to_k, to_v):
+    """Positions of the image (N, C) look things up in the words (M, D)."""
+    q, k, v = to_q(image), to_k(text), to_v(text)
+    return torch.softmax(q @ k.T / q.shape[-1] ** 0.5, dim=-1) @ v
+
+
+torch.manual_seed(0)
+image, text = torch.randn(64 * 64, 32), torch.randn(77, 48)
+looked_up = cross_attention(image, text, nn.Linear(32, 32), nn.Linear(48, 32), nn.Linear(48, 32))
+print(f"cross-attention: image {tuple(image.shape)}, text {tuple(text.shape)} → {tuple(looked_up.shape)}")
+
+# %% [markdown] id=latent-table
+# | in Stable Diffusion | here |
+# |---|---|
+# | `scheduler` (`scaled_linear`, 1000 steps) | lessons 01, 02; the configuration is read by this course's schedulers too |
+# | `unet`: ResNet blocks, self-attention, skips, time embedding | lessons 04, 05 |
+# | `unet`: cross-attention to the prompt | the function above, in the place of the class table |
+# | training: ε at a random $t$, L_simple | lesson 06 |
+# | the denoising loop, `scheduler.step` | lessons 07, 08 |
+# | `guidance_scale` 7.5, i.e. $w = 6.5$; the "negative prompt" takes the place of $\varnothing$ | this lesson |
+# | `vae`, `text_encoder` | two networks trained beforehand, not part of diffusion |
+#
+# Its schedule leaves signal at the last step (the number above): it has the fault of lesson 02, and Lin et al. mend it the way you did.
+
+# %% [markdown] id=wrong
+# ## What could go wrong
+#
+# - **Two conventions.** $w$ and $s = 1 + w$. A paper's "7.5" is not Diffusers' "7.5" unless you check.
+# - **No label dropout in training.** Row ∅ of the table is then what it was at the start, random. Guidance runs, and pushes somewhere.
+# - **Guidance and clipping.** Large $w$ throws $\hat x_0$ far out of $[-1, 1]$. Clipped, it saturates (the heavy strokes above). Imagen's dynamic thresholding, `thresholding=True`, rescales instead.
+# - **A learned variance in the wrong sampler.** The network then has twice the channels. DDIM has no use for the second half, and must cut it off.
+# - **Comparing losses of different targets.** They are different currencies. Convert first.
+# - **One seed.** A difference between two runs is news only if it is larger than that between two seeds.
+# - **A learning rate for one GPU on eight.** Eight times the batch is another optimisation problem. Nothing warns you.
+
+# %% [markdown] id=summary
+# ## Summary
+#
+# - A class enters like the time, as a vector. Dropping it now and then makes one network do for both $p(x \mid c)$ and $p(x)$.
+# - Guidance follows $\nabla \log q(c \mid x_t)$, the difference of two scores, further than Bayes would. It buys typical images with variety, and its samples are draws from no simple distribution.
+# - The right variance of a step back lies between $\tilde\beta$ and $\beta$. For Gaussian data it is a formula, and with it any number of steps is exact.
+# - Targets and weights are one choice: a weight over $t$. Compare in one currency, with more than one seed.
+# - With randomness tied to (seed, step, position), the number of processes changes nothing.
+# - Stable Diffusion is this course, on latents, asked in words.
+#
+# **Next:** lesson 13 starts from a blank file.
+
+# %% id=progress
+progress("12")
+
+# %% [markdown] id=reading
+# ## Sources and further reading
+#
+# {{equations 12}}
+#
+# - J. Ho, T. Salimans, *Classifier-Free Diffusion Guidance* (2022), arXiv 2207.12598: section 3 (guidance with and without a classifier), algorithms 1 and 2.
+# - A. Nichol, P. Dhariwal, *Improved Denoising Diffusion Probabilistic Models* (2021), arXiv 2102.09672: eq. 15 and 16 (learned variance, hybrid loss).
+# - T. Hang et al., *Efficient Diffusion Training via Min-SNR Weighting Strategy* (2023), arXiv 2303.09556: section 3.4.
+# - T. Salimans, J. Ho, *Progressive Distillation for Fast Sampling of Diffusion Models* (2022), arXiv 2202.00512: section 4 and appendix D (v, and losses as weights).
+# - C. Saharia et al., *Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding* (2022), arXiv 2205.11487: dynamic thresholding.
+# - R. Rombach et al., *High-Resolution Image Synthesis with Latent Diffusion Models* (2022), arXiv 2112.10752: latents and cross-attention.

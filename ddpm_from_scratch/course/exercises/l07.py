@@ -693,18 +693,20 @@ def sample_inputs(generator: torch.Generator, index: int) -> Case:
     """A few steps with the exact ε* of Gaussian data, images and points, every spacing, both variances."""
     shape = ((2, 1, 4, 4), (3, 2), (4, 1, 3, 3))[index]
     spacing, variance = (("trailing", "fixed_small"), ("leading", "fixed_large"), ("linspace", "fixed_small"))[index]
-    scheduler = DDPMScheduler(timestep_spacing=spacing, variance_type=variance, clip_sample=False)
+    scheduler = DDPMScheduler(
+        100, beta_end=0.2, timestep_spacing=spacing, variance_type=variance, clip_sample=False
+    )
     scheduler.set_timesteps((5, 8, 6)[index])
     seed = int(torch.randint(1000, (), generator=generator))
     generators = [torch.Generator().manual_seed(seed + i) for i in range(shape[0])]
+
+    def exact_eps(x: Tensor, t: int) -> Tensor:
+        """ε* for data N(0.3, 0.25)."""
+        a = float(scheduler.alphas_cumprod[t])
+        return (1 - a) ** 0.5 * (x - a**0.5 * 0.3) / (a * 0.25 + 1 - a)
+
     args = {"model": exact_eps, "scheduler": scheduler, "shape": shape, "generators": generators}
     return Case(args, {"n": len(scheduler.timesteps)})
-
-
-def exact_eps(x: Tensor, t: int) -> Tensor:
-    """ε* for data N(0.3, 0.25)."""
-    a = float(ALPHA_BAR[t])
-    return (1 - a) ** 0.5 * (x - a**0.5 * 0.3) / (a * 0.25 + 1 - a)
 
 
 def sample_one_by_one(model, scheduler, shape, generators):
@@ -715,7 +717,7 @@ def sample_by_own_steps(model, scheduler, shape, generators):
     x = torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
     visited = [*scheduler.timesteps.tolist(), -1]
     for t, t_prev in zip(visited, visited[1:], strict=False):
-        a, p = levels(t, t_prev).values()
+        a, p = scheduler._alpha_bar(t), scheduler._alpha_bar(t_prev)
         x_mean = ddpm_mean(x, model(x, t), a, p)
         if t_prev < 0:
             return x_mean
@@ -743,7 +745,8 @@ def sample_by_while(model, scheduler, shape, generators):
 def sample_in_float64(model, scheduler, shape, generators):
     x = gaussian.randn(shape, generators).double()
     for t in scheduler.timesteps.tolist():
-        mean = ddpm_mean(x, model(x, t), *levels(t, scheduler._previous(t)).values())
+        a, p = scheduler._alpha_bar(t), scheduler._alpha_bar(scheduler._previous(t))
+        mean = ddpm_mean(x, model(x, t), a, p)
         drawn = scheduler.step(torch.zeros(shape), t, torch.zeros(shape), generator=generators).prev_sample
         x = mean + drawn.double()  # at x_t = 0 and ε = 0 a step gives its noise alone
     return x.float()
@@ -826,7 +829,7 @@ SAMPLE = Exercise(
             "you told the model the number of the loop (0, 1, 2, …) in the place of t: it does not know how noisy x is",
         ),
         Mistake(
-            lambda m, s, shape, g: _loop(m, s, shape, g, ask=lambda i, t: s._previous(t) % 1000),
+            lambda m, s, shape, g: _loop(m, s, shape, g, ask=lambda i, t: max(s._previous(t), 0)),
             "you asked the model at the timestep that comes next; x is still at t",
         ),
         Mistake(
@@ -834,8 +837,8 @@ SAMPLE = Exercise(
             "you stopped one step early: after the last of the {n} timesteps a noisy x is left",
         ),
         Mistake(
-            lambda m, s, shape, g: _loop(m, s, shape, g, steps=range(999, -1, -1)),
-            "you visit all 1000 training steps: `scheduler.timesteps` has {n}, and a step goes to the next of them",
+            lambda m, s, shape, g: _loop(m, s, shape, g, steps=range(len(s) - 1, -1, -1)),
+            "you visit every training step: `scheduler.timesteps` has {n}, and a step goes to the next of them",
         ),
         Mistake(
             lambda m, s, shape, g: _loop(m, s, shape, g, start=torch.zeros(shape)),
@@ -887,6 +890,37 @@ SAMPLE = Exercise(
     rtol=1e-3,
     cases=3,
 )
+
+
+# ---------------------------------------------------------------- the bug clinic
+
+
+def noise_everywhere(unet, x, t, t_prev, noise):
+    a, p = levels(t, t_prev).values()
+    x0 = gaussian.x0_from_eps(x, unet(x, t).sample, a).clamp(-1, 1)
+    return gaussian.posterior_mean(x, x0, a, p) + (1 - a / p) ** 0.5 * noise
+
+
+def no_root(unet, x, t, t_prev, noise):
+    a, p = levels(t, t_prev).values()
+    x0 = gaussian.x0_from_eps(x, unet(x, t).sample, a).clamp(-1, 1)
+    return gaussian.posterior_mean(x, x0, a, p) + (1 - a / p) * noise * (t_prev >= 0)
+
+
+def level_off_by_one(unet, x, t, t_prev, noise):
+    a, p = levels(t, t_prev).values()
+    x0 = gaussian.x0_from_eps(x, unet(x, t).sample, p).clamp(-1, 1)
+    return gaussian.posterior_mean(x, x0, a, p) + (1 - a / p) ** 0.5 * noise * (t_prev >= 0)
+
+
+def not_reversed(unet, x, t, t_prev, noise):
+    a, p = levels(t, t_prev).values()
+    x0 = gaussian.x0_from_eps(x, unet(x, 999 - t).sample, a).clamp(-1, 1)
+    return gaussian.posterior_mean(x, x0, a, p) + (1 - a / p) ** 0.5 * noise * (t_prev >= 0)
+
+
+BROKEN = {"A": no_root, "B": not_reversed, "C": noise_everywhere, "D": level_off_by_one}
+"""Steps with one bug each, as `step(unet, x_t, t, t_prev, noise)` → x_prev. Guess before you read them."""
 
 
 EXERCISES = (DDPM_MEAN, REVERSE_VARIANCE, DDPM_STEP, SPACED_TIMESTEPS, SAMPLE)

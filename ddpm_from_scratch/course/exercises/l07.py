@@ -160,9 +160,7 @@ DDPM_MEAN = Exercise(
 # ---------------------------------------------------------------- 07.2
 
 
-def reverse_variance(
-    alpha_bar_t: float, alpha_bar_prev: float, data_variance: float | Tensor
-) -> float | Tensor:
+def reverse_variance(alpha_bar_t: float, alpha_bar_prev: float, data_variance: float | Tensor) -> float | Tensor:
     """The variance of q(x_prev | x_t) where the data are Gaussian, x_0 ~ N(m, data_variance).
 
     alpha_bar_t, alpha_bar_prev: ᾱ at t and at the step moved to; alpha_bar_prev is 1 at the last step.
@@ -693,9 +691,7 @@ def sample_inputs(generator: torch.Generator, index: int) -> Case:
     """A few steps with the exact ε* of Gaussian data, images and points, every spacing, both variances."""
     shape = ((2, 1, 4, 4), (3, 2), (4, 1, 3, 3))[index]
     spacing, variance = (("trailing", "fixed_small"), ("leading", "fixed_large"), ("linspace", "fixed_small"))[index]
-    scheduler = DDPMScheduler(
-        100, beta_end=0.2, timestep_spacing=spacing, variance_type=variance, clip_sample=False
-    )
+    scheduler = DDPMScheduler(100, beta_end=0.2, timestep_spacing=spacing, variance_type=variance, clip_sample=False)
     scheduler.set_timesteps((5, 8, 6)[index])
     seed = int(torch.randint(1000, (), generator=generator))
     generators = [torch.Generator().manual_seed(seed + i) for i in range(shape[0])]

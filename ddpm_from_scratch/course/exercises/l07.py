@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ DDPM_MEAN = Exercise(
 
 
 def reverse_variance(alpha_bar_t: float, alpha_bar_prev: float, data_variance: float | Tensor) -> float | Tensor:
-    """The variance of q(x_prev | x_t) where the data are Gaussian, x_0 ~ N(m, data_variance).
+    """The variance of q(x_prev | x_t) for Gaussian data, x_0 ~ N(m, data_variance) (Ho section 3.2).
 
     alpha_bar_t, alpha_bar_prev: ᾱ at t and at the step moved to; alpha_bar_prev is 1 at the last step.
     data_variance: s², a number or a tensor, at least 0.
@@ -253,7 +254,7 @@ REVERSE_VARIANCE = Exercise(
         ),
         Mistake(
             lambda a, p, s2: _total(p, s2),
-            "you returned the variance of x_prev over all data: x_t is known here, and says nearly everything (t = {t})",
+            "you returned the variance of x_prev over all data: x_t is known here, and says much of it (t = {t})",
         ),
         Mistake(
             lambda a, p, s2: (1 - a / p) * (s2 + 1 - p) / (s2 + 1 - a),
@@ -414,7 +415,7 @@ DDPM_STEP = Exercise(
     minutes=8,
     equation="Ho algorithm 2, eq. 7, 15",
     where="The last step",
-    lines=6,
+    lines=7,
     reference=ddpm_step,
     inputs=ddpm_step_inputs,
     hints=(
@@ -553,7 +554,7 @@ def spaced_timesteps_in_torch(n, T, spacing):
 
 
 def spaced_timesteps_by_loop(n, T, spacing):
-    steps = []
+    steps: list[int] = []
     for i in range(n):
         if spacing == "leading":
             steps.insert(0, i * (T // n))
@@ -669,14 +670,14 @@ SPACED_TIMESTEPS = Exercise(
 
 def sample(
     model: Callable[[Tensor, int], Tensor],
-    scheduler: DDPMScheduler,
+    scheduler: Any,
     shape: tuple[int, ...],
     generators: list[torch.Generator],
 ) -> Tensor:
     """Algorithm 2 from noise to data, with one generator per sample.
 
     model: model(x_t, t) gives the predicted noise, of x_t's shape; t is an int.
-    scheduler: its `timesteps` are set; `scheduler.step(eps, t, x_t, generator=...)` makes one step.
+    scheduler: a DDPMScheduler whose `timesteps` are set; `scheduler.step(eps, t, x_t, generator=...)` makes one step.
     shape: of the result, (B, ...).
     generators: B of them; sample i gets its x_T, then the noise of every step, from generator i.
     Returns x_0, float32.
@@ -811,14 +812,14 @@ SAMPLE = Exercise(
     hints=(
         "Algorithm 2 has one line before its loop and two inside. The scheduler holds the timesteps and the step; you "
         "hold x.",
-        "x_T ~ N(0, I), drawn with `gaussian.randn`, which takes a list of generators. Then for every t: ε = model(x, t), "
-        "x = the step's `prev_sample`.",
+        "x_T ~ N(0, I), drawn with `gaussian.randn`, which takes a list of generators. Then for every t: "
+        "ε = model(x, t), x = the step's `prev_sample`.",
         "`x = gaussian.randn(...)`, `for t in scheduler.timesteps.tolist():`, `x = scheduler.step(...).prev_sample`",
     ),
     mistakes=(
         Mistake(
             lambda m, s, shape, g: _loop(m, s, shape, g, steps=s.timesteps.tolist()[::-1]),
-            "you visit the timesteps from the smallest up: at t = 0 the network is told that pure noise is nearly clean",
+            "you visit the timesteps from the smallest up: at t = 0 the network is told that pure noise is clean",
         ),
         Mistake(
             lambda m, s, shape, g: _loop(m, s, shape, g, ask=lambda i, t: i),

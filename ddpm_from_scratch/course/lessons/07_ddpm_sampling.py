@@ -32,6 +32,7 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -214,7 +215,7 @@ def final_variance(s2, steps, variance_type, last_noise=False):
     scheduler = DDPMScheduler(timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     visited, v, history = [*scheduler.timesteps.tolist(), -1], 1.0, []
-    for t, t_prev in zip(visited, visited[1:]):
+    for t, t_prev in zip(visited, visited[1:], strict=False):
         a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
         beta = 1 - a / p
         slope = (1 - beta / (a * s2 + 1 - a)) / (
@@ -279,7 +280,7 @@ for i, n in enumerate(counts):
         f"{n:>5} steps: spread of the samples / spread of the data: "
         + ", ".join(
             f"{kind} {float(values[i]):.3f}"
-            for kind, values in zip(("β", "β̃"), spread.values())
+            for kind, values in zip(("β", "β̃"), spread.values(), strict=True)
         )
     )
 with plots.figure(
@@ -678,10 +679,11 @@ plots.image_grid(
     strip,
     8,
     titles=[f"t = {journey[i][0]}" for i in columns],
-    alt="Three rows of eight guesses. At t = 999 a grey blur that is nearly the same in every "
-    "row. To the right blurred shapes appear, then a digit, then its edges become sharp.",
-    caption="x̂_0 on the way, for the three images of the first picture. It starts as the mean "
-    "of all digits, and becomes one of them.",
+    alt="Three rows of eight guesses. At t = 999 black and white speckle, brighter in the middle. "
+    "To the right the speckle turns into a grey blur that is much the same in every row, then "
+    "into a blurred digit, and the edges become sharp last.",
+    caption="x̂_0 on the way, for the three images of the first picture. At t = 999 the network's "
+    "error, many times enlarged, hides everything. Then comes a blur, near to the mean of all digits, and becomes one of them.",
 )
 
 
@@ -724,7 +726,7 @@ plots.curves(
 # %% [markdown] id=progressive-answer
 # <details><summary>Answer</summary>
 #
-# $\hat x_0$ is a mean over all images that are still possible. At the beginning that is nearly everything, so it is the mean of all digits: a blur. Then the coarse shape is settled, and the detail last. It has to be so: noise hides fine detail first (lesson 01), so on the way back it comes last.
+# $\hat x_0$ is a mean over all images that are still possible. Early that is nearly everything, so it is near to the mean of all digits: a blur. (At the very first steps the amplified error of the network lies over it, see *Clipping*.) Then the coarse shape is settled, and the detail last. It has to be so: noise hides fine detail first (lesson 01), so on the way back it comes last.
 #
 # </details>
 #
@@ -833,7 +835,7 @@ def run(step, n=5, steps=30):
     scheduler.set_timesteps(steps)
     visited, generators = [*scheduler.timesteps.tolist(), -1], seeds(n, 20)
     x, log = gaussian.randn((n, 1, 16, 16), generators), []
-    for t, t_prev in zip(visited, visited[1:]):
+    for t, t_prev in zip(visited, visited[1:], strict=False):
         x = step(digits.unet, x, t, t_prev, gaussian.randn(x.shape, generators))
         if t_prev >= 0:
             corners = (

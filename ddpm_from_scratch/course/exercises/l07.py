@@ -146,6 +146,10 @@ DDPM_MEAN = Exercise(
             lambda x, e, a, p: _mean(x, e, a, p, push=(1 - a) / (1 - a) ** 0.5),
             "you took 1-ᾱ_t for β_t: that is the variance of the noise of all steps up to t = {t}, and β_t that of one",
         ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, shrink=(p / a) ** 0.5),
+            "you shrink once more where a step back has to undo the shrinking (t = {t})",
+        ),
     ),
     alternatives=(
         ddpm_mean_through_x0,
@@ -277,6 +281,11 @@ REVERSE_VARIANCE = Exercise(
             lambda a, p, s2: a / p * _total(p, s2) / _total(a, s2),
             "you multiplied by α_t where β_t belongs: at t = {t} your variance is that of everything kept, not of the "
             "noise of one step",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - a / p) * _total(p, s2),
+            "you left out what x_t spreads over, V_t, below the line: with data of variance 1 nobody would notice: "
+            "V_t is 1 (t = {t})",
         ),
     ),
     alternatives=(
@@ -450,6 +459,13 @@ DDPM_STEP = Exercise(
             "you clipped x̂_0 only after the mean had been made from it: the first output does not feel it (t = {t})",
         ),
         Mistake(
+            lambda x, e, z, a, p, large: (
+                _step(x, e, z, a, p, large)[0],
+                gaussian.x0_from_eps(x, e, a),
+            ),
+            "you returned x̂_0 as it was before clipping: the second output is the one that the step used (t = {t})",
+        ),
+        Mistake(
             _clipped_mean,
             "you clipped the mean and not x̂_0: at t = {t} x_prev is noisy, and noise may go beyond [-1, 1]",
         ),
@@ -617,6 +633,10 @@ SPACED_TIMESTEPS = Exercise(
         Mistake(
             lambda n, T, s: spaced_timesteps(n, T, "leading"),
             "you return the leading timesteps whatever `spacing` says: {spacing} was asked for",
+        ),
+        Mistake(
+            lambda n, T, s: spaced_timesteps(n, T, "trailing"),
+            "you return the trailing timesteps whatever `spacing` says: {spacing} was asked for",
         ),
         Mistake(
             _other("trailing", lambda n, T: [round(T - i * T / n) for i in range(n)]),
@@ -832,6 +852,10 @@ SAMPLE = Exercise(
         Mistake(
             lambda m, s, shape, g: _loop(m, s, shape, g, steps=s.timesteps.tolist()[:-1]),
             "you stopped one step early: after the last of the {n} timesteps a noisy x is left",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g, steps=s.timesteps.tolist()[:1]),
+            "you return after the first of the {n} timesteps: is `return` inside the loop?",
         ),
         Mistake(
             lambda m, s, shape, g: _loop(m, s, shape, g, steps=range(len(s) - 1, -1, -1)),

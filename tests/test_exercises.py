@@ -340,6 +340,14 @@ def test_the_first_t_at_which_an_answer_departs_is_named() -> None:
     assert told.endswith("right at t = 50 with x0 of shape (6, 2)")
 
 
+def test_arguments_that_are_no_values_are_not_printed() -> None:
+    def call(function: Callable[[float], float], n: int) -> float:
+        return function(n)
+
+    given = replace(JUMP, reference=call, inputs=lambda generator, index: Case({"function": abs, "n": index + 1}))
+    assert message(lambda function, n: 2.0 * n + 3, given) == "with n = 1, 5 where 1 is expected"
+
+
 def test_constants_and_memories_do_not_pass() -> None:
     stored = {tuple(c.args["x0"].shape): jump(*c.args.values()) for c in (JUMP.case(0, i) for i in range(3))}
     assert "right at" in message(lambda x, e, a: stored[tuple(x.shape)].to(x.dtype))

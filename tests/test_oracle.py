@@ -13,6 +13,7 @@ import torch
 from float64_oracle import alpha_bars, betas, timesteps
 
 from ddpm_from_scratch import DDIMScheduler, DDPMScheduler, gaussian
+from ddpm_from_scratch.course.exercises.l07 import reverse_variance
 
 M, S = 0.3, 0.6
 """One Gaussian of data: N(M, S²)."""
@@ -58,6 +59,24 @@ def expected_map(config: Any, t: int, t_prev: int, eta: float | None, m: float, 
         on_x = (max(1 - p - sigma**2, 0.0) / (1 - a)) ** 0.5
         on_x0 = p**0.5 - on_x * a**0.5
     return on_x + on_x0 * gain, on_x0 * constant, sigma
+
+
+@pytest.mark.parametrize("s", [0.0, 0.05, 0.6, 1.0, 1.7])
+@pytest.mark.parametrize("stride", [1, 40])
+def test_the_true_variance_of_a_step_back_keeps_every_marginal(s: float, stride: int) -> None:
+    """With ε* and σ² = Var(x_prev | x_t), a step carries q(x_t) to q(x_prev); β and β̃ are its two ends."""
+    config = DDPMScheduler().config
+    table, visited = alpha_bars(config), [*range(999, -1, -stride), -1]
+    for t, t_prev in zip(visited, visited[1:], strict=False):
+        a, p = table[t], table[t_prev] if t_prev >= 0 else 1.0
+        slope, intercept, _ = expected_map(config, t, t_prev, None, M, s)
+        variance = reverse_variance(a, p, s**2)
+        assert slope * a**0.5 * M + intercept == pytest.approx(p**0.5 * M, abs=1e-12)
+        assert slope**2 * (a * s**2 + 1 - a) + variance == pytest.approx(p * s**2 + 1 - p, abs=1e-12)
+        if s == 1:
+            assert variance == pytest.approx(1 - a / p, abs=1e-12)
+        if s == 0:
+            assert variance == pytest.approx(gaussian.posterior_variance(a, p), abs=1e-12)
 
 
 SAMPLERS = [("ddpm", None), ("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0)]

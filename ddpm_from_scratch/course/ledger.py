@@ -198,6 +198,23 @@ EQUATIONS = (
         ORACLE + "test_mean_and_variance_after_every_step",
     ),
     Equation(
+        "Ho",
+        "eq. 11",
+        r"\mu_\theta(x_t, t) = \tfrac{1}{\sqrt{\alpha_t}} \big(x_t - \tfrac{\beta_t}{\sqrt{1-\bar\alpha_t}}"
+        r"\, \varepsilon_\theta(x_t, t)\big)",
+        "07",
+        "schedulers.DDPMScheduler.step",
+        ORACLE + "test_mean_and_variance_after_every_step",
+    ),
+    Equation(
+        "Ho",
+        "section 3.2",
+        r"\sigma_t^2 = \beta_t \text{ for } x_0 \sim \mathcal N(0, I),\ \tilde\beta_t \text{ for a point}",
+        "07",
+        "course.exercises.l07.reverse_variance",
+        ORACLE + "test_the_true_variance_of_a_step_back_keeps_every_marginal",
+    ),
+    Equation(
         "IDDPM",
         "eq. 19",
         r"\tilde\beta \text{ of a strided schedule, from } \bar\alpha_t"
@@ -205,6 +222,14 @@ EQUATIONS = (
         "07",
         "gaussian.posterior_variance",
         GAUSSIAN + "test_posterior_is_the_conditional_of_the_joint_gaussian",
+    ),
+    Equation(
+        "Lin",
+        "table 2",
+        r"\text{leading, trailing and linspace timesteps}",
+        "07",
+        "schedulers.base.Scheduler._spaced_timesteps",
+        SCHEDULERS + "test_spacings_are_table_2",
     ),
     Equation(
         "Song",
@@ -369,6 +394,14 @@ SYMBOLS = (
         r"\bar\alpha_{t-1}",
         r"\alpha_{\tau_{i-1}}",
         "alpha_prod_t_prev",
+        "07",
+    ),
+    Symbol(
+        r"V_t = \bar\alpha_t s^2 + 1 - \bar\alpha_t",
+        "variance of $x_t$ over Gaussian data of variance $s^2$",
+        "",
+        "",
+        "",
         "07",
     ),
     Symbol(r"\eta", "from 0, deterministic, to 1, as much noise as DDPM", "", r"\eta", "eta", "08"),

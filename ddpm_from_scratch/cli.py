@@ -1,4 +1,4 @@
-"""The command line: `ddpm train | sample | eval | info | course ...`."""
+"""The command line: `ddpm train | sample | eval | info | bench | course ...`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ class Spacing(StrEnum):
     leading = "leading"
     trailing = "trailing"
     linspace = "linspace"
+
+
+class Benchmark(StrEnum):
+    """What `ddpm bench` times."""
+
+    library = "library"
+    widgets = "widgets"
 
 
 def _device(name: str) -> Any:
@@ -293,6 +300,29 @@ def info(model: Model) -> None:
     card = resolve(model, ["README.md"]) / "README.md"
     if card.is_file():
         typer.echo("\n" + card.read_text(encoding="utf-8"))
+
+
+@app.command()
+def bench(
+    what: Annotated[
+        Benchmark, typer.Argument(help="The library beside Diffusers, or the course's widgets.")
+    ] = Benchmark.library,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 16,
+    image_size: Annotated[int, typer.Option(help="Side of the images.")] = 32,
+    widths: Annotated[str, typer.Option(help="Channels per resolution of the U-Net.")] = "32,64,128",
+    rounds: Annotated[int, typer.Option(help="How often each is timed; the median counts.")] = 10,
+    device: Device = "cpu",
+) -> None:
+    """Time a sampler's step, the network and a training step beside Diffusers, or the redraw of each widget."""
+    if what is Benchmark.widgets:
+        from ddpm_from_scratch.course.widgets import bench as widgets
+
+        typer.echo(widgets.table(rounds))
+        return
+    from ddpm_from_scratch import bench as library
+
+    timings = library.run(batch_size, image_size, _numbers("--widths", widths), rounds, str(_device(device)))
+    typer.echo(library.table(timings))
 
 
 @course.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -33,6 +34,25 @@ def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"skipped, which is a failure under CI=true: {reason}"
+
+
+def peak_mebibytes(pid: int) -> float:
+    """The most memory that a process has held; where the system does not say, what it holds now."""
+    import psutil
+
+    try:
+        return float(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
+    except (OSError, TypeError):
+        return psutil.Process(pid).memory_info().rss / 2**20
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """After each cell that nbval runs, notes the memory of the notebook's kernel in the report."""
+    yield
+    kernel = getattr(item.parent, "kernel", None)
+    if kernel is not None and kernel.is_alive():
+        item.user_properties.append(("kernel_mebibytes", peak_mebibytes(kernel.km.provisioner.pid)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -81,6 +101,27 @@ def page(chromium: str) -> Iterator[object]:
         page.set_default_timeout(90_000)
         yield page
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """JupyterLab on a fresh copy of the lessons, for all tests of the session (a `lab.Lab`)."""
+    from lab import Lab, keep_all_cells_in_the_page, served_lab
+
+    from ddpm_from_scratch.course import workspace
+
+    work, home = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("home")
+    workspace.copy_lessons(workspace.ROOT / "lessons", work)
+    keep_all_cells_in_the_page(home)
+    with served_lab(work, home, workspace.START) as address:
+        yield Lab(address, work)
+
+
+@pytest.fixture
+def lab(served: object) -> Iterator[object]:
+    """The JupyterLab of the session; its kernels end with the test."""
+    yield served
+    served.stop_kernels()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import lesson_budgets
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "test-output"
@@ -48,6 +50,7 @@ class Result:
     failed: int = 0
     skipped: int = 0
     note: str = ""
+    lessons: dict[str, lesson_budgets.Cost] = field(default_factory=dict)
 
 
 def marked(expression: str, workers: str = "-n0") -> list[str]:
@@ -80,7 +83,7 @@ def long_stages() -> list[Stage]:
     return [
         Stage("long", marked("long and not (fuzz or browser)"), 2100, 3600, HEADLESS),
         Stage("fuzzing", marked("fuzz"), 620, 1200, HEADLESS | {"FUZZ_SECONDS": "600"}),
-        Stage("browser", marked("browser"), 600, 1200, {}),
+        Stage("browser", marked("browser"), 780, 1800, ONE_THREAD),
     ]
 
 
@@ -89,13 +92,14 @@ def names_a_test(argument: str) -> bool:
 
 
 def count(report: Path, result: Result) -> None:
-    """Add the counts of a JUnit report."""
+    """Add the counts of a JUnit report, and what each notebook in it cost."""
     for suite in ElementTree.parse(report).getroot().iter("testsuite"):
         total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
         failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         result.passed += total - failed - skipped
         result.failed += failed
         result.skipped += skipped
+    result.lessons = lesson_budgets.read_costs(report)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -157,6 +161,9 @@ def main() -> int:
         stages = long_stages() if options.long else quick_stages()
     results += [run(stage, options.arguments) for stage in stages]
     print_table(results)
+    for result in results:
+        if result.lessons:
+            print(f"{lesson_budgets.table(result.name, result.lessons)}\n")
     passed, failed, skipped = (sum(getattr(r, kind) for r in results) for kind in ("passed", "failed", "skipped"))
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
     return 1 if failed or not passed else 0

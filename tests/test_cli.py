@@ -44,7 +44,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return UNet2DModel.from_pretrained(folder / "unet").state_dict()
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "eval", "info", "train-classifier", "course"])
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "info", "bench", "train-classifier", "course"])
 def test_help_explains_every_option(ddpm, command: str) -> None:
     code, out, _ = ddpm(command, "--help")
     assert code == 0
@@ -70,6 +70,10 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["train", "--dataset", "digits"], "--output"),
         (["eval", "digits", "--classifier", "fashion", "--num", "4"], "classifier"),
         (["info", "nothing-here"], "digits"),
+        (["bench", "speed"], "widgets"),
+        (["bench", "--image-size", "30"], "halved"),
+        (["bench", "--rounds", "0"], "at least one"),
+        (["bench", "widgets", "--rounds", "0"], "at least one"),
     ],
 )
 def test_a_fault_gets_one_line_and_writes_nothing(

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from ddpm_from_scratch import DDIMScheduler, gaussian, schedules
-from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
+from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution, widgets
 from ddpm_from_scratch.data import load_dataset
 
 setup("02")
@@ -942,6 +942,18 @@ except ValueError as message:
 
 # %% [markdown] id=trap-note
 # At $T = 20$ the scaled range reaches $\beta = 1$, and the recipe ends. It is a rule for small $\beta$. (For few *sampling* steps one does not need a small $T$: train with 1000 levels and visit 20.)
+
+# %% [markdown] id=explorer
+# ## Move it yourself
+#
+# All of this lesson's knobs in one place: the rule, the number of steps, the range of $\beta$, the rescale. The noise is drawn once and kept, so what
+# changes in the images is the schedule's doing. Drag a slider, or click it and use the arrow keys, or type into its number.
+#
+# Try: take $T$ from 1000 down to 100 and watch the last image; then mend it with the range alone. Tick the rescale: where do $\beta$ and log-SNR go? Then ask for something
+# impossible: a range that falls, a $\beta$ of 1.
+
+# %% id=schedule-explorer
+widgets.schedule_explorer(fashion[[28, 1]])
 
 # %% [markdown] id=clinic
 # ## Bug clinic

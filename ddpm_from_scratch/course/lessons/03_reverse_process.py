@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_from_scratch import gaussian, schedules
-from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
+from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution, widgets
 
 setup("03")
 torch.set_num_threads(1)  # the tensors here are small: a second thread would only wait
@@ -896,6 +896,19 @@ plots.scatter(
 # is that of a *known* $x_0$. It leaves out the uncertainty about $x_0$: too little spread, and in between the heaps it lands in the middle. Lesson 08 does better with 10 steps.
 #
 # </details>
+
+# %% [markdown] id=explorer
+# ## Move it yourself
+#
+# The whole lesson on one line, and nothing in it is estimated: the data are two narrow Gaussians, 70 % around $+1$ and 30 % around $-1$. Choose where $x$ is now
+# ($x_t$ at $t$) and how many steps to go back. Blue is where it was *if it came from $x_0$* (Ho eq. 6 and 7). Orange is where it was if nobody tells you $x_0$: the exact
+# $q(x_{t-1} \mid x_t)$, which is the blue density averaged over every $x_0$ that could be behind $x_t$.
+#
+# Try: go back one step. Does it matter which $x_0$ you choose? Now 350 steps: when is the orange density one heap, when two? And back to one step:
+# which of $x_0$ and $x_t$ moves the blue bell at $t = 0$, which at $t = 900$?
+
+# %% id=posterior-explorer
+widgets.posterior_explorer(alpha_bar)
 
 # %% [markdown] id=clinic
 # ## Bug clinic

@@ -6,5 +6,14 @@ drawn once, and only what moves is drawn again.
 """
 
 from .noise import NoiseSlider, noise_slider
+from .posterior import PosteriorExplorer, posterior_explorer
+from .schedule import ScheduleExplorer, schedule_explorer
 
-__all__ = ["NoiseSlider", "noise_slider"]
+__all__ = [
+    "NoiseSlider",
+    "PosteriorExplorer",
+    "ScheduleExplorer",
+    "noise_slider",
+    "posterior_explorer",
+    "schedule_explorer",
+]

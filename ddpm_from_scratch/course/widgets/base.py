@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Sequence
 from typing import Any, cast
@@ -13,7 +14,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ddpm_from_scratch.course.plots import VERMILION
+
 LIVE_DPI = 100
+NOTICE = "border-left: 4px solid {colour}; padding: 0.2em 0.8em"
+
+
+def notice(sentence: str) -> str:
+    """HTML for the line below a picture that says why nothing is drawn."""
+    return f'<div role="status" style="{NOTICE.format(colour=VERMILION)}">{html.escape(sentence, quote=False)}</div>'
 
 
 class LiveFigure:

@@ -6,5 +6,6 @@ drawn once, and only what moves is drawn again.
 """
 
 from .noise import NoiseSlider, noise_slider
+from .tracer import UNetTracer, unet_tracer
 
-__all__ = ["NoiseSlider", "noise_slider"]
+__all__ = ["NoiseSlider", "UNetTracer", "noise_slider", "unet_tracer"]

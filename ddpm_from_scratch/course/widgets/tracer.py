@@ -14,7 +14,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.gaussian import q_sample
@@ -28,8 +28,8 @@ KEPT = 64
 """How many timesteps' maps are kept."""
 
 TRACER_ALT = (
-    "Left, the blocks of the network as dots on a U, from conv_in down to the middle and up to conv_out, with an arc "
-    "for every skip; the chosen block is ringed, its skip drawn thick. Right, its feature maps, orange where negative and "
+    "Left, the blocks of the network as dots on a U, from conv_in down to the middle and up to conv_out, with an "
+    "arc for every skip; the chosen block is ringed, its skip drawn thick. Right, its feature maps, orange where negative and "
     "purple where positive."
 )
 
@@ -211,12 +211,13 @@ class UNetTracer(Explorer):
             png = plots.to_png(figure)
         alt = (
             f"The {len(self.nodes)} stops of a forward pass as numbered dots on a U, joined by nested arcs, one for "
-            f"each skip; below, four feature maps of {len(chosen)} of the stops, fine at both ends and coarse in the middle."
+            f"each skip; below, four feature maps of {len(chosen)} of the stops, fine at both ends and coarse in "
+            "the middle."
         )
         caption = (
             f"What the tracer shows, for {len(chosen)} stops at t = {t}: fine maps at both ends of the U, coarse ones "
-            "at its bottom. Each arc carries a copy from the way down to the way up; the arcs are nested, since the last "
-            "skip made is the first one used. Purple is positive, orange negative. In JupyterLab you choose "
+            "at its bottom. Each arc carries a copy from the way down to the way up; the arcs are nested, since the "
+            "last skip made is the first one used. Purple is positive, orange negative. In JupyterLab you choose "
             "block and t."
         )
         return plots.to_html(png, plots.WIDTH, alt, caption)

@@ -30,14 +30,13 @@
 import math
 
 import torch
-from torch import Tensor, nn
-
 from ddpm_from_scratch import UNet2DModel, gaussian, schedules, shipped_model
 from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
 from ddpm_from_scratch.data import load_dataset
 from ddpm_from_scratch.models.attention import Attention
 from ddpm_from_scratch.models.embeddings import TimestepEmbedding, sinusoidal_embedding
 from ddpm_from_scratch.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from torch import Tensor, nn
 
 setup("04")
 torch.set_num_threads(1)  # the maps here are small: a second thread would only wait
@@ -52,7 +51,7 @@ unet = UNet2DModel.from_pretrained(shipped_model("digits"), subfolder="unet").ev
 # The function to learn is $\varepsilon_\theta(x_t, t)$: an image and a number go in, an image of the same shape comes out. The pieces of this lesson are in a trained network
 # that comes with the course. Before we take it apart, one experiment with the whole. It gets one noisy image, made at $t = 300$, and is told three different times.
 #
-# > **Predict before you run.** The image is the same in all three cases. Will the clean image that the network sees in it ($\hat x_0$, Ho eq. 15) be the same, too? Which one will be too smooth, which one still noisy?
+# > **Predict before you run.** The image is the same in all three cases. Will the clean image that the network sees in it ($\hat x_0$, Ho eq. 15) be the same, too? In which one will noise be left, in which one will part of the digit be gone?
 
 # %% id=hero
 chosen = digits[[3, 14, 8, 25]]
@@ -72,7 +71,7 @@ plots.image_grid(
     width=4.6,
     alt="Five rows of four digits: clean; noisy; and three estimates of the clean image. "
     "Told t = 60 the estimate is still noisy, told the right t = 300 it is clean, told "
-    "t = 800 it is distorted.",
+    "t = 800 it is a pale grey in which the digit can hardly be seen.",
     caption="One noisy image, three answers: the network does what it is told about the "
     "time. Only the row with the right time is good.",
 )
@@ -80,7 +79,7 @@ plots.image_grid(
 # %% [markdown] id=needs-answer
 # <details><summary>Answer</summary>
 #
-# No: the network trusts the number it is given. Told a time that is too early, it looks for little noise and leaves most of it in. Told one that is too late, it takes parts of the image for noise as well.
+# No: the network trusts the number it is given. Told a time that is too early, it looks for little noise and leaves most of it in. Told one that is too late, it takes most of what it sees for noise, the digit as well, and little is left.
 #
 # </details>
 #
@@ -146,7 +145,7 @@ with plots.figure(
     alt="Left, a table of colours, 32 columns by 1000 timesteps: the first columns of each "
     "half change at every step, the last ones hardly at all. Right, the product of two "
     "embeddings against the distance of their times: a peak of 16 at distance 0 that falls "
-    "off quickly and then slowly.",
+    "off to both sides, with wiggles.",
     caption="Left, the embedding of every t: fast hands tell neighbours apart, slow ones "
     "tell early from late. Right, equation (B): near times have like vectors.",
 ) as (left, right):
@@ -235,28 +234,17 @@ with torch.no_grad():
     assert (quiet - loud).abs().max() < 1e-6
 
 # %% id=norm-figure
-stops = {"conv_in": unet.conv_in, "first norm": unet.down_blocks[0].resnets[0].norm1}
-kept = {}
-handles = [
-    layer.register_forward_hook(
-        lambda module, inputs, output, name=name: kept.__setitem__(name, output)
-    )
-    for name, layer in stops.items()
-]
+conv_in, first_norm = unet.conv_in, unet.down_blocks[0].resnets[0].norm1
 times = torch.arange(0, 1000, 37)
 some = digits[:64]
 eps = torch.randn(some.shape, generator=torch.Generator().manual_seed(2))
-spread = {"pixels of $x_t$ around their mean": [], "conv_in": [], "first norm": []}
+spread = {"$x_t$ itself": [], "conv_in": [], "first norm": []}
 with torch.no_grad():
     for t in times.tolist():
         x_t = gaussian.q_sample(some, eps, float(alpha_bar[t]))
-        kept["first norm"] = unet.down_blocks[0].resnets[0].norm1(unet.conv_in(x_t))
-        for name, value in zip(
-            spread, (x_t, kept["conv_in"], kept["first norm"]), strict=True
-        ):
+        maps = conv_in(x_t)
+        for name, value in zip(spread, (x_t, maps, first_norm(maps)), strict=True):
             spread[name].append(value.std(dim=(1, 2, 3)).mean())
-for handle in handles:
-    handle.remove()
 plots.curves(
     times,
     {name: torch.stack(values) for name, values in spread.items()},
@@ -304,38 +292,57 @@ assert difference < 1e-12
 #
 # Both convolutions are 3×3 with one pixel of padding, so $H$ and $W$ stay. The shortcut is $x$ itself, or a 1×1 convolution where the number of channels changes.
 #
-# **Why the shortcut?** Differentiate: $\partial\,\text{out}/\partial x = I + \partial h_3/\partial x$. Whatever the second term does, the identity carries the gradient through. In a chain of blocks the product of such factors has a path on which nothing shrinks. Below,
-# the gradient that arrives at the bottom of 24 blocks, with and without the shortcut.
+# **Why the shortcut?** Differentiate: $\partial\,\text{out}/\partial x = I + \partial h_3/\partial x$. Whatever the second term does, the identity carries the map upwards and the gradient downwards, as they are. Multiply 24 such factors, and the product still
+# contains $I$. Without the shortcut every block replaces its input by something else. Below, 24 blocks at random: how much of the input is still in the map behind each block, and how much of the last gradient in the gradient at each block, measured as the cosine of the angle between
+# the two (1: the same direction, 0: nothing in common). The *sizes* are printed, too.
 
 # %% id=shortcut
-generator = torch.Generator().manual_seed(4)
 depth = 24
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(4)
     blocks = [ResnetBlock2D(16, 16, temb_channels=8, groups=2) for _ in range(depth)]
-x0, time = torch.randn(1, 16, 8, 8, generator=generator), torch.zeros(1, 8)
-sizes = {"with shortcut": [], "without": []}
-for label in sizes:
-    x = x0.clone().requires_grad_(True)
-    h, maps = x, [x]
+x0 = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(4))
+time = torch.zeros(1, 8)
+wanted = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
+
+
+def alike(a, b):
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+content, gradient = {}, {}
+for label in ("with shortcut", "without"):
+    h = x0.clone().requires_grad_(True)
+    maps = [h]
     for block in blocks:
         h = block(h, time) - (0 if label == "with shortcut" else h)
         maps.append(h)
-    gradients = torch.autograd.grad(h.square().mean().sqrt(), maps)
-    sizes[label] = torch.stack([gradient.norm() for gradient in gradients])
+    slopes = torch.autograd.grad((h * wanted).sum(), maps)
+    content[label] = torch.tensor([alike(x0, m.detach()) for m in maps])
+    gradient[label] = torch.tensor([alike(slopes[-1], g) for g in slopes])
     print(
-        f"{label}: gradient at block {depth} {sizes[label][-1]:.2e}, at the input {sizes[label][0]:.2e}"
+        f"{label:<13}: gradient at block {depth} has size {slopes[-1].norm():.1f}, at the input {slopes[0].norm():.1f}; alike {gradient[label][0]:+.2f}"
     )
-plots.curves(
-    torch.arange(depth + 1),
-    sizes,
-    "after how many blocks",
-    "size of the gradient",
-    yscale="log",
-    alt="Two curves on a logarithmic axis, from block 24 back to the input. With the "
-    "shortcut the gradient keeps its size within a factor of a few; without it, it changes by orders of magnitude.",
-    caption="The gradient on its way from the last block (right) to the input (left).",
-)
+with plots.figure(
+    columns=2,
+    height=3.0,
+    sharey=True,
+    alt="Two panels over 24 blocks. Left: with the shortcut the map stays much like the input, "
+    "falling slowly from 1; without it the likeness is near 0 after one block. Right, the "
+    "same for the gradient, from the last block back to the input.",
+    caption="What is left of the input on the way up (left) and of the gradient on the way "
+    "down (right).",
+) as (left, right):
+    blocks_passed = torch.arange(depth + 1)
+    plots.draw_curves(
+        left, blocks_passed, content, "after how many blocks", "cosine with the input"
+    )
+    plots.draw_curves(
+        right, blocks_passed, gradient, "at which block", "cosine with the last gradient"
+    )
+
+# %% [markdown] id=shortcut-note
+# The norms keep the sizes in order with or without the shortcut. What the shortcut keeps is the *content*: each block adds a correction to what is there, and a signal for training reaches the first block without being garbled by 23 others.
 
 # %% [markdown] id=time-lost
 # ### Is the time lost?
@@ -519,7 +526,7 @@ with plots.figure(
 ) as axes:
     for head, row in enumerate(axes):
         plots.draw_images(row[0], picture, 1)
-        for ax, (i, j), mark in zip(row[1:], asking, "1 2 3".split(), strict=True):
+        for ax, (i, j), mark in zip(row[1:], asking, ("1", "2", "3"), strict=True):
             row[0].text(
                 2 * j + 0.5,
                 2 * i + 0.5,
@@ -550,7 +557,9 @@ with plots.figure(
 # %% id=resample-check
 constant = torch.ones(1, 1, 6, 6)
 kernel = torch.full((1, 1, 3, 3), 1 / 9)
-stamped = F.conv_transpose2d(constant, kernel, stride=2, padding=1, output_padding=1)
+stamped = F.conv_transpose2d(
+    constant, 4 * kernel, stride=2, padding=1, output_padding=1
+)  # 4: so that the mean is kept
 repeated = F.conv2d(
     F.interpolate(constant, scale_factor=2.0, mode="nearest"), kernel, padding=1
 )
@@ -574,7 +583,7 @@ with plots.figure(
         (left, stamped, "transposed convolution"),
         (right, repeated, "nearest + convolution"),
     ):
-        ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
+        ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1.8)
         ax.set(xticks=[], yticks=[], title=title)
         ax.grid(False)
 for size, padding in ((16, 1), (16, 0), (28, 1), (7, 1)):
@@ -611,7 +620,7 @@ assert Upsample2D(4)(torch.zeros(1, 4, 7, 7)).shape[-1] == 14
 # %% [markdown] id=field-measured
 # ### Measured
 #
-# The gradient of one output pixel with respect to all input pixels is 0 outside the field, and not 0 inside (with all weights positive, nothing can cancel). So we can count. After that, three stacks of the package's own blocks at random: how strongly does the centre depend on each input pixel?
+# The gradient of one output pixel with respect to all input pixels is 0 outside the field, and not 0 inside (with all weights positive, nothing can cancel). So we can count. After that, two stacks of the package's own blocks at random: how strongly does the centre depend on each input pixel?
 
 
 # %% id=field-measure
@@ -680,24 +689,20 @@ with torch.random.fork_rng(devices=[]):
     stacks = {
         "2 ResNet blocks": Timed(resnet(), resnet()),
         "a halving between": Timed(resnet(), Downsample2D(16), resnet(), Upsample2D(16)),
-        "and attention": Timed(
-            resnet(), Downsample2D(16), resnet(), Attention(16, None, 2), Upsample2D(16)
-        ),
     }
 with plots.figure(
-    columns=3,
-    height=3.0,
-    alt="Three maps of 32 by 32 input pixels, coloured by how much the output's centre depends "
-    "on each, on a logarithmic scale. A small bright square; a larger one; and a bright square on a background "
-    "that is everywhere above the faint level of the other two.",
+    6.4,
+    3.0,
+    columns=2,
+    alt="Two maps of 32 by 32 input pixels, coloured by how much the centre of the output depends "
+    "on each, on a logarithmic scale: a small dark square, and one more than twice as wide, both on a faint background.",
     caption="How much the centre of the output depends on each input pixel (logarithm to base 10, "
-    "relative to the largest). The faint background outside the square comes from "
-    "the norms, which look at whole maps; attention raises it.",
+    "relative to the largest), for the same two blocks without and with a halving.",
 ) as axes:
     for ax, (title, network) in zip(axes, stacks.items(), strict=True):
         seen = influence(network, 32)
         drawn = ax.imshow(
-            (seen / seen.max()).clamp(min=1e-6).log10(), cmap="Blues", vmin=-6, vmax=0
+            (seen / seen.max()).clamp(min=1e-6).log10(), cmap="Blues", vmin=-5, vmax=0
         )
         ax.set(xticks=[], yticks=[], title=title)
         ax.grid(False)
@@ -705,10 +710,39 @@ with plots.figure(
         print(
             f"{title:<18} influence of the upper edge, relative to the largest: {outside:.0e}"
         )
-    axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.7)
+    axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.8)
 
 # %% [markdown] id=field-note
-# Convolutions alone give a sharp square. The group norms leak a little from everywhere, since they take the mean of a whole map: that is enough to know how bright or how noisy the image is, not where anything is. Halving widens the square, attention opens the rest.
+# Convolutions alone give a sharp square. The faint background comes from the group norms, which take the mean of whole maps: that is enough to know how bright or how noisy the image is, not where anything is. The halving widens the square.
+#
+# The field says how far a network *can* see. How far does the trained one look? The same measurement on the whole network, at three noise levels, averaged over images.
+
+# %% id=field-trained
+levels = (10, 250, 700)
+with plots.figure(
+    columns=3,
+    height=3.0,
+    alt="Three maps of 16 by 16 pixels: the influence of each on the predicted noise at the centre. At t = 10 "
+    "one dark pixel and a few around it; at larger t the dark region is wider and its surroundings are darker.",
+    caption="How much the predicted noise at the centre depends on each pixel of x_t (logarithm, "
+    "relative to the largest). The more noise, the wider the network looks.",
+) as axes:
+    for ax, t in zip(axes, levels, strict=True):
+        x_t = gaussian.q_sample(some[:32], eps[:32], float(alpha_bar[t])).requires_grad_(
+            True
+        )
+        (slope,) = torch.autograd.grad(unet(x_t, t).sample[:, 0, 8, 8].sum(), x_t)
+        seen = slope.abs().mean(dim=0)[0]
+        near = seen[7:10, 7:10].sum() / seen.sum()
+        print(
+            f"t = {t:>3}: {near:.0%} of the influence comes from the 3×3 pixels at the centre"
+        )
+        ax.imshow((seen / seen.max()).log10(), cmap="Blues", vmin=-3, vmax=0)
+        ax.set(xticks=[], yticks=[], title=f"t = {t}")
+        ax.grid(False)
+
+# %% [markdown] id=field-trained-note
+# Where there is little noise, a pixel and its neighbours tell enough. Where there is much, the network has to find out what the image shows at all, and for that it needs all of it.
 
 # %% [markdown] id=shapes
 # ## Shapes, traced

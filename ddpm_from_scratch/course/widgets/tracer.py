@@ -29,8 +29,8 @@ KEPT = 64
 
 TRACER_ALT = (
     "Left, the blocks of the network as dots on a U, from conv_in down to the middle and up to conv_out, with an "
-    "arc for every skip; the chosen block is ringed, its skip drawn thick. Right, its feature maps, orange where negative and "
-    "purple where positive."
+    "arc for every skip; the chosen block is ringed, its skip drawn thick. Right, its feature maps, orange "
+    "where negative and purple where positive."
 )
 
 

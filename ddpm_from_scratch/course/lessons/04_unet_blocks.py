@@ -30,13 +30,14 @@
 import math
 
 import torch
+from torch import Tensor, nn
+
 from ddpm_from_scratch import UNet2DModel, gaussian, schedules, shipped_model
 from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
 from ddpm_from_scratch.data import load_dataset
 from ddpm_from_scratch.models.attention import Attention
 from ddpm_from_scratch.models.embeddings import TimestepEmbedding, sinusoidal_embedding
 from ddpm_from_scratch.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
-from torch import Tensor, nn
 
 setup("04")
 torch.set_num_threads(1)  # the maps here are small: a second thread would only wait
@@ -715,23 +716,24 @@ with plots.figure(
 # %% [markdown] id=field-note
 # Convolutions alone give a sharp square. The faint background comes from the group norms, which take the mean of whole maps: that is enough to know how bright or how noisy the image is, not where anything is. The halving widens the square.
 #
-# The field says how far a network *can* see. How far does the trained one look? The same measurement on the whole network, at three noise levels, averaged over images.
+# The field says how far a network *can* see. How far does the trained one look? The same measurement on the whole network, at three noise levels, averaged over images; its $\hat x_0$ stands in for its $\varepsilon_\theta$, of which at large $t$ nearly all is just $x_t$ itself.
 
 # %% id=field-trained
 levels = (10, 250, 700)
 with plots.figure(
     columns=3,
     height=3.0,
-    alt="Three maps of 16 by 16 pixels: the influence of each on the predicted noise at the centre. At t = 10 "
+    alt="Three maps of 16 by 16 pixels: the influence of each on the estimated clean image at the centre. At t = 10 "
     "one dark pixel and a few around it; at larger t the dark region is wider and its surroundings are darker.",
-    caption="How much the predicted noise at the centre depends on each pixel of x_t (logarithm, "
-    "relative to the largest). The more noise, the wider the network looks.",
+    caption="How much the estimated clean image at the centre depends on each pixel of x_t "
+    "(logarithm, relative to the largest). The more noise, the wider the network looks.",
 ) as axes:
     for ax, t in zip(axes, levels, strict=True):
         x_t = gaussian.q_sample(some[:32], eps[:32], float(alpha_bar[t])).requires_grad_(
             True
         )
-        (slope,) = torch.autograd.grad(unet(x_t, t).sample[:, 0, 8, 8].sum(), x_t)
+        x0_hat = gaussian.x0_from_eps(x_t, unet(x_t, t).sample, float(alpha_bar[t]))
+        (slope,) = torch.autograd.grad(x0_hat[:, 0, 8, 8].sum(), x_t)
         seen = slope.abs().mean(dim=0)[0]
         near = seen[7:10, 7:10].sum() / seen.sum()
         print(

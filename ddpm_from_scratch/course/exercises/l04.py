@@ -95,7 +95,12 @@ def draw_embedding(answer):
             figure.axes, (answer, sinusoidal_embedding), ("yours", "reference"), strict=True
         ):
             ax.imshow(
-                function(t, 32, True, 0).numpy(), cmap="PuOr", vmin=-1, vmax=1, aspect="auto", extent=(-0.5, 31.5, 1000, 0)
+                function(t, 32, True, 0).numpy(),
+                cmap="PuOr",
+                vmin=-1,
+                vmax=1,
+                aspect="auto",
+                extent=(-0.5, 31.5, 1000, 0),
             )
             ax.grid(False)
             ax.set(title=title, xlabel="element of the vector")

@@ -638,6 +638,31 @@ def up_resolution(resnets: nn.ModuleList, h: Tensor, skips: list[Tensor], temb: 
 '''
 
 
+def patient(unet: UNet2DModel, x_t: Tensor, t: Tensor, bug: str = "") -> Tensor:
+    """The forward pass of a U-Net with one of the clinic's bugs, "A" to "D"; right without.
+
+    x_t: (B, C, H, W). t: (B,). Returns the prediction, of x_t's shape.
+    """
+    width, net = unet.conv_in.out_channels, parts_of(unet)
+    told = torch.full_like(t, 500) if bug == "A" else t
+    temb = net.time_embedding(sinusoidal_embedding(told, width, flip_sin_to_cos=bug != "D"))
+    h = net.conv_in(x_t)
+    skips = [h]
+    for block in net.down_blocks:
+        h, made = block(h, temb)
+        skips += made
+    h = net.mid_block(h, temb)
+    for block in net.up_blocks:
+        taken = [skips.pop() for _ in block.resnets]
+        if bug == "B" and len({skip.shape for skip in taken}) == 1:
+            taken.reverse()
+        attentions = getattr(block, "attentions", [nn.Identity()] * len(taken))
+        for resnet, attention, skip in zip(block.resnets, attentions, taken, strict=True):
+            h = attention(resnet(torch.cat([skip, h] if bug == "C" else [h, skip], dim=1), temb))
+        h = h if block.upsamplers is None else block.upsamplers[0](h)
+    return net.conv_out(net.conv_act(net.conv_norm_out(h)))
+
+
 def clinic_inputs(generator: torch.Generator, index: int) -> Case:
     """Two or three blocks of equal width."""
     count, c, shape = ((2, 4, (2, 4, 4)), (3, 2, (1, 3, 5)), (2, 6, (3, 3, 3)))[index]

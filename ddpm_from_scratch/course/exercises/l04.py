@@ -88,7 +88,7 @@ def embedding_interleaved(t, dim, flip, shift):
 
 def draw_embedding(answer):
     """The table of the learner's function beside the reference's."""
-    t = torch.arange(0, 1000, 4)
+    t, functions = torch.arange(0, 1000, 4), (answer, sinusoidal_embedding)
     with rc_context(plots.STYLE):
         figure = plots.new_figure(plots.WIDTH, 2.8, 1, 2, sharey=True)
         for ax, function, title in zip(

@@ -296,7 +296,7 @@ work = {}
 
 
 def operations(module, inputs, output):
-    """Multiplications of one call of a convolution or a linear layer, for one image."""
+    """Multiplications in a convolution or linear layer for one image; others are few beside them."""
     per_output = module.weight[0].numel()
     places = (
         output[0].numel() // output.shape[-1]
@@ -559,8 +559,7 @@ assert torch.allclose(result, expected, atol=1e-5)
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers</summary>
 #
-# A is 1: healthy at $t = 500$ and worse the further away. C is 2: an error of 1 at every $t$, no better than answering 0. B is 3: only two layers get the wrong one of two similar maps. Its samples look well, its error does not: **samples that look right prove little, a number compared with a reference does.** D is 4: where $t$ is large the wrong vector happens to
-# resemble one of a large $t$ (compare the slow hands in lesson 04), where it is small the network is told nonsense.
+# A is 1: healthy at $t = 500$ and worse the further away. C is 2: an error of 1 at every $t$, no better than answering 0. B is 3: only two layers get the wrong one of two similar maps. Its samples look well, its error does not: **samples that look right prove little, a number compared with a reference does.** D is 4: the vector it is told belongs to no timestep. It errs much as if it were told a late time, always, but nowhere is it as good as the healthy network; that tells it from A.
 #
 # Trained from the beginning, 2, 3 and 4 make no difference: they only rename inputs. They are bugs because the weights were made under another convention. The first is a bug always; still, a network trained so is not blind, since it can see from the image how noisy it is.
 #

@@ -91,9 +91,7 @@ def draw_embedding(answer):
     t, functions = torch.arange(0, 1000, 4), (answer, sinusoidal_embedding)
     with rc_context(plots.STYLE):
         figure = plots.new_figure(plots.WIDTH, 2.8, 1, 2, sharey=True)
-        for ax, function, title in zip(
-            figure.axes, (answer, sinusoidal_embedding), ("yours", "reference"), strict=True
-        ):
+        for ax, function, title in zip(figure.axes, functions, ("yours", "reference"), strict=True):
             ax.imshow(
                 function(t, 32, True, 0).numpy(),
                 cmap="PuOr",

@@ -263,7 +263,8 @@ def draw_plan(ax: Axes, nodes: list[Node]) -> None:
     kinds = {"down": plots.BLUE, "mid_": plots.PURPLE, "up_b": plots.GREEN, "conv": plots.INK}
     for k, (node, y) in enumerate(zip(nodes, ys, strict=True)):
         ax.plot([k], [y], "o", color=kinds[node.name[:4]], markersize=8, zorder=2)
-        ax.text(k, y - 0.16, str(k + 1), ha="center", va="top", fontsize=8.5)
+        number = ax.text(k, y - 0.16, str(k + 1), ha="center", va="top", fontsize=8.5)
+        number.set_bbox({"facecolor": plots.PAPER, "edgecolor": "none", "pad": 0.8})
     for level in range(levels + 1):
         label = "full size" if level == 0 else f"1/{2**level}"
         ax.text(-0.7, -level, label, ha="right", va="center", fontsize=9)

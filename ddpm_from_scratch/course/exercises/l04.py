@@ -421,7 +421,7 @@ def filled(module: nn.Module, generator: torch.Generator) -> nn.Module:
             size = 1.5 / max(1, parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.5
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
             if parameter.ndim == 1:
-                parameter += 0.5
+                parameter.add_(0.5)
     return module
 
 
@@ -833,7 +833,7 @@ def draw_double(answer):
     """A small face, doubled by the learner's function and by the reference."""
     face = torch.tensor([[0, 1, 1, 1, 0], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [0, 1, 1, 1, 0.0]])
     images = [image.reshape(1, 1, 10, 10) for image in (answer(face[None, None]), double(face[None, None]))]
-    return plots.grid_figure(2 * torch.cat(images) - 1, 2, titles=["yours", "reference"], width=3.2)
+    return plots.grid_figure(1 - 2 * torch.cat(images), 2, titles=["yours", "reference"], width=3.2)
 
 
 DOUBLE = Exercise(

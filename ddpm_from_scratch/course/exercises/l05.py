@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ddpm_from_scratch import UNet2DModel
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
+from ddpm_from_scratch.course.exercises.l04 import filled
 from ddpm_from_scratch.models.embeddings import sinusoidal_embedding
 from ddpm_from_scratch.models.resnet import ResnetBlock2D
-
-
-def filled(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """`module` with all its numbers drawn from `generator`."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            size = 1.2 / max(1, parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.3
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
-            if parameter.ndim == 1:
-                parameter += 0.4
-    return module
 
 
 # ---------------------------------------------------------------- 05.1
@@ -278,7 +270,7 @@ CHANNELS_UP = Exercise(
 # ---------------------------------------------------------------- 05.3
 
 
-def unet_forward(net: nn.Module, x: Tensor, sinusoids: Tensor) -> Tensor:
+def unet_forward(net: Any, x: Tensor, sinusoids: Tensor) -> Tensor:
     """The whole forward pass of a U-Net, from its parts.
 
     net: has conv_in, time_embedding, down_blocks, mid_block, up_blocks, conv_norm_out, conv_act, conv_out.
@@ -306,7 +298,7 @@ def unet_forward(net: nn.Module, x: Tensor, sinusoids: Tensor) -> Tensor:
 PARTS = ("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks", "conv_norm_out", "conv_act", "conv_out")
 
 
-def parts_of(unet: UNet2DModel) -> nn.Module:
+def parts_of(unet: UNet2DModel) -> Any:
     """The parts of a U-Net, without its forward pass."""
     net = nn.Module()
     for name in PARTS:

@@ -56,12 +56,13 @@ class Node:
 def nodes_of(unet: UNet2DModel) -> list[Node]:
     """Every stop of a forward pass, in order, each with the other end of its skip."""
     stops: list[tuple[str, str, int]] = [("conv_in", "conv_in", 0)]
-    makers, takers, level = [0], [], 0
+    makers, level = [0], 0
+    takers: list[int] = []
     for i, block in enumerate(unet.down_blocks):
         stops += [(*layer, level) for layer in _layers(block, f"down_blocks.{i}")]
         if block.downsamplers is not None:
             level += 1
-            stops.append((*[f"down_blocks.{i}.downsamplers.0"] * 2, level))
+            stops.append((f"down_blocks.{i}.downsamplers.0", f"down_blocks.{i}.downsamplers.0", level))
         makers = list(range(len(stops)))
     if unet.mid_block is not None:
         stops.append(("mid_block", "mid_block", level))
@@ -71,7 +72,7 @@ def nodes_of(unet: UNet2DModel) -> list[Node]:
         stops += [(*layer, level) for layer in layers]
         if block.upsamplers is not None:
             level -= 1
-            stops.append((*[f"up_blocks.{i}.upsamplers.0"] * 2, level))
+            stops.append((f"up_blocks.{i}.upsamplers.0", f"up_blocks.{i}.upsamplers.0", level))
     stops.append(("conv_out", "conv_out", 0))
     pairs = dict(zip(makers, reversed(takers), strict=True))
     back = {taker: maker for maker, taker in pairs.items()}
@@ -200,7 +201,8 @@ class UNetTracer(Explorer):
         chosen = sorted({0, middle - 1, middle, self.nodes[0].partner or last - 1, last})
         with rc_context(plots.STYLE):
             figure = plots.blank_figure(plots.WIDTH, 4.6)
-            top, bottom = figure.subfigures(2, 1, height_ratios=(1.5, 1))
+            halves: Any = figure.subfigures(2, 1, height_ratios=(1.5, 1))
+            top, bottom = halves
             plan = top.subplots()
             draw_plan(plan, self.nodes)
             for ax, k in zip(bottom.subplots(1, len(chosen)), chosen, strict=True):

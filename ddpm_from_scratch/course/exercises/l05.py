@@ -13,7 +13,6 @@ from ddpm_from_scratch.course.exercises.l04 import filled
 from ddpm_from_scratch.models.embeddings import sinusoidal_embedding
 from ddpm_from_scratch.models.resnet import ResnetBlock2D
 
-
 # ---------------------------------------------------------------- 05.1
 
 
@@ -74,7 +73,7 @@ SKIP_CHANNELS = Exercise(
     id="05.1",
     title="What is kept on the way down",
     difficulty=1,
-    minutes=5,
+    minutes=4,
     equation="Ho appendix B",
     where="Which skip goes where",
     lines=6,
@@ -108,7 +107,8 @@ SKIP_CHANNELS = Exercise(
         ),
         Mistake(
             lambda w, n: [w[0]] + [c for i, c in enumerate(w) for c in [c] * n + w[i + 1 : i + 2]],
-            "you let the halving widen the map: it keeps its channels, the next ResNet block widens",
+            "you have the right number of skips, but the wider channels come one place too early: conv_in's map is the "
+            "first one, and a halving keeps the channels it is given",
         ),
         Mistake(
             lambda w, n: [w[0]] + [c for c in w[:-1] for _ in range(n + 1)],
@@ -209,7 +209,7 @@ CHANNELS_UP = Exercise(
     id="05.2",
     title="What goes into the way up",
     difficulty=2,
-    minutes=7,
+    minutes=6,
     equation="equation (B)",
     where="Which skip goes where",
     lines=6,
@@ -412,7 +412,7 @@ UNET_FORWARD = Exercise(
     id="05.3",
     title="The forward pass",
     difficulty=3,
-    minutes=10,
+    minutes=8,
     equation="equation (A)",
     where="The forward pass",
     lines=12,
@@ -543,7 +543,7 @@ RESNET_PARAMETERS = Exercise(
     id="05.4",
     title="Counting a ResNet block",
     difficulty=2,
-    minutes=6,
+    minutes=5,
     equation="equation (C)",
     where="Counting parameters",
     lines=5,
@@ -715,7 +715,7 @@ CLINIC = Exercise(
     id="05.5",
     title="Bug clinic: two quiet bugs",
     difficulty=2,
-    minutes=5,
+    minutes=4,
     equation="equation (B)",
     where="Bug clinic",
     lines=3,

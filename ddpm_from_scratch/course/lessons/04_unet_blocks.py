@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 04 · U-Net blocks
 #
-# **Which pieces is such a network made of?** About 45 minutes: half of it reading, half of it six exercises.
+# **Which pieces is such a network made of?** About 45 minutes, a good half of them for six exercises.
 #
 # Lesson 03 ended with a small network for points in the plane. Images need another one. It must put out as many numbers as it takes in, know the time, look at single
 # pixels and at the whole picture, and be trainable although it is deep. Five kinds of pieces do that. This lesson builds them one by one; the next one puts them together.
@@ -372,7 +372,7 @@ for groups in (1, 4, 16):
 # With several channels in a group the norm removes only what the group has in *common*. The channels are shifted by different amounts, and these differences stay. With one channel per group nothing stays: the block is blind to the time, without any error message, and
 # it trains all the same. That is a bug to remember (the shipped networks have 16 channels in the smallest group).
 #
-# Nichol and Dhariwal 2021 (section 3) put the time behind the norm instead: $\operatorname{norm}_2(h_1)\,(1 + s) + b$ with $s$ and $b$ from the time. In Diffusers this is `resnet_time_scale_shift="scale_shift"`.
+# Nichol and Dhariwal 2021 put the time behind the norm instead: $\operatorname{norm}_2(h_1)\,(1 + s) + b$ with $s$ and $b$ from the time. In Diffusers this is `resnet_time_scale_shift="scale_shift"`.
 #
 # </details>
 
@@ -829,4 +829,4 @@ progress("04")
 # - Y. Wu, K. He, *Group Normalization* (2018), arXiv 1803.08494.
 # - K. He, X. Zhang, S. Ren, J. Sun, *Deep Residual Learning for Image Recognition* (2015), arXiv 1512.03385, and *Identity Mappings in Deep Residual Networks* (2016), arXiv 1603.05027: why the shortcut is left free.
 # - A. Odena, V. Dumoulin, C. Olah, *Deconvolution and Checkerboard Artifacts* (2016), Distill.
-# - A. Nichol, P. Dhariwal, *Improved Denoising Diffusion Probabilistic Models* (2021), arXiv 2102.09672, section 3: the time as scale and shift.
+# - A. Nichol, P. Dhariwal, *Improved Denoising Diffusion Probabilistic Models* (2021), arXiv 2102.09672: the time as scale and shift.

@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 05 · The U-Net
 #
-# **How do the pieces fit together?** About 45 minutes: half of it reading, half of it five exercises.
+# **How do the pieces fit together?** About 45 minutes, a good half of them for five exercises.
 #
 # Lesson 04 built the pieces. This lesson stacks them: down to a coarse resolution, through a middle block, and up again, with connections across. Most of the work is bookkeeping: which map goes where, and with how many channels. Done right, the result is
 # the network that the published models use, number for number.
@@ -135,7 +135,7 @@ plots.image_grid(
 #
 # $$1 + Ln + (L-1) = Ln + L = L(n+1) \qquad\checkmark$$
 #
-# That is why there is one more layer per resolution on the way up. **In which order?** Last made, first used. Then the resolutions fit by themselves: a resolution above the lowest gets, on the way up, its $n$ layers' maps and one more that came into it from above, by conv_in or by a halving.
+# That is why there is one more layer per resolution on the way up. **In which order?** Last made, first used. Then the resolutions fit by themselves: on the way up each one gets the maps of its $n$ layers, and the map that once came into it, from conv_in or from a halving.
 #
 # **How many channels?** Putting maps beside each other adds their channels. Let $s$ be the next skip's. The first layer of resolution $l$ on the way up gets $c_{l+1}$ channels from the coarser one (at the lowest one, $c_{L-1}$ from the middle), every other layer the $c_l$ of the layer before:
 #
@@ -449,7 +449,7 @@ if TheirUNet is not None:
 # %% [markdown] id=inside
 # ## Look inside
 #
-# Choose a block, and move $t$. The text below the picture says where its maps go. Two things to look for: how the noise disappears from the maps towards the middle, and which block sees edges.
+# Choose a block, and move $t$. The text below the picture says where its maps go. Two things to look for: how much of the single noisy pixels is left in the maps near the middle, at small and at large $t$; and how the last map, `conv_out`, which is the predicted noise, relates to the input.
 
 # %% id=tracer
 widgets.unet_tracer(unet, digits[3], noise[:1], alpha_bar)

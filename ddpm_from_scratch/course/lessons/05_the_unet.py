@@ -464,7 +464,7 @@ widgets.unet_tracer(unet, digits[3], noise[:1], alpha_bar)
 from ddpm_from_scratch.course.exercises.l05 import patient  # do not look inside yet
 
 patients = {"healthy": "", "A": "A", "B": "B", "C": "C", "D": "D"}
-steps = torch.tensor([10, 50, 100, 200, 350, 500, 650, 800, 999])
+steps = torch.tensor([10, 50, 100, 200, 350, 500, 700, 999])
 some, eps = (
     digits[100:116],
     torch.randn(16, 1, 16, 16, generator=torch.Generator().manual_seed(3)),
@@ -495,7 +495,7 @@ plots.curves(
 
 
 @torch.no_grad()
-def sample(bug, count=6, stride=40):
+def sample(bug, count=6, stride=50):
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(count, 1, 16, 16, generator=generator)
     visited = [*range(999, -1, -stride), -1]

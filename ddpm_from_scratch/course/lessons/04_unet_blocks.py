@@ -35,8 +35,9 @@ from torch import Tensor, nn
 from ddpm_from_scratch import UNet2DModel, gaussian, schedules, shipped_model
 from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
 from ddpm_from_scratch.data import load_dataset
+from ddpm_from_scratch.models import embeddings
 from ddpm_from_scratch.models.attention import Attention
-from ddpm_from_scratch.models.embeddings import TimestepEmbedding, sinusoidal_embedding
+from ddpm_from_scratch.models.embeddings import TimestepEmbedding
 from ddpm_from_scratch.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 
 setup("04")
@@ -178,7 +179,7 @@ with plots.figure(
 # Write the embedding with both switches. This is what `models.embeddings.sinusoidal_embedding` becomes. `10000 ** tensor` works as it stands.
 
 # %% id=embedding-check
-ours = sinusoidal_embedding(t.long(), d)
+ours = embeddings.sinusoidal_embedding(t.long(), d)
 print(
     f"the package (float32) against equation (A) in float64: {(ours - e(t)).abs().max():.1e}"
 )
@@ -196,7 +197,9 @@ for shift in (0, 1):
 # %% id=temb
 mlp = unet.time_embedding
 with torch.no_grad():
-    sines = sinusoidal_embedding(torch.tensor([0, 300, 999]), 32, flip_sin_to_cos=True)
+    sines = embeddings.sinusoidal_embedding(
+        torch.tensor([0, 300, 999]), 32, flip_sin_to_cos=True
+    )
     temb = mlp(sines)
     x = sines @ mlp.linear_1.weight.T + mlp.linear_1.bias
     by_hand = (x * torch.sigmoid(x)) @ mlp.linear_2.weight.T + mlp.linear_2.bias
@@ -766,7 +769,9 @@ with torch.random.fork_rng(devices=[]):
     }
     embed = TimestepEmbedding(32, 128)
 temb = embed(
-    sinusoidal_embedding(torch.tensor([7, 400, 950, 12]), 32, flip_sin_to_cos=True)
+    embeddings.sinusoidal_embedding(
+        torch.tensor([7, 400, 950, 12]), 32, flip_sin_to_cos=True
+    )
 )
 h = digits[:4]
 print(

@@ -590,10 +590,15 @@ with plots.figure(
         ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1.8)
         ax.set(xticks=[], yticks=[], title=title)
         ax.grid(False)
-for size, padding in ((16, 1), (16, 0), (28, 1), (7, 1)):
+for size, padding in ((16, 1), (28, 1), (7, 1), (16, 0)):
     out = Downsample2D(4, padding)(torch.zeros(1, 4, size, size)).shape[-1]
     print(f"halving {size:>2} pixels, padding {padding}: {out}")
-assert Upsample2D(4)(torch.zeros(1, 4, 7, 7)).shape[-1] == 14
+    assert out == (size + (2 if padding else 1) - 3) // 2 + 1  # padding 0: one pixel in all
+x = torch.randn(1, 2, 3, 5, generator=torch.Generator().manual_seed(10))
+rows, columns = torch.arange(6)[:, None] // 2, torch.arange(10) // 2
+assert torch.equal(
+    F.interpolate(x, scale_factor=2.0, mode="nearest"), x[..., rows, columns]
+)
 
 # %% [markdown] id=resample-answer
 # <details><summary>Answer</summary>

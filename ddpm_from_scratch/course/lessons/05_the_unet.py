@@ -516,7 +516,7 @@ plots.image_grid(
     6,
     row_labels=list(patients),
     alt="Five rows of six samples. The healthy network draws digits, and so does patient B. A and D "
-    "end in grey noise, C in black and white stripes.",
+    "end in grey noise, C in a hard black and white pattern.",
     caption="Samples of the five, from the same noise. One of the patients looks well.",
 )
 

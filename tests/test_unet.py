@@ -15,6 +15,7 @@ from ddpm_from_scratch import UNet2DModel
 from ddpm_from_scratch.models import small_unet
 from ddpm_from_scratch.models.attention import scaled_dot_product_attention
 from ddpm_from_scratch.models.embeddings import sinusoidal_embedding
+from ddpm_from_scratch.models.resnet import ResnetBlock2D
 
 CIFAR10 = {
     "sample_size": 32,
@@ -177,6 +178,29 @@ def test_attention_written_out_is_the_fused_one() -> None:
     q, k, v = torch.randn((3, 2, 4, 9, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     fused = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     torch.testing.assert_close(scaled_dot_product_attention(q, k, v), fused, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("c_in", "c_out"), [(4, 4), (4, 6)])
+def test_a_resnet_block_written_out(c_in: int, c_out: int) -> None:
+    torch.manual_seed(0)
+    block, f = ResnetBlock2D(c_in, c_out, temb_channels=5, groups=2).double(), torch.nn.functional
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x, temb = torch.randn(2, c_in, 5, 3, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+
+    def normed(h: torch.Tensor, norm: torch.nn.GroupNorm) -> torch.Tensor:
+        grouped = h.reshape(len(h), 2, -1)
+        centred = grouped - grouped.mean(2, keepdim=True)
+        unit = (centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()).reshape(h.shape)
+        return unit * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+    h = normed(x, block.norm1)
+    h = f.conv2d(h * h.sigmoid(), block.conv1.weight, block.conv1.bias, padding=1)
+    h = h + f.linear(temb * temb.sigmoid(), block.time_emb_proj.weight, block.time_emb_proj.bias)[:, :, None, None]
+    h = normed(h, block.norm2)
+    h = f.conv2d(h * h.sigmoid(), block.conv2.weight, block.conv2.bias, padding=1)
+    carried = x if block.conv_shortcut is None else f.conv2d(x, block.conv_shortcut.weight, block.conv_shortcut.bias)
+    torch.testing.assert_close(block(x, temb), carried + h, rtol=1e-10, atol=1e-10)
 
 
 # ---------------------------------------------------------------- timestep embedding

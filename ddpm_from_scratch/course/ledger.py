@@ -51,10 +51,11 @@ PAPERS = {
     "Lin": "Lin et al. 2024, Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891)",
     "Guidance": "Ho, Salimans 2022, Classifier-Free Diffusion Guidance (arXiv 2207.12598)",
     "Hang": "Hang et al. 2023, Efficient Diffusion Training via Min-SNR Weighting (arXiv 2303.09556)",
+    "Vaswani": "Vaswani et al. 2017, Attention Is All You Need (arXiv 1706.03762)",
 }
 
-GAUSSIAN, SCHEDULES, SCHEDULERS, ORACLE, TRAINING = (
-    f"tests/test_{name}.py::" for name in ("gaussian", "schedules", "schedulers", "oracle", "training")
+GAUSSIAN, SCHEDULES, SCHEDULERS, ORACLE, TRAINING, UNET = (
+    f"tests/test_{name}.py::" for name in ("gaussian", "schedules", "schedulers", "oracle", "training", "unet")
 )
 
 EQUATIONS = (
@@ -180,6 +181,39 @@ EQUATIONS = (
         "03",
         "gaussian.x0_from_v",
         GAUSSIAN + "test_each_prediction_gives_back_the_others",
+    ),
+    Equation(
+        "Vaswani",
+        "section 3.5",
+        r"e(t) = (\sin \omega_i t,\ \cos \omega_i t),\ \omega_i = 10000^{-i/(d/2)}",
+        "04",
+        "models.embeddings.sinusoidal_embedding",
+        UNET + "test_sinusoidal_embedding",
+    ),
+    Equation(
+        "Ho",
+        "appendix B",
+        r"x + \operatorname{conv}(\operatorname{conv}(x) + \text{temb}),"
+        r" \text{ norm and SiLU before each convolution}",
+        "04",
+        "models.resnet.ResnetBlock2D",
+        UNET + "test_a_resnet_block_written_out",
+    ),
+    Equation(
+        "Vaswani",
+        "eq. 1",
+        r"\operatorname{softmax}(QK^\top/\sqrt d)\, V",
+        "04",
+        "models.attention.scaled_dot_product_attention",
+        UNET + "test_attention_written_out_is_the_fused_one",
+    ),
+    Equation(
+        "Ho",
+        "appendix B",
+        r"\text{the U-Net: down, middle, up, with skips}",
+        "05",
+        "models.unet.UNet2DModel",
+        UNET + "test_published_sizes",
     ),
     Equation(
         "Ho",
@@ -380,6 +414,15 @@ SYMBOLS = (
         "fixed_small",
         "03",
     ),
+    Symbol("B, C, H, W", "images in a batch, channels, height and width of a map", "", "", "sample.shape", "04"),
+    Symbol("e(t)", "$t$ as a vector of $d$ sines and cosines", "", "", "time_proj", "04"),
+    Symbol(r"\omega_i", "frequency of its $i$-th sine and cosine", "", "", "freq_shift, flip_sin_to_cos", "04"),
+    Symbol(r"\text{temb}", "$e(t)$ after two linear layers", "", "", "time_embedding", "04"),
+    Symbol("G", "groups of a group norm", "", "", "norm_num_groups", "04"),
+    Symbol("Q, K, V", "queries, keys and values of attention, $d$ numbers each", "", "", "to_q, to_k, to_v", "04"),
+    Symbol("r, j", "receptive field, and distance of neighbours in input pixels", "", "", "", "04"),
+    Symbol("L, n", "resolutions, and ResNet blocks per resolution on the way down", "", "", "layers_per_block", "05"),
+    Symbol("c_l", "channels at resolution $l$, the finest first", "", "", "block_out_channels", "05"),
     Symbol(
         r"\sigma_t",
         "standard deviation of the noise in one step back",

@@ -6,5 +6,6 @@ drawn once, and only what moves is drawn again.
 """
 
 from .noise import NoiseSlider, noise_slider
+from .sampler import SamplerExplorer, sampler_explorer
 
-__all__ = ["NoiseSlider", "noise_slider"]
+__all__ = ["NoiseSlider", "SamplerExplorer", "noise_slider", "sampler_explorer"]

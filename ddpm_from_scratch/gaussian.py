@@ -152,6 +152,8 @@ def ddim_sigma(alpha_bar_t: Coefficient, alpha_bar_prev: Coefficient, eta: float
 def ddim_mean(x0: Tensor, eps: Tensor, alpha_bar_prev: Coefficient, sigma_t: Coefficient = 0.0) -> Tensor:
     """The mean of a DDIM step: predicted x_0 and the direction that points to x_t (Song eq. 12, without σ_t ε_t).
 
+    With the true x_0 and ε it is the mean of q_σ(x_prev | x_t, x_0) (Song eq. 7).
+
     Args:
         x0, eps: same shape, the prediction at x_t.
         alpha_bar_prev: ᾱ at the step moved to.

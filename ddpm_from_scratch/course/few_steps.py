@@ -64,7 +64,7 @@ def load() -> dict[str, Any]:
 
 
 def load_images() -> dict[str, Tensor]:
-    """The first images of every stored run of 1000 steps, by sampler, each (SHOWN, 1, 16, 16) in [-1, 1]."""
+    """The first images of every sampler in 1000 steps, each (SHOWN, 1, 16, 16) in [-1, 1]."""
     sheet = torch.from_numpy(np.array(Image.open(RESULTS.with_suffix(".png"))))
     side = sheet.shape[1] // SHOWN
     rows = to_model_range(sheet.reshape(-1, side, SHOWN, side).transpose(1, 2)[:, :, None])  # (rows, SHOWN, 1, H, W)
@@ -72,7 +72,7 @@ def load_images() -> dict[str, Tensor]:
 
 
 def main() -> None:
-    """Measures what is missing, 1000 steps last."""
+    """Makes the images and measures the cells that are missing, 1000 steps last."""
     unet = DDIMPipeline.from_pretrained("digits").unet.eval()
     classifier, reference = shipped_classifier("digits")
     RESULTS.parent.mkdir(exist_ok=True)
@@ -82,6 +82,11 @@ def main() -> None:
     if {key: table.get(key) for key in facts} != facts:
         table = {**facts, "machine": machine, "seconds": {}, "cells": {name: {} for name in SAMPLERS}, "shown": []}
         RESULTS.with_suffix(".png").unlink(missing_ok=True)
+    for name in SAMPLERS:
+        if name not in table["shown"]:
+            _append(to_pixels(samples(unet, name, MANY, SHOWN)))
+            table["shown"].append(name)
+            _write(table)
     for steps in STEPS:
         for name in SAMPLERS:
             if str(steps) in table["cells"][name]:
@@ -90,11 +95,12 @@ def main() -> None:
             images = samples(unet, name, steps)
             table["seconds"][f"{name}, {steps} steps"] = round(time.process_time() - began, 1)
             table["cells"][name][str(steps)] = round(distance(images, classifier, reference), 3)
-            if steps == MANY:
-                table["shown"].append(name)
-                _append(to_pixels(images[:SHOWN]))
-            RESULTS.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            _write(table)
             print(name, steps, table["cells"][name][str(steps)], flush=True)
+
+
+def _write(table: dict[str, Any]) -> None:
+    RESULTS.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _append(pixels: Tensor) -> None:

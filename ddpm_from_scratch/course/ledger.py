@@ -215,6 +215,14 @@ EQUATIONS = (
     ),
     Equation(
         "Song",
+        "eq. 7",
+        r"q_\sigma(x_{\text{prev}} \mid x_t, x_0), \text{ the family with the marginals of eq. 4 (lemma 1)}",
+        "08",
+        "gaussian.ddim_mean",
+        GAUSSIAN + "test_ddim_keeps_the_marginals",
+    ),
+    Equation(
+        "Song",
         "eq. 9",
         r"\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\, \varepsilon_\theta) / \sqrt{\bar\alpha_t}",
         "08",
@@ -238,6 +246,14 @@ EQUATIONS = (
         "08",
         "gaussian.ddim_sigma",
         GAUSSIAN + "test_ddim_at_eta_1_is_the_posterior",
+    ),
+    Equation(
+        "Song",
+        "section 4.2",
+        r"\tau, \text{ a subsequence of the timesteps}",
+        "08",
+        "course.exercises.l08.spaced_timesteps",
+        SCHEDULERS + "test_spacings_are_table_2",
     ),
     Equation(
         "Song",
@@ -363,6 +379,19 @@ SYMBOLS = (
         "07",
     ),
     Symbol(r"\eta", "from 0, deterministic, to 1, as much noise as DDPM", "", r"\eta", "eta", "08"),
+    Symbol(r"q_\sigma", "the process with the noise $\\sigma_t$ in its steps back", "", r"q_\sigma", "", "08"),
+    Symbol(
+        r"\hat\sigma_t",
+        "$\\sqrt{\\beta}$ of a stride, DDPM's larger choice",
+        r"\sigma_t",
+        r"\hat\sigma",
+        "fixed_large",
+        "08",
+    ),
+    Symbol(r"L_\gamma, \gamma_t", "the loss with weight $\\gamma_t$ at each $t$", "", r"L_\gamma, \gamma_t", "", "08"),
+    Symbol(r"J_\sigma", "the bound for $q_\\sigma$", "", r"J_\sigma", "", "08"),
+    Symbol(r"\tau", "the timesteps that are visited", "", r"\tau", "timesteps", "08"),
+    Symbol("S", "their number", "", r"S, \dim(\tau)", "num_inference_steps", "08"),
 )
 """The symbols, in the order in which the lessons bring them."""
 

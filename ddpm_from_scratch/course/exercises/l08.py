@@ -468,7 +468,7 @@ BETAS_FROM_SONG = Exercise(
 
 
 def spaced_timesteps(T: int, n: int, spacing: str) -> list[int]:
-    """The n timesteps that a sampler visits, largest first.
+    """The n timesteps that a sampler visits, largest first (Song section 4.2).
 
     T: number of training steps; timesteps are whole numbers from 0 to T-1.
     n: how many are visited, at least 2 and at most T.

@@ -195,9 +195,13 @@ for name, sigmas in choices.items():
 
 n = 200_000
 visited = [999, 750, 500, 250, 100, 20]
-print(f"\nby {n:,} draws each, along t = {', '.join(map(str, visited))}; deviations in standard errors")
+print(
+    f"\nby {n:,} draws each, along t = {', '.join(map(str, visited))}; deviations in standard errors"
+)
 for share in (0.0, 0.5, 1.0):
-    x = level(999) ** 0.5 * x0 + (1 - level(999)) ** 0.5 * torch.randn(n, generator=generator, dtype=torch.float64)
+    x = level(999) ** 0.5 * x0 + (1 - level(999)) ** 0.5 * torch.randn(
+        n, generator=generator, dtype=torch.float64
+    )
     off = []
     for t, t_prev in zip(visited, visited[1:], strict=False):
         sigma = share * (1 - level(t_prev)) ** 0.5
@@ -234,12 +238,24 @@ with plots.figure(
             trace.append(x)
             sigma = gaussian.ddim_sigma(level(t), level(t_prev), eta)
             eps = gaussian.eps_from_x0(x, sign, level(t))
-            x = gaussian.ddim_mean(sign, eps, level(t_prev), sigma) + sigma * torch.randn(paths, generator=generator)
+            x = gaussian.ddim_mean(sign, eps, level(t_prev), sigma) + sigma * torch.randn(
+                paths, generator=generator
+            )
         if eta == 0:
-            drift = max(float((gaussian.eps_from_x0(y, sign, level(t)) - start).abs().max()) for y, t in zip(trace, steps, strict=True))
+            drift = max(
+                float((gaussian.eps_from_x0(y, sign, level(t)) - start).abs().max())
+                for y, t in zip(trace, steps, strict=True)
+            )
         lines = torch.stack(trace)
         for k, colour in ((0, plots.BLUE), (1, plots.ORANGE)):
-            ax.plot(steps, lines[:, k::2].numpy(), color=colour, linewidth=0.8, linestyle="-", alpha=0.8)
+            ax.plot(
+                steps,
+                lines[:, k::2].numpy(),
+                color=colour,
+                linewidth=0.8,
+                linestyle="-",
+                alpha=0.8,
+            )
         ax.set(title=f"η = {eta:g}", xlabel="timestep t", xlim=(1000, 0))
 print(f"at η = 0 the noise in x_t is the same all along a path, to {drift:.0e}")
 assert drift < 1e-4
@@ -309,10 +325,17 @@ for eta in (0.1, 0.5, 1.0):
     a = before**0.5 - (1 - before - sigma**2) ** 0.5 * (now / (1 - now)) ** 0.5
     gamma = a**2 / (2 * sigma**2) * (1 - now) / now
     apart = float((kl - gamma * (guess - eps) ** 2).abs().max() / kl.max())
-    print(f"η = {eta:.1f}: KL against γ_t (ε_θ - ε)², largest difference over 999 steps {apart:.0e};  γ at t = 10, 100, 900: " + ", ".join(f"{float(gamma[s - 1]):.2g}" for s in (10, 100, 900)))
+    print(
+        f"η = {eta:.1f}: KL against γ_t (ε_θ - ε)², largest difference over 999 steps {apart:.0e};  γ at t = 10, 100, 900: "
+        + ", ".join(f"{float(gamma[s - 1]):.2g}" for s in (10, 100, 900))
+    )
     assert apart < 1e-9
-ho = betas[t] ** 2 / (2 * gaussian.posterior_variance(now, before) * (1 - betas[t]) * (1 - now))
-print(f"at η = 1 the weights are those of Ho eq. 12: {float((gamma / ho - 1).abs().max()):.0e}")
+ho = betas[t] ** 2 / (
+    2 * gaussian.posterior_variance(now, before) * (1 - betas[t]) * (1 - now)
+)
+print(
+    f"at η = 1 the weights are those of Ho eq. 12: {float((gamma / ho - 1).abs().max()):.0e}"
+)
 assert torch.allclose(gamma, ho, rtol=1e-8)
 
 # %% [markdown] id=sampler
@@ -351,7 +374,10 @@ assert torch.allclose(gamma, ho, rtol=1e-8)
 
 # %% id=eta-one-check
 settings = {"clip_sample": False}
-ddpm, ddim = DDPMScheduler(variance_type="fixed_small", **settings), DDIMScheduler(**settings)
+ddpm, ddim = (
+    DDPMScheduler(variance_type="fixed_small", **settings),
+    DDIMScheduler(**settings),
+)
 
 
 def stand_in(x, t):
@@ -366,10 +392,14 @@ for count in (10, 50, 1000):
         generator = torch.Generator().manual_seed(4)
         x = torch.randn(2, 1, 8, 8, generator=generator, dtype=torch.float64)
         for t in scheduler.timesteps.tolist():
-            x = scheduler.step(stand_in(x, t), t, x, generator=generator, **options).prev_sample
+            x = scheduler.step(
+                stand_in(x, t), t, x, generator=generator, **options
+            ).prev_sample
         ends.append(x)
     apart = float((ends[0] - ends[1]).abs().max() / ends[0].abs().max())
-    print(f"{count:>4} steps: DDPM fixed_small against DDIM with η = 1, relative difference at the end {apart:.0e}")
+    print(
+        f"{count:>4} steps: DDPM fixed_small against DDIM with η = 1, relative difference at the end {apart:.0e}"
+    )
     assert apart < 1e-9
 
 # %% [markdown] id=sigma-hat
@@ -385,8 +415,14 @@ for t, t_prev in zip(visited, visited[1:], strict=False):
     now, before = level(t), level(t_prev)
     half, full = (gaussian.ddim_sigma(now, before, eta) for eta in (0.5, 1.0))
     hat = (1 - now / before) ** 0.5
-    mark = "  <- more than there is room for" if hat > (1 - before) ** 0.5 and t_prev >= 0 else ""
-    print(f"{t:>3} → {t_prev:<3}       {half:<18.4f}{full:<16.4f}{hat:<18.4f}{(1 - before) ** 0.5:.4f}{mark}")
+    mark = (
+        "  <- more than there is room for"
+        if hat > (1 - before) ** 0.5 and t_prev >= 0
+        else ""
+    )
+    print(
+        f"{t:>3} → {t_prev:<3}       {half:<18.4f}{full:<16.4f}{hat:<18.4f}{(1 - before) ** 0.5:.4f}{mark}"
+    )
     assert full <= (1 - before) ** 0.5
 
 # %% [markdown] id=sigma-hat-note
@@ -410,7 +446,11 @@ for t, t_prev in zip(visited, visited[1:], strict=False):
 
 # %% id=trap-run
 alphas = 1 - betas
-start = few_steps_noise = torch.randn(200, 1, 16, 16, generator=torch.Generator().manual_seed(few_steps.SEED))[:6]
+generator = torch.Generator().manual_seed(few_steps.SEED)
+same_noises = torch.randn(
+    8, 1, 16, 16, generator=generator
+)  # those of the pictures at the top
+start = same_noises[:6]
 outcome = {}
 with torch.no_grad():
     for name, table in (("ᾱ", alpha_bar), ("α", alphas)):
@@ -420,7 +460,9 @@ with torch.no_grad():
             eps = unet(x, t).sample
             x = gaussian.ddim_mean(gaussian.x0_from_eps(x, eps, now), eps, before)
         outcome[name] = x
-        print(f"levels from table {name}: first {float(table[900]):.4f}, then {float(table[800]):.4f}; the samples' standard deviation {x.std():.2f}")
+        print(
+            f"levels from table {name}: first {float(table[900]):.4f}, then {float(table[800]):.4f}; the samples' standard deviation {x.std():.2f}"
+        )
 plots.image_grid(
     torch.cat(list(outcome.values())),
     6,
@@ -437,7 +479,7 @@ plots.image_grid(
 # </details>
 
 # %% exercise 08.3
-# You have a table from a program that follows the DDIM paper: its `alphas` are Song's $\alpha_1, \dots, \alpha_T$. Compute Ho's $\beta_t$ from it (in the paper this is in appendix C.2).
+# You have a table from a program that follows the DDIM paper: its `alphas` are Song's $\alpha_1, \dots, \alpha_T$. Compute Ho's $\beta_t$ from it.
 
 # %% [markdown] id=subsequences
 # ## Subsequences
@@ -450,20 +492,21 @@ plots.image_grid(
 # - **leading**: $0, \lfloor T/n\rfloor, 2\lfloor T/n\rfloor, \dots$ Contains $t = 0$. Starts below $T-1$: the network is told that pure noise is $x_{900}$.
 # - **trailing**: $T-1$, then down in strides of $T/n$, each rounded. Starts in pure noise.
 # - **linspace**: both ends, evenly spaced between them.
-# - **quadratic**: $\tau_i \propto i^2$, denser at the clean end. The paper uses it for CIFAR-10 (Song appendix D.2). It is given to `set_timesteps` as a list.
+# - **quadratic**: $\tau_i \propto i^2$, denser at the clean end. The paper uses it for CIFAR-10. It is given to `set_timesteps` as a list.
 
 # %% exercise 08.4
 # Write the first three.
 
 # %% id=spacing
-from ddpm_from_scratch.course.exercises.l08 import ddim_sample, spaced_timesteps
+# the finished functions of the exercises, so that nothing below depends on your answers
+from ddpm_from_scratch.course.exercises.l08 import spaced_timesteps as spaced
 
 
 def quadratic(n, T=1000):
     return [round((T - 1) * (i / (n - 1)) ** 2) for i in reversed(range(n))]
 
 
-tables = {name: spaced_timesteps(1000, 10, name) for name in ("leading", "trailing", "linspace")}
+tables = {name: spaced(1000, 10, name) for name in ("leading", "trailing", "linspace")}
 for name, table in tables.items():
     scheduler = DDIMScheduler(timestep_spacing=name)
     scheduler.set_timesteps(10)
@@ -476,7 +519,9 @@ for name, table in tables.items():
 try:
     scheduler.set_timesteps(timesteps=quadratic(50))
 except ValueError as error:
-    print(f"\nquadratic with 50 steps visits {quadratic(50)[-2:]} and is refused: {str(error)[:60]}")
+    print(
+        f"\nquadratic with 50 steps visits {quadratic(50)[-2:]} and is refused: {str(error)[:60]}"
+    )
 
 log_snr = schedules.log_snr(alpha_bar)
 with plots.figure(
@@ -487,8 +532,19 @@ with plots.figure(
     caption="Where ten steps ask the network. In log-SNR, which measures how hard the task is, evenly spaced timesteps leave a wide gap near the clean end; quadratic ones do not.",
 ) as ax:
     for row, table in enumerate(tables.values()):
-        ax.plot(log_snr[table].numpy(), [-row] * len(table), "o-", color=plots.COLOURS[row], linewidth=1)
-    ax.set(yticks=[0, -1, -2, -3], yticklabels=list(tables), xlabel="log-SNR: noise at the left, image at the right", ylim=(-3.6, 0.6))
+        ax.plot(
+            log_snr[table].numpy(),
+            [-row] * len(table),
+            "o-",
+            color=plots.COLOURS[row],
+            linewidth=1,
+        )
+    ax.set(
+        yticks=[0, -1, -2, -3],
+        yticklabels=list(tables),
+        xlabel="log-SNR: noise at the left, image at the right",
+        ylim=(-3.6, 0.6),
+    )
 
 # %% [markdown] id=previous
 # ### The step must go to the next entry
@@ -502,7 +558,7 @@ from ddpm_from_scratch.course.exercises.l03 import mixture_eps as exact_eps
 
 weights, centres, stds = (part.double() for part in (WEIGHTS, CENTRES, STDS))
 n = 7
-table = spaced_timesteps(1000, n, "linspace")
+table = spaced(1000, n, "linspace")
 
 
 def next_entries(table):
@@ -532,14 +588,20 @@ def radius(points):
     return float(((points[:, None] - centres).norm(dim=-1) / stds).min(dim=1).values.mean())
 
 
-cloud = torch.randn(2000, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+cloud = torch.randn(
+    2000, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+)
 truth = math.sqrt(math.pi / 2)
-print(f"\nmean distance of the samples from the nearest centre; true: {truth:.2f} standard deviations")
+print(
+    f"\nmean distance of the samples from the nearest centre; true: {truth:.2f} standard deviations"
+)
 print("spacing     n      T/n      T//n     next entry    t - T//n")
 for spacing in ("linspace", "trailing"):
     for n in (60, 300):
-        table = spaced_timesteps(1000, n, spacing)
-        ours, theirs = (radius(walk(cloud, table, rule(table))) for rule in (next_entries, minus_stride))
+        table = spaced(1000, n, spacing)
+        ours, theirs = (
+            radius(walk(cloud, table, rule(table))) for rule in (next_entries, minus_stride)
+        )
         print(f"{spacing:<12}{n:<7}{1000 / n:<9.2f}{1000 // n:<9}{ours:<14.3f}{theirs:.3f}")
 assert abs(ours - truth) < 0.06 < abs(theirs - truth)
 
@@ -562,25 +624,36 @@ with torch.no_grad():
 raw = gaussian.x0_from_eps(start, eps, level(900))
 clipped = raw.clamp(-1, 1)
 misfit = gaussian.q_sample(clipped, eps, level(900)) - start
-print(f"at t = 900: {float((raw.abs() > 1).float().mean()):.0%} of the pixels of x̂_0 outside [-1, 1], the farthest at {float(raw.abs().max()):.1f}")
-print(f"√ᾱ x̂_0 + √(1-ᾱ) ε misses x_t by up to {float(misfit.abs().max()):.2f} after clipping")
+print(
+    f"at t = 900: {float((raw.abs() > 1).float().mean()):.0%} of the pixels of x̂_0 outside [-1, 1], the farthest at {float(raw.abs().max()):.1f}"
+)
+print(
+    f"√ᾱ x̂_0 + √(1-ᾱ) ε misses x_t by up to {float(misfit.abs().max()):.2f} after clipping"
+)
 
 ends = {}
 runs = {
     "DDPM fixed_small": (DDPMScheduler(), {}),
     "η = 1, ε kept": (DDIMScheduler(), {"eta": 1.0}),
-    "η = 1, ε re-derived": (DDIMScheduler(), {"eta": 1.0, "use_clipped_model_output": True}),
+    "η = 1, ε re-derived": (
+        DDIMScheduler(),
+        {"eta": 1.0, "use_clipped_model_output": True},
+    ),
 }
 for name, (scheduler, options) in runs.items():
     scheduler.set_timesteps(10)
     generator, x = torch.Generator().manual_seed(7), start
     for t in scheduler.timesteps.tolist():
         with torch.no_grad():
-            x = scheduler.step(unet(x, t).sample, t, x, generator=generator, **options).prev_sample
+            x = scheduler.step(
+                unet(x, t).sample, t, x, generator=generator, **options
+            ).prev_sample
     ends[name] = x
-    print(f"{name:<20} largest difference from DDPM {float((x - ends['DDPM fixed_small']).abs().max()):.0e}")
-assert (ends["η = 1, ε re-derived"] - ends["DDPM fixed_small"]).abs().max() < 1e-3
-assert (ends["η = 1, ε kept"] - ends["DDPM fixed_small"]).abs().max() > 1e-2
+    print(
+        f"{name:<20} largest difference from DDPM {float((x - ends['DDPM fixed_small']).abs().max()):.0e}"
+    )
+assert (ends["η = 1, ε re-derived"] - ends["DDPM fixed_small"]).abs().max() < 5e-3
+assert (ends["η = 1, ε kept"] - ends["DDPM fixed_small"]).abs().max() > 2e-2
 plots.image_grid(
     torch.cat(list(ends.values())),
     8,
@@ -608,14 +681,21 @@ plots.image_grid(
 # > **Predict before you run.** With twice the steps, how much smaller is the error of a single point at $\eta = 0$: not at all, half, a quarter?
 
 # %% id=oracle-run
+from ddpm_from_scratch.course.exercises.l08 import ddim_sample as sample
+
 counts = (5, 10, 20, 50, 100, 200)
 parts = 1 - (1 - betas) ** 0.25
 fine = schedules.alpha_bars(parts.repeat_interleave(4))
 few = cloud[:1000]
-reference = walk(few, range(3999, -1, -1), range(3998, -2, -1), lambda t: float(fine[t]) if t >= 0 else 1.0)
+reference = walk(
+    few,
+    range(3999, -1, -1),
+    range(3998, -2, -1),
+    lambda t: float(fine[t]) if t >= 0 else 1.0,
+)
 
 generator = torch.Generator().manual_seed(8)
-many = torch.randn(6000, 2, generator=generator, dtype=torch.float64)
+many = torch.randn(4000, 2, generator=generator, dtype=torch.float64)
 angle = torch.arange(8, dtype=torch.float64) * math.pi / 8
 directions = torch.stack([angle.cos(), angle.sin()])
 
@@ -623,7 +703,9 @@ directions = torch.stack([angle.cos(), angle.sin()])
 def true_draws(seed):
     generator = torch.Generator().manual_seed(seed)
     k = torch.multinomial(weights, len(many), replacement=True, generator=generator)
-    return centres[k] + stds[k, None] * torch.randn(len(many), 2, generator=generator, dtype=torch.float64)
+    return centres[k] + stds[k, None] * torch.randn(
+        len(many), 2, generator=generator, dtype=torch.float64
+    )
 
 
 truth = true_draws(9)
@@ -640,7 +722,9 @@ def predict(x, t):
 
 def with_sigma_hat(x, table, noises):
     for t, t_prev, z in zip(table, [*table[1:], -1], noises, strict=True):
-        mean = gaussian.posterior_mean(x, gaussian.x0_from_eps(x, predict(x, t), level(t)), level(t), level(t_prev))
+        mean = gaussian.posterior_mean(
+            x, gaussian.x0_from_eps(x, predict(x, t), level(t)), level(t), level(t_prev)
+        )
         x = mean + (1 - level(t) / level(t_prev)) ** 0.5 * z if t_prev >= 0 else mean
     return x
 
@@ -650,14 +734,19 @@ by_point, by_cloud = [], {"η = 0": [], "η = 1": [], "σ̂": []}
 print("        one point, η = 0          distribution")
 print("steps   median error    ratio     η = 0     η = 1     σ̂")
 for count in counts:
-    table = spaced_timesteps(1000, count, "trailing")
-    by_point.append(float((walk(few, table, [*table[1:], -1]) - reference).norm(dim=1).median()))
+    table = spaced(1000, count, "trailing")
+    by_point.append(
+        float((walk(few, table, [*table[1:], -1]) - reference).norm(dim=1).median())
+    )
     noises = torch.randn(count, *many.shape, generator=generator, dtype=torch.float64)
-    by_cloud["η = 0"].append(apart(ddim_sample(predict, many, table, alpha_bar, 0.0, noises)))
-    by_cloud["η = 1"].append(apart(ddim_sample(predict, many, table, alpha_bar, 1.0, noises)))
+    by_cloud["η = 0"].append(apart(sample(predict, many, table, alpha_bar, 0.0, noises)))
+    by_cloud["η = 1"].append(apart(sample(predict, many, table, alpha_bar, 1.0, noises)))
     by_cloud["σ̂"].append(apart(with_sigma_hat(many, table, noises)))
     ratio = f"{by_point[-2] / by_point[-1]:.1f}" if len(by_point) > 1 else ""
-    print(f"{count:<8}{by_point[-1]:<16.4f}{ratio:<10}" + "".join(f"{values[-1]:<10.3f}" for values in by_cloud.values()))
+    print(
+        f"{count:<8}{by_point[-1]:<16.4f}{ratio:<10}"
+        + "".join(f"{values[-1]:<10.3f}" for values in by_cloud.values())
+    )
 print(f"two sets of {len(many):,} true draws are {floor:.3f} apart")
 slope = math.log(by_point[1] / by_point[-1]) / math.log(counts[-1] / counts[1])
 print(f"from 10 to 200 steps the error of a point falls like steps^-{slope:.2f}")
@@ -669,8 +758,22 @@ with plots.figure(
     "a quarter to the floor; at 5 and 10 steps eta 0 is lowest, from 20 on eta 0 and eta 1 are close, and sigma-hat is far above both up to 50 steps.",
     caption="Left, where single points land: first order in the step. Right, the distribution: with few steps the deterministic sampler is nearest; with many all meet at the floor (grey) that the number of draws sets.",
 ) as (left, right):
-    plots.draw_curves(left, torch.tensor(counts), {"median error of a point": torch.tensor(by_point)}, "steps", "distance", yscale="log")
-    plots.draw_curves(right, torch.tensor(counts), {name: torch.tensor(v) for name, v in by_cloud.items()}, "steps", "distance of distributions", yscale="log")
+    plots.draw_curves(
+        left,
+        torch.tensor(counts),
+        {"median error of a point": torch.tensor(by_point)},
+        "steps",
+        "distance",
+        yscale="log",
+    )
+    plots.draw_curves(
+        right,
+        torch.tensor(counts),
+        {name: torch.tensor(v) for name, v in by_cloud.items()},
+        "steps",
+        "distance of distributions",
+        yscale="log",
+    )
     right.axhline(floor, color=plots.FAINT, linestyle="-", linewidth=1)
     for ax in (left, right):
         ax.set_xscale("log")
@@ -709,11 +812,31 @@ for name, row in PAPER.items():
     print(f"{name:<26}" + "".join(f"{value:>9.2f}" for value in row))
 print(f"\nour digits model, Fréchet{head}")
 for name, cells in stored["cells"].items():
-    print(f"{name:<26}" + "".join(f"{cells[str(c)]:>9.2f}" if str(c) in cells else f"{'':>9}" for c in few_steps.STEPS))
-lowest = {c: min(("η = 0", "η = 1", "σ̂"), key=lambda name: stored["cells"][name][str(c)]) for c in few_steps.STEPS}
-print("lowest of η = 0, 1, σ̂     " + "".join(f"{name:>9}" for name in lowest.values()))
-print(f"{stored['samples']} samples a cell, seed {stored['seed']}, made by `{stored['command']}`")
-print(f"on {stored['machine']}, in {sum(stored['seconds'].values()) / 60:.0f} minutes; model {stored['model']}")
+    print(
+        f"{name:<26}"
+        + "".join(
+            f"{cells[str(c)]:>9.2f}" if str(c) in cells else f"{'':>9}"
+            for c in few_steps.STEPS
+        )
+    )
+rivals = [stored["cells"][name] for name in ("η = 0", "η = 1", "σ̂")]
+lowest = [
+    min(
+        zip(
+            (row.get(str(c), math.inf) for row in rivals),
+            ("η = 0", "η = 1", "σ̂"),
+            strict=True,
+        )
+    )[1]
+    for c in few_steps.STEPS
+]
+print("lowest of η = 0, 1, σ̂     " + "".join(f"{name:>9}" for name in lowest))
+print(
+    f"{stored['samples']} samples a cell, seed {stored['seed']}, made by `{stored['command']}`"
+)
+print(
+    f"on {stored['machine']}, in {sum(stored['seconds'].values()) / 60:.0f} minutes; model {stored['model']}"
+)
 
 # %% id=figures-live
 classifier, real = shipped_classifier("digits")
@@ -722,12 +845,23 @@ print(f"ten steps, live ({len(ten['η = 0'])} samples each)")
 for name, images in ten.items():
     features, logits = classify(classifier, to_pixels(images))
     draws = []
-    for rows in [slice(None), *torch.randint(len(features), (30, len(features)), generator=generator)]:
+    for rows in [
+        slice(None),
+        *torch.randint(len(features), (30, len(features)), generator=generator),
+    ]:
         ours = metrics.gaussian_statistics(features[rows])
-        draws.append(metrics.frechet_distance(ours.mean, ours.covariance, real.train_mean, real.train_covariance))
+        draws.append(
+            metrics.frechet_distance(
+                ours.mean, ours.covariance, real.train_mean, real.train_covariance
+            )
+        )
     sure = metrics.confident_share(logits)
-    print(f"{name:<6} Fréchet distance {draws[0]:6.2f} ± {torch.tensor(draws[1:]).std():.2f} (bootstrap), stored {stored['cells'][name]['10']:6.2f}; recognised with confidence {sure:.0%}")
-print(f"{len(real.train_features):,} training against {int(real.test_count)} real test digits: {real.frechet_floor:.2f}; recognised with confidence {float(real.confident_share):.0%}")
+    print(
+        f"{name:<6} Fréchet distance {draws[0]:6.2f} ± {torch.tensor(draws[1:]).std():.2f} (bootstrap), stored {stored['cells'][name]['10']:6.2f}; recognised with confidence {sure:.0%}"
+    )
+print(
+    f"{len(real.train_features):,} training against {int(real.test_count)} real test digits: {real.frechet_floor:.2f}; recognised with confidence {float(real.confident_share):.0%}"
+)
 plots.image_grid(
     torch.cat([ten[name][:8] for name in ten]),
     8,
@@ -744,7 +878,7 @@ plots.image_grid(
 # - **The error of long steps.** The deterministic path is smooth and forgives them; noise that does not fit does not. This decides at small $S$.
 # - **The error of the network.** A deterministic sampler carries every wrong answer along to the end. Fresh noise hides part of it: each step pulls $x_t$ back towards the distribution that the network knows. This decides at large $S$, and the worse the network, the earlier.
 #
-# So with a well-trained $\varepsilon$-network and ten steps, expect $\eta = 0$ to win clearly; with a hundred, expect a draw, or noise to win. On a weakly trained model noise can win at *every* $S$ (we have seen it, with $v$-prediction and too little training). The line "lowest" in the table says what this model does;
+# So with a well-trained $\varepsilon$-network and ten steps, expect $\eta = 0$ to win clearly; with a hundred, expect a draw, or noise to win. On a weakly trained model noise can win at *every* $S$: a trial of this course on MNIST, with $v$-prediction and too little training, had $\eta = 1$ ahead from $S = 10$ on. The line "lowest" in the table says what this model does;
 # differences below the bootstrap's ± mean nothing. Nothing here was tuned to make the claim hold.
 
 # %% [markdown] id=strip
@@ -754,7 +888,7 @@ plots.image_grid(
 
 # %% id=strip-run
 counts = (5, 10, 20, 50, 100)
-start = few_steps_noise[:3]
+start = same_noises[:3]
 columns = {}
 for count in counts:
     made = []
@@ -765,15 +899,27 @@ for count in counts:
         x = start
         for t in scheduler.timesteps.tolist():
             with torch.no_grad():
-                x = scheduler.step(unet(x, t).sample, t, x, eta=eta, generator=generator).prev_sample
+                x = scheduler.step(
+                    unet(x, t).sample, t, x, eta=eta, generator=generator
+                ).prev_sample
         made.append(x)
     columns[count] = torch.cat(made)
 columns[1000] = torch.cat([thousand["η = 0"][:3], thousand["η = 1"][:3]])
 print("root mean square difference from the image of 1000 steps")
 for half, eta in ((slice(0, 3), 0), (slice(3, 6), 1)):
-    gaps = [float((columns[c][half].clamp(-1, 1) - columns[1000][half]).square().mean().sqrt()) for c in counts]
-    print(f"η = {eta}: " + ", ".join(f"{count} steps {gap:.2f}" for count, gap in zip(counts, gaps, strict=True)))
-images = torch.stack(list(columns.values()), dim=1).flatten(0, 1)  # (columns, rows) → row by row
+    gaps = [
+        float((columns[c][half].clamp(-1, 1) - columns[1000][half]).square().mean().sqrt())
+        for c in counts
+    ]
+    print(
+        f"η = {eta}: "
+        + ", ".join(
+            f"{count} steps {gap:.2f}" for count, gap in zip(counts, gaps, strict=True)
+        )
+    )
+images = torch.stack(list(columns.values()), dim=1).flatten(
+    0, 1
+)  # (columns, rows) → row by row
 plots.image_grid(
     images,
     len(columns),
@@ -815,7 +961,7 @@ def learner_step(x_t, eps, noise, now, before, eta):
 
 
 @torch.no_grad()
-def run(step, steps, following=None, eta=1.0, count=8, table=level):
+def run(step, steps, following=None, eta=1.0, count=8):
     """Digits made by `step`, and the mean of x_t² at every timestep visited."""
     generator = torch.Generator().manual_seed(13)
     x = torch.randn(count, 1, 16, 16, generator=generator)
@@ -823,11 +969,11 @@ def run(step, steps, following=None, eta=1.0, count=8, table=level):
     for t, t_prev in zip(steps, following or [*steps[1:], -1], strict=True):
         energy.append(float(x.square().mean()))
         noise = torch.randn(x.shape, generator=generator)
-        x = step(x, unet(x, t).sample, noise, table(t), table(t_prev), eta)
+        x = step(x, unet(x, t).sample, noise, level(t), level(t_prev), eta)
     return x, energy
 
 
-twenty = spaced_timesteps(1000, 20, "trailing")
+twenty = spaced(1000, 20, "trailing")
 power = float(thousand["η = 0"].square().mean())  # E[x_0²] of finished digits
 promised = [level(t) * power + 1 - level(t) for t in twenty]
 broken, energy = run(learner_step, twenty)
@@ -842,7 +988,9 @@ plots.curves(
     alt="Two curves over t. They agree at t = 999. To the left the run's curve rises above the promised one and stays above it.",
     caption="The run leaves the promised curve with its first step, upwards.",
 )
-plots.image_grid(broken, 8, alt="Eight digits covered with coarse grain.", caption="Its samples.")
+plots.image_grid(
+    broken, 8, alt="Eight digits covered with coarse grain.", caption="Its samples."
+)
 
 # %% [markdown] id=clinic-questions
 # Before you unfold the pointer:
@@ -866,10 +1014,15 @@ def mended_step(x_t, eps, noise, now, before, eta):
 
 
 mended, energy_mended = run(mended_step, twenty)
-off = [max(abs(e - p) for e, p in zip(run_, promised, strict=True)) for run_ in (energy, energy_mended)]
+off = [
+    max(abs(e - p) for e, p in zip(run_, promised, strict=True))
+    for run_ in (energy, energy_mended)
+]
 print(f"largest distance from the promised curve: before {off[0]:.2f}, mended {off[1]:.2f}")
 assert off[1] < off[0] / 2
-plots.image_grid(mended, 8, alt="Eight clean digits.", caption="The same noises, with the mended step.")
+plots.image_grid(
+    mended, 8, alt="Eight clean digits.", caption="The same noises, with the mended step."
+)
 
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers</summary>
@@ -889,6 +1042,10 @@ plots.image_grid(mended, 8, alt="Eight clean digits.", caption="The same noises,
 
 
 # %% id=gallery
+def plain(x_t, eps, noise, now, before, eta):
+    return gaussian.ddim_mean(gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1), eps, before)
+
+
 def squared(x_t, eps, noise, now, before, eta):
     return mended_step(x_t, eps, noise, now, before, eta**2)
 
@@ -899,14 +1056,16 @@ def up(x_t, eps, noise, now, before, eta):
 
 
 rows = {
-    "right": run(mended_step, twenty, eta=0.0, count=6),
-    "A": run(mended_step, twenty, following=[t - 1 for t in twenty], eta=0.0, count=6),
-    "B": run(up, twenty, eta=0.0, count=6),
-    "C": run(mended_step, twenty, following=[*twenty[1:], 999], eta=0.0, count=6),
+    "right": run(plain, twenty, count=6),
+    "A": run(plain, twenty, [t - 1 for t in twenty], count=6),
+    "B": run(up, twenty, count=6),
+    "C": run(plain, twenty, [*twenty[1:], 999], count=6),
     "D": run(squared, twenty, eta=0.5, count=6),
 }
 for name, (images, energy) in rows.items():
-    print(f"{name:<7} mean of x_t² at the middle {energy[10]:.2f} (promised {promised[10]:.2f}), at the end {images.square().mean():.2f} (digits: {power:.2f})")
+    print(
+        f"{name:<7} mean of x_t² at the middle {energy[10]:.2f} (promised {promised[10]:.2f}), at the end {images.square().mean():.2f} (digits: {power:.2f})"
+    )
 plots.image_grid(
     torch.cat([images for images, _ in rows.values()]),
     6,
@@ -920,7 +1079,7 @@ plots.image_grid(
 #
 # - **A** goes from $t$ to $t - 1$ in place of the next entry of the list. Twenty of a thousand steps' noise is removed, but the network is told that all of it is.
 # - **B** scales the old noise by $\sqrt{1-\bar\alpha_t}$: the noise is not taken down to the new level. Every $x$ is one step too noisy, the last one too.
-# - **C** reads the table at index -1 in the last step. In Python that is the noisiest entry: the finished image is noised again, fully.
+# - **C** reads the table at index -1 in the last step. In Python that is the noisiest entry: the finished image is noised again, fully. (Where eq. 16 is in the loop, the package's `ddim_sigma` refuses such a step.)
 # - **D** squares $\eta$. The images are fine! At 0.5 it samples with $\eta = 0.25$, which is a right sampler, but not the one asked for. Only a number shows it: compare $\sigma$ with eq. 16.
 #
 # </details>

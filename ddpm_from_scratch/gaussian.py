@@ -134,13 +134,25 @@ def posterior_mean(x_t: Tensor, x0: Tensor, alpha_bar_t: Coefficient, alpha_bar_
 
 
 def ddim_sigma(alpha_bar_t: Coefficient, alpha_bar_prev: Coefficient, eta: float) -> Coefficient:
-    """σ_t(η), the noise of a DDIM step (Song eq. 16): 0 at η = 0, √β̃_t at η = 1."""
+    """σ_t(η), the noise of a DDIM step (Song eq. 16): 0 at η = 0, √β̃_t at η = 1.
+
+    Raises:
+        ValueError: numbers with ᾱ_prev < ᾱ_t, for which there is no such step.
+    """
+    variance = posterior_variance(alpha_bar_t, alpha_bar_prev)
+    if not isinstance(variance, Tensor) and variance < 0:
+        raise ValueError(
+            f"a step back goes to less noise, but ᾱ_prev = {alpha_bar_prev:.4g} is below ᾱ_t = {alpha_bar_t:.4g}: "
+            "is it a table's entry at index -1, its noisiest?"
+        )
     # Song eq. 16: σ = η √((1-ᾱ_prev)/(1-ᾱ_t)) √(1 - ᾱ_t/ᾱ_prev)
-    return eta * posterior_variance(alpha_bar_t, alpha_bar_prev) ** 0.5
+    return eta * variance**0.5
 
 
 def ddim_mean(x0: Tensor, eps: Tensor, alpha_bar_prev: Coefficient, sigma_t: Coefficient = 0.0) -> Tensor:
     """The mean of a DDIM step: predicted x_0 and the direction that points to x_t (Song eq. 12, without σ_t ε_t).
+
+    With the true x_0 and ε it is the mean of q_σ(x_prev | x_t, x_0) (Song eq. 7).
 
     Args:
         x0, eps: same shape, the prediction at x_t.

@@ -197,6 +197,13 @@ def test_ddim_at_eta_1_is_the_posterior(levels: list[float], x0: float, x: float
     assert gaussian.ddim_sigma(*levels, eta=0.0) == 0
 
 
+def test_ddim_to_a_noisier_level_is_refused() -> None:
+    """The root of a negative number would be complex, and a learner's loop go on with it."""
+    with pytest.raises(ValueError, match=r"ᾱ_prev = 0.2 is below ᾱ_t = 0.5"):
+        gaussian.ddim_sigma(0.5, 0.2, eta=0.5)
+    assert gaussian.ddim_sigma(0.5, 0.5, eta=1.0) == 0
+
+
 def test_coefficients_may_be_tensors_one_per_image() -> None:
     levels, before = (
         torch.tensor([[0.2], [0.5]], dtype=torch.float64),

@@ -7,16 +7,19 @@ drawn once, and only what moves is drawn again.
 
 from .noise import NoiseSlider, noise_slider
 from .posterior import PosteriorExplorer, posterior_explorer
+from .sampler import SamplerExplorer, sampler_explorer
 from .schedule import ScheduleExplorer, schedule_explorer
 from .tracer import UNetTracer, unet_tracer
 
 __all__ = [
     "NoiseSlider",
     "PosteriorExplorer",
+    "SamplerExplorer",
     "ScheduleExplorer",
     "UNetTracer",
     "noise_slider",
     "posterior_explorer",
+    "sampler_explorer",
     "schedule_explorer",
     "unet_tracer",
 ]

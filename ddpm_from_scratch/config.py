@@ -111,6 +111,7 @@ class ConfigMixin:
     """Keys of related classes that are carried along in silence."""
     older_keys: ClassVar[Mapping[str, Callable[[Any], tuple[str, Any]]]] = {}
     """Keys of 2022 and what they are today: older value → (name, value)."""
+    _deprecated_kwargs: ClassVar[tuple[str, ...]] = ()
     _internal_config: FrozenConfig
 
     def register_to_config(self, **values: Any) -> None:

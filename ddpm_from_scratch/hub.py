@@ -56,6 +56,7 @@ def resolve(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    **others: Any,
 ) -> Path:
     """The local folder of a model: `name_or_path` itself, a shipped model, or files fetched from the hub.
 
@@ -65,13 +66,18 @@ def resolve(
         subfolder: folder inside the model.
         revision: branch, tag or commit on the hub.
         token, cache_dir, local_files_only: as in huggingface_hub.
+        others: none; whatever is given here is refused by name.
 
     Raises:
+        TypeError: an option that is not supported.
         FileNotFoundError: no such folder, repository, revision or file.
         ConnectionError: the hub could not be reached, and the model was not fetched before.
         PermissionError: the hub wants a token, or another one.
         ValueError: a subfolder that leaves the model's folder.
     """
+    if others:
+        supported = "subfolder, revision, token, cache_dir, local_files_only, and those of its own signature"
+        raise TypeError(f"from_pretrained does not support {', '.join(others)}: its options are {supported}")
     inside = Path(subfolder or ".")
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"subfolder {subfolder!r} leaves the model's folder")
@@ -161,6 +167,10 @@ def pick_weights(names: Collection[str], variant: str | None = None, use_safeten
     return []
 
 
+class MissingWeightsError(FileNotFoundError, ValueError):
+    """No weights of the kind asked for: Diffusers' models raise an OSError then, its pipelines a ValueError."""
+
+
 def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
     """The files that hold a model's weights.
 
@@ -171,8 +181,9 @@ def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool
     picked = pick_weights([entry.name for entry in folder.iterdir() if entry.is_file()], variant, use_safetensors)
     if not picked:
         tag, kind = f".{variant}" if variant else "", "safetensors" if use_safetensors else "bin"
-        raise FileNotFoundError(
-            f"Error no file named {WEIGHTS}{tag}.{kind} found in directory {folder}"
+        asked = f"You are trying to load the model files of the `variant={variant}`: " if variant else ""
+        raise MissingWeightsError(
+            f"{asked}Error no file named {WEIGHTS}{tag}.{kind} found in directory {folder}"
             f"{'' if use_safetensors is not None else ', nor one with .safetensors'}: it has {_listing(folder)}"
         )
     return _shards(folder / picked[0]) if picked[0].endswith(".json") else [folder / picked[0]]
@@ -273,6 +284,10 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
     config_name: ClassVar[str] = "config.json"
     older_names: ClassVar[tuple[str, ...]] = ()
     """Names that the class had in older `config.json` files."""
+    # what Diffusers' tools ask a class before they split, offload or cast it
+    _no_split_modules: ClassVar[None] = None
+    _keep_in_fp32_modules: ClassVar[None] = None
+    _supports_group_offloading: ClassVar[bool] = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -333,8 +348,9 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
         variant: str | None = None,
         use_safetensors: bool | None = None,
         low_cpu_mem_usage: bool = True,
+        output_loading_info: bool = False,
         **hub_options: Any,
-    ) -> Self:
+    ) -> Any:
         """A network from a folder or a hub id, in evaluation mode.
 
         Args:
@@ -346,6 +362,8 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
             variant: tag in the weights' file name, such as "fp16".
             use_safetensors: True or False to insist on safetensors or `.bin`.
             low_cpu_mem_usage: taken for Diffusers' sake; the weights are never held twice.
+            output_loading_info: also return Diffusers' lists of missing, unexpected and mismatched keys: all empty,
+                since such files are refused.
             hub_options: `token`, `cache_dir`, `local_files_only`.
 
         Raises:
@@ -371,7 +389,8 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
             raise ValueError(f"{config_file} asks for {model.num_parameters():.1e} parameters: refused")
         model._load(files, target)
         model.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return model.eval()
+        faults: dict[str, list[str]] = {f"{kind}_keys": [] for kind in ("missing", "unexpected", "mismatched")}
+        return (model.eval(), faults | {"error_msgs": []}) if output_loading_info else model.eval()
 
     def _load(self, files: list[Path], dtype: torch.dtype) -> None:
         """Takes the weights in `files`, whose names and shapes are compared before any memory is taken."""

@@ -133,7 +133,8 @@ class DiffusionPipeline(PushMixin):
         """
         for module in self.unet.modules():
             if isinstance(module, Attention):
-                module.set_slice(slice_size)
+                named: dict[Any, int] = {None: module.heads, "auto": module.heads // 2, "max": 1}
+                module.heads_at_once = max(int(named.get(slice_size, slice_size)), 1)  # type: ignore[arg-type]
 
     def disable_attention_slicing(self) -> None:
         """Computes all heads at once again."""

@@ -64,13 +64,5 @@ class Attention(nn.Module):
         out = self.to_out[0](out).transpose(1, 2).reshape(hidden_states.shape)  # (B, N, C) → (B, C, H, W)
         return (hidden_states + out) / self.output_scale_factor
 
-    def set_slice(self, slice_size: int | str | None) -> None:
-        """How many heads are computed at once: a number, "auto" for half of them, "max" for one, None for all."""
-        named = {None: self.heads, "auto": max(self.heads // 2, 1), "max": 1}
-        heads = named.get(slice_size, slice_size)  # type: ignore[arg-type]
-        if not isinstance(heads, int) or heads < 1:
-            raise ValueError(f"slice_size must be a number of heads, 'auto', 'max' or None, got {slice_size!r}")
-        self.heads_at_once = heads
-
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, heads·d) → (B, heads, N, d)

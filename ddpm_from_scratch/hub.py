@@ -115,7 +115,8 @@ def _fetch(
         try:
             if local_files_only:
                 raise ConnectionError("local_files_only=True")
-            there = HfApi(token=token).list_repo_files(repo, revision=revision)
+            found = HfApi(token=token).model_info(repo, revision=revision, timeout=10)  # asks once, without retries
+            there = [sibling.rfilename for sibling in found.siblings or ()]
         except Exception as error:
             cached = _cached_folder(repo, revision, cache_dir) if _unreachable(error) else None
             if cached is None:

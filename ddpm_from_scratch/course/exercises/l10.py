@@ -408,7 +408,7 @@ def generated_grid(answer: Any) -> Any:
         yours = answer(pipeline.unet, scheduler, 8, 10, torch.Generator().manual_seed(10))
         pipeline.scheduler = scheduler
         package = pipeline(8, torch.Generator().manual_seed(10), 10, output_type="pt").images
-        return plots.grid_figure(torch.cat([yours, package]) * 2 - 1, row_labels=["yours", "package"])
+        return plots.grid_figure(torch.cat([yours, package]) * 2 - 1, row_labels=["yours", "course"])
 
 
 GENERATE = Exercise(
@@ -640,7 +640,7 @@ def save_and_reload_inputs(generator: torch.Generator, index: int) -> Case:
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
     defaults = {"in_channels": 1, "out_channels": 1, "sample_size": 4}
     small = {"layers_per_block": 1, "norm_num_groups": 2, "mid_block_type": None}
-    model = UNet2DModel(**{**blocks, **defaults, **small, **options})  # type: ignore[arg-type]
+    model = UNet2DModel(**{**blocks, **defaults, **small, **options})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
@@ -725,6 +725,20 @@ def _opened(folder, load=True, weights="diffusion_pytorch_model.safetensors", ev
     return loaded.train(not evaluate)
 
 
+def _save_a_pickle(model, folder):
+    _saved(model, folder, weights="")
+    torch.save(model.state_dict(), folder / "diffusion_pytorch_model.bin")
+    return _opened(folder, load=False)
+
+
+def _save_a_bare_config(model, folder):
+    _saved(model, folder)
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    loaded = UNet2DModel.from_config(model.config)
+    loaded.load_state_dict(model.state_dict())
+    return loaded.eval()
+
+
 SAVE_AND_RELOAD = Exercise(
     id="10.5",
     title="Two files",
@@ -772,19 +786,11 @@ SAVE_AND_RELOAD = Exercise(
             "you gave the weights another name: Diffusers looks for diffusion_pytorch_model.safetensors",
         ),
         Mistake(
-            lambda m, f: (
-                _saved(m, f, weights=""),
-                torch.save(m.state_dict(), f / "diffusion_pytorch_model.bin"),
-                _opened(f, load=False),
-            )[2],
+            _save_a_pickle,
             "you wrote a pickle: the safe format is asked for, and the weights were not loaded either",
         ),
         Mistake(
-            lambda m, f: (
-                _saved(m, f),
-                (f / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"})),
-                UNet2DModel.from_config(m.config).eval(),
-            )[2],
+            _save_a_bare_config,
             "your config.json holds the class's name and nothing else: nobody could build the network from it",
         ),
     ),

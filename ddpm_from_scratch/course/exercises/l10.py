@@ -647,6 +647,10 @@ def save_and_reload_inputs(generator: torch.Generator, index: int) -> Case:
     return Case({"model": model.train()})
 
 
+def _in_a_row(weights: dict[str, Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0), *(weights[key].detach().flatten() for key in sorted(weights))])
+
+
 def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
     """What lies in the folder afterwards, and what the returned network is."""
     with tempfile.TemporaryDirectory() as name:
@@ -662,10 +666,10 @@ def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
     return {
         "files": ", ".join(files),
         "config": {key: config.get(key) for key in keys},
-        "weights in the file": {key: value.detach() for key, value in stored.items()},
+        "weights in the file": _in_a_row(stored),
         "a new model": loaded is not model,
         "its mode": "training" if loaded.training else "evaluation",
-        "its weights": {key: value.detach() for key, value in loaded.state_dict().items()},
+        "its weights": _in_a_row(loaded.state_dict()),
         "its config": {key: loaded.config[key] for key in keys[2:]},
     }
 

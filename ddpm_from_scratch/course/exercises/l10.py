@@ -25,6 +25,9 @@ class StandIn:
         self.config = SimpleNamespace(in_channels=channels, out_channels=channels, sample_size=size)
         self.dtype, self.device = torch.float32, torch.device("cpu")
 
+    def __str__(self) -> str:
+        return f"a network for {self.config.in_channels} × {self.config.sample_size} × {self.config.sample_size}"
+
     def __call__(self, sample: Tensor, timestep: int | Tensor) -> UNet2DOutput:
         return UNet2DOutput(0.7 * torch.sin(2 * sample + int(timestep) / 5))
 
@@ -289,6 +292,21 @@ DENOISE = Exercise(
             "the same seed gives other images next time",
         ),
         Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: s.step(o, t, now, g).prev_sample),
+            "you passed the generator by its place, the fourth: there DDIM's step has `eta`. Pass it by name",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(
+                u,
+                s,
+                x,
+                g,
+                step=lambda o, t, now: s.step(o, t, s.scale_model_input(now, t), generator=g).prev_sample,
+            ),
+            "you went on with the scaled sample: it is for the network's eyes alone, `step` wants the sample itself "
+            "({kind})",
+        ),
+        Mistake(
             lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: s.step(now, t, o, generator=g).prev_sample),
             "you swapped the sample and the network's output in `step`: the output comes first, the sample last",
         ),
@@ -449,6 +467,10 @@ GENERATE = Exercise(
         Mistake(
             lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: x),
             "you returned x_0 itself, in [-1, 1] and a little beyond: images in [0, 1] are asked for",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: (x + 1).clamp(0, 1)),
+            "you moved the range but did not halve it: everything brighter than middle grey became white",
         ),
         Mistake(
             lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: x / 2 + 0.5),
@@ -665,7 +687,7 @@ def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
     keys = ("_class_name", "_use_default_values", "in_channels", "out_channels", "freq_shift", "center_input_sample")
     return {
         "files": ", ".join(files),
-        "config": {key: config.get(key) for key in keys},
+        "config": {key: json.dumps(config.get(key)) for key in keys},
         "weights in the file": _in_a_row(stored),
         "a new model": loaded is not model,
         "its mode": "training" if loaded.training else "evaluation",
@@ -771,6 +793,11 @@ SAVE_AND_RELOAD = Exercise(
         Mistake(
             lambda m, f: (_saved(m, f), m.eval())[1],
             "you returned the model that was given: a new one, built from the files, is asked for",
+        ),
+        Mistake(
+            lambda m, f: (_saved(m, f), m)[1],
+            "you returned the model that was given, still in training mode: a new one, built from the files, is asked "
+            "for",
         ),
         Mistake(
             lambda m, f: (_saved(m, f, name=False), _opened(f))[1],

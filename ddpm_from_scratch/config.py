@@ -110,7 +110,7 @@ class ConfigMixin:
     """Keys of related classes that are carried along in silence."""
     older_keys: ClassVar[Mapping[str, Callable[[Any], tuple[str, Any]]]] = {}
     """Keys of 2022 and what they are today: older value → (name, value)."""
-    _deprecated_kwargs: ClassVar[tuple[str, ...]] = ()
+    _deprecated_kwargs: ClassVar[tuple[str, ...]] = ()  # what Diffusers' tools ask a class: there are none
     _internal_config: FrozenConfig
 
     def register_to_config(self, /, **values: Any) -> None:
@@ -145,7 +145,7 @@ class ConfigMixin:
                 "for a folder or a hub id use from_pretrained"
             )
         left_at_default = set(config.get("_use_default_values", ()))
-        accepted = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        accepted = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         given = {k: v for k, v in config.items() if not k.startswith("_") and k not in left_at_default}
         for key in set(given) & set(cls.older_keys):
             name, value = cls.older_keys[key](given.pop(key))
@@ -156,6 +156,8 @@ class ConfigMixin:
         surprising = sorted(set(unused) - cls.sibling_keys)
         if surprising and not return_unused_kwargs:
             logger.warning("%s does not use these configuration keys: %s", cls.__name__, ", ".join(surprising)[:200])
+        if (misspelt := set(kwargs) - set(accepted) - cls.sibling_keys) and not return_unused_kwargs:
+            raise TypeError(f"{cls.__name__} has no {', '.join(sorted(misspelt))}; it takes {', '.join(accepted)}")
         instance = cls(**used)
         instance.register_to_config(**extra)
         return (instance, unused) if return_unused_kwargs else instance

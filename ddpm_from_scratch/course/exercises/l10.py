@@ -662,7 +662,8 @@ def save_and_reload_inputs(generator: torch.Generator, index: int) -> Case:
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
     defaults = {"in_channels": 1, "out_channels": 1, "sample_size": 4}
     small = {"layers_per_block": 1, "norm_num_groups": 2, "mid_block_type": None}
-    model = UNet2DModel(**{**blocks, **defaults, **small, **options})
+    with torch.random.fork_rng(devices=[]):  # building a network draws from the global state
+        model = UNet2DModel(**{**blocks, **defaults, **small, **options})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))

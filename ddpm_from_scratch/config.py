@@ -7,10 +7,12 @@ import functools
 import inspect
 import json
 import logging
+import math
 import numbers
 import os
 import tempfile
 import typing
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -63,12 +65,9 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, list | tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
     if origin is Sequence:
         return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
-    if kind in (int, float) and isinstance(value, bool | np.bool_):
-        return False
-    if kind is int:
-        return isinstance(value, numbers.Integral) and abs(int(value)) <= MAX_INTEGER
-    if kind is float:
-        return isinstance(value, numbers.Real) and abs(float(value)) <= MAX_INTEGER
+    if kind in (int, float):
+        is_number = isinstance(value, numbers.Integral if kind is int else numbers.Real)
+        return is_number and not isinstance(value, bool | np.bool_) and bool(abs(value) <= MAX_INTEGER)
     return isinstance(value, kind) if kind in (bool, str, NoneType, np.ndarray, torch.Tensor) else True
 
 
@@ -111,9 +110,10 @@ class ConfigMixin:
     """Keys of related classes that are carried along in silence."""
     older_keys: ClassVar[Mapping[str, Callable[[Any], tuple[str, Any]]]] = {}
     """Keys of 2022 and what they are today: older value → (name, value)."""
+    _deprecated_kwargs: ClassVar[tuple[str, ...]] = ()  # what Diffusers' tools ask a class: there are none
     _internal_config: FrozenConfig
 
-    def register_to_config(self, **values: Any) -> None:
+    def register_to_config(self, /, **values: Any) -> None:
         """Adds `values` to the configuration (used while constructing; the result is read-only)."""
         previous = dict(getattr(self, "_internal_config", {}))
         object.__setattr__(self, "_internal_config", FrozenConfig(previous | values))
@@ -145,7 +145,7 @@ class ConfigMixin:
                 "for a folder or a hub id use from_pretrained"
             )
         left_at_default = set(config.get("_use_default_values", ()))
-        accepted = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        accepted = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         given = {k: v for k, v in config.items() if not k.startswith("_") and k not in left_at_default}
         for key in set(given) & set(cls.older_keys):
             name, value = cls.older_keys[key](given.pop(key))
@@ -156,6 +156,8 @@ class ConfigMixin:
         surprising = sorted(set(unused) - cls.sibling_keys)
         if surprising and not return_unused_kwargs:
             logger.warning("%s does not use these configuration keys: %s", cls.__name__, ", ".join(surprising)[:200])
+        if (misspelt := set(kwargs) - set(accepted) - cls.sibling_keys) and not return_unused_kwargs:
+            raise TypeError(f"{cls.__name__} has no {', '.join(sorted(misspelt))}; it takes {', '.join(accepted)}")
         instance = cls(**used)
         instance.register_to_config(**extra)
         return (instance, unused) if return_unused_kwargs else instance
@@ -189,19 +191,34 @@ class ConfigMixin:
         write_file(new_folder(save_directory) / self.config_name, self.to_json().encode())
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} is there twice")
+    return content
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return float(text)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a JSON object, or larger than any configuration.
+        ValueError: not a JSON object, one with a key twice or a number that is not finite, or larger than any
+            configuration.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} has no {path.name}: is it a folder saved by save_pretrained?")
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes: no configuration is that large")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):

@@ -56,6 +56,7 @@ def resolve(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    **others: Any,
 ) -> Path:
     """The local folder of a model: `name_or_path` itself, a shipped model, or files fetched from the hub.
 
@@ -65,13 +66,18 @@ def resolve(
         subfolder: folder inside the model.
         revision: branch, tag or commit on the hub.
         token, cache_dir, local_files_only: as in huggingface_hub.
+        others: none; whatever is given here is refused by name.
 
     Raises:
+        TypeError: an option that is not supported.
         FileNotFoundError: no such folder, repository, revision or file.
         ConnectionError: the hub could not be reached, and the model was not fetched before.
         PermissionError: the hub wants a token, or another one.
         ValueError: a subfolder that leaves the model's folder.
     """
+    if others:
+        supported = "subfolder, revision, token, cache_dir, local_files_only, and those of its own signature"
+        raise TypeError(f"from_pretrained does not support {', '.join(others)}: its options are {supported}")
     inside = Path(subfolder or ".")
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"subfolder {subfolder!r} leaves the model's folder")
@@ -109,7 +115,8 @@ def _fetch(
         try:
             if local_files_only:
                 raise ConnectionError("local_files_only=True")
-            there = HfApi(token=token).list_repo_files(repo, revision=revision)
+            found = HfApi(token=token).model_info(repo, revision=revision, timeout=10)  # asks once, without retries
+            there = [sibling.rfilename for sibling in found.siblings or ()]
         except Exception as error:
             cached = _cached_folder(repo, revision, cache_dir) if _unreachable(error) else None
             if cached is None:
@@ -148,9 +155,16 @@ def _unreachable(error: Exception) -> bool:
 # ---------------------------------------------------------------- reading weights
 
 
+def _tag(variant: str | None) -> str:
+    """The part of a file's name that tells the variant."""
+    if variant and not re.fullmatch(r"\w[\w-]*", variant):
+        raise ValueError(f"variant must be a plain word such as 'fp16', got {variant!r}")
+    return f".{variant}" if variant else ""
+
+
 def pick_weights(names: Collection[str], variant: str | None = None, use_safetensors: bool | None = None) -> list[str]:
     """Those of `names` that hold a model's weights: safetensors before `.bin`, one file before an index and shards."""
-    tag = f".{variant}" if variant else ""
+    tag = _tag(variant)
     for kind in {None: ("safetensors", "bin"), True: ("safetensors",), False: ("bin",)}[use_safetensors]:
         single, index = f"{WEIGHTS}{tag}.{kind}", f"{WEIGHTS}.{kind}.index{tag}.json"
         if single in names:
@@ -159,6 +173,10 @@ def pick_weights(names: Collection[str], variant: str | None = None, use_safeten
             shards = (f"{WEIGHTS}{tag}-*.{kind}", f"{WEIGHTS}-*{tag}.{kind}")
             return [index, *(name for name in names if any(fnmatchcase(name, shard) for shard in shards))]
     return []
+
+
+class MissingWeightsError(FileNotFoundError, ValueError):
+    """No weights of the kind asked for: Diffusers' models raise an OSError then, its pipelines a ValueError."""
 
 
 def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool | None = None) -> list[Path]:
@@ -170,9 +188,10 @@ def weight_files(folder: Path, variant: str | None = None, use_safetensors: bool
     """
     picked = pick_weights([entry.name for entry in folder.iterdir() if entry.is_file()], variant, use_safetensors)
     if not picked:
-        tag, kind = f".{variant}" if variant else "", "safetensors" if use_safetensors else "bin"
-        raise FileNotFoundError(
-            f"Error no file named {WEIGHTS}{tag}.{kind} found in directory {folder}"
+        tag, kind = _tag(variant), "safetensors" if use_safetensors else "bin"
+        asked = f"You are trying to load the model files of the `variant={variant}`: " if variant else ""
+        raise MissingWeightsError(
+            f"{asked}Error no file named {WEIGHTS}{tag}.{kind} found in directory {folder}"
             f"{'' if use_safetensors is not None else ', nor one with .safetensors'}: it has {_listing(folder)}"
         )
     return _shards(folder / picked[0]) if picked[0].endswith(".json") else [folder / picked[0]]
@@ -191,39 +210,49 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors in safetensors `files`, from their headers alone.
+    """Names of today and shapes of the tensors in safetensors `files`, from their headers alone.
 
     Raises:
-        ValueError: a damaged file, such as one whose header and size do not agree.
+        ValueError: a damaged file, such as one whose header and size do not agree, or a tensor that is there twice.
     """
     from safetensors import SafetensorError, safe_open
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
+    def shapes(file: Path) -> dict[str, tuple[int, ...]]:
         try:
             with safe_open(file, framework="pt") as opened:
-                shapes |= {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+                return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is not a valid safetensors file ({error}): fetch or save it again") from None
-    return shapes
+
+    return _gather(files, shapes)
 
 
 def read_weights(files: list[Path]) -> dict[str, Tensor]:
-    """The tensors of `files`. Pickles are read by torch's weights-only loader: nothing in them runs.
+    """The tensors of `files` by their names of today. Pickles are read by torch's weights-only loader: nothing runs.
 
     Raises:
-        ValueError: a damaged file, a pickle that holds more than tensors, or no dictionary of tensors.
+        ValueError: a damaged file, a pickle that holds more than tensors, no dictionary of tensors, or one twice.
     """
     from safetensors.torch import load_file
 
-    state: dict[str, Tensor] = {}
+    return _gather(files, lambda file: load_file(file) if file.suffix == ".safetensors" else _read_pickle(file))
+
+
+def _gather(files: list[Path], read: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
+    """What `read` finds in all the files, by the names of today."""
+    found: dict[str, Any] = {}
     for file in files:
-        state |= load_file(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    return state
+        for key, value in read(file).items():
+            if modern_name(key) in found:
+                raise ValueError(f"{file} holds {key} though it was there before: which of the two counts?")
+            found[modern_name(key)] = value
+    return found
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
+def _read_pickle(file: Path) -> Mapping[str, Tensor]:
     try:
+        if zipfile.is_zipfile(file) and any(entry.compress_type for entry in zipfile.ZipFile(file).infolist()):
+            raise ValueError("it is compressed, which torch.save never does")
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -234,9 +263,10 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is damaged and cannot be read ({reason})") from None
     if isinstance(state, Mapping) and set(state) == {"state_dict"}:
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    pairs = state.items() if isinstance(state, Mapping) else [("", None)]
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in pairs):
         raise ValueError(f"{file} does not hold a dictionary of tensors")
-    return dict(state)
+    return state
 
 
 def modern_name(key: str) -> str:
@@ -273,6 +303,10 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
     config_name: ClassVar[str] = "config.json"
     older_names: ClassVar[tuple[str, ...]] = ()
     """Names that the class had in older `config.json` files."""
+    # what Diffusers' tools ask a class before they split, offload or cast it
+    _no_split_modules: ClassVar[None] = None
+    _keep_in_fp32_modules: ClassVar[None] = None
+    _supports_group_offloading: ClassVar[bool] = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -307,7 +341,7 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
 
         folder = new_folder(save_directory)
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        kind, tag = ("safetensors" if safe_serialization else "bin"), (f".{variant}" if variant else "")
+        kind, tag = ("safetensors" if safe_serialization else "bin"), _tag(variant)
         pattern = f"{WEIGHTS}{tag}{{suffix}}.{kind}"
         split = split_torch_state_dict_into_shards(state, filename_pattern=pattern, max_shard_size=max_shard_size)
         index_name = f"{WEIGHTS}.{kind}.index{tag}.json"
@@ -333,8 +367,9 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
         variant: str | None = None,
         use_safetensors: bool | None = None,
         low_cpu_mem_usage: bool = True,
+        output_loading_info: bool = False,
         **hub_options: Any,
-    ) -> Self:
+    ) -> Any:
         """A network from a folder or a hub id, in evaluation mode.
 
         Args:
@@ -346,6 +381,8 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
             variant: tag in the weights' file name, such as "fp16".
             use_safetensors: True or False to insist on safetensors or `.bin`.
             low_cpu_mem_usage: taken for Diffusers' sake; the weights are never held twice.
+            output_loading_info: also return Diffusers' lists of missing, unexpected and mismatched keys: all empty,
+                since such files are refused.
             hub_options: `token`, `cache_dir`, `local_files_only`.
 
         Raises:
@@ -371,15 +408,20 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
             raise ValueError(f"{config_file} asks for {model.num_parameters():.1e} parameters: refused")
         model._load(files, target)
         model.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return model.eval()
+        faults: dict[str, list[str]] = {f"{kind}_keys": [] for kind in ("missing", "unexpected", "mismatched")}
+        return (model.eval(), faults | {"error_msgs": []}) if output_loading_info else model.eval()
 
     def _load(self, files: list[Path], dtype: torch.dtype) -> None:
         """Takes the weights in `files`, whose names and shapes are compared before any memory is taken."""
         expected = {key: tuple(value.shape) for key, value in self.state_dict().items()}
         if files[0].suffix == ".safetensors":
-            check_shapes({modern_name(key): shape for key, shape in read_shapes(files).items()}, expected, files[0])
-        state = {modern_name(key): value for key, value in read_weights(files).items()}
+            check_shapes(read_shapes(files), expected, files[0])
+        state = read_weights(files)
         check_shapes({key: tuple(value.shape) for key, value in state.items()}, expected, files[0])
+        for key, value in state.items():
+            if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+                kind = f"{value.dtype}, {value.layout}, on {value.device}"
+                raise ValueError(f"{files[0]}: {key} is not a plain tensor of floating-point numbers ({kind})")
         self.load_state_dict({key: value.to(dtype, copy=True) for key, value in state.items()}, assign=True)
         self.requires_grad_(True)
 

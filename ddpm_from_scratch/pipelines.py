@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from ddpm_from_scratch.config import DIFFUSERS_VERSION, FrozenConfig, new_folder
 from ddpm_from_scratch.gaussian import randn
 from ddpm_from_scratch.hub import pick_weights, resolve
 from ddpm_from_scratch.models import UNet2DModel
+from ddpm_from_scratch.models.attention import Attention
 from ddpm_from_scratch.outputs import Output
 from ddpm_from_scratch.publish import PushMixin
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 
 INDEX = "model_index.json"
+logger = logging.getLogger("diffusers.pipelines.pipeline_utils")  # one verbosity for both libraries
 Generator = torch.Generator | Sequence[torch.Generator]
 Callback = Callable[[int, int, Tensor, Tensor | None], None]
 KNOWN_CLASSES: dict[str, dict[str, Any]] = {
@@ -122,7 +125,26 @@ class DiffusionPipeline(PushMixin):
         """`iterable` under the pipeline's progress bar."""
         return tqdm(iterable, **self._progress_bar_config)
 
+    def enable_attention_slicing(self, slice_size: int | str | None = "auto") -> None:
+        """Computes attention some heads at a time: less memory, more time, the same images.
+
+        Args:
+            slice_size: heads at a time, "auto" for half of them, "max" for one, None for all.
+        """
+        for module in self.unet.modules():
+            if isinstance(module, Attention):
+                named: dict[Any, int] = {None: module.heads, "auto": module.heads // 2, "max": 1}
+                module.heads_at_once = max(int(named.get(slice_size, slice_size)), 1)  # type: ignore[arg-type]
+
+    def disable_attention_slicing(self) -> None:
+        """Computes all heads at once again."""
+        self.enable_attention_slicing(None)
+
     # ------------------------------------------------------------ the parts
+
+    def __getattr__(self, name: str) -> NoReturn:
+        supported = ", ".join(key for key in dir(type(self)) if key[0] != "_")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}; it has {supported}")
 
     @property
     def components(self) -> dict[str, Any]:
@@ -176,8 +198,8 @@ class DiffusionPipeline(PushMixin):
         pretrained_model_name_or_path: str | Path,
         subfolder: str | None = None,
         revision: str | None = None,
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | dict[str, torch.dtype] | None = None,
+        torch_dtype: torch.dtype | dict[str, torch.dtype] | None = None,
         variant: str | None = None,
         use_safetensors: bool | None = None,
         unet: Any = None,
@@ -192,8 +214,8 @@ class DiffusionPipeline(PushMixin):
         Args:
             pretrained_model_name_or_path: a folder with `model_index.json`, the name of a shipped model, or
                 "owner/name" on the hub.
-            subfolder, revision, dtype, torch_dtype, variant, use_safetensors, hub_options: as in
-                `UNet2DModel.from_pretrained`.
+            dtype, torch_dtype: as in `UNet2DModel.from_pretrained`, or {"unet": ..., "default": ...}.
+            subfolder, revision, variant, use_safetensors, hub_options: as in `UNet2DModel.from_pretrained`.
             unet, scheduler: use these instead of the saved ones.
 
         Raises:
@@ -211,12 +233,17 @@ class DiffusionPipeline(PushMixin):
         classes = _named_classes(folder / INDEX, cls)
         where = {part: folder / part if (folder / part).is_dir() else folder for part in KNOWN_CLASSES}
         if unet is None:
+            kind = dtype or torch_dtype
+            kind = kind.get("unet", kind.get("default")) if isinstance(kind, dict) else kind
             unet = classes("unet").from_pretrained(
-                where["unet"], dtype=dtype or torch_dtype, variant=variant, use_safetensors=use_safetensors
+                where["unet"], dtype=kind, variant=variant, use_safetensors=use_safetensors
             )
         if scheduler is None:
             scheduler = classes("scheduler").from_pretrained(where["scheduler"])
-        return classes("_class_name")(unet=unet, scheduler=scheduler)
+        pipeline: Self = classes("_class_name")(unet=unet, scheduler=scheduler)
+        for name, part in pipeline.components.items():
+            logger.info("Loaded %s as %s from %s", name, type(part).__name__, where[name])
+        return pipeline
 
 
 def _inside(names: Collection[str], part: str) -> dict[str, str]:

@@ -1,12 +1,19 @@
-"""Random configurations, and how far this package and Diffusers are apart on them: for the unit tests and the fuzzing.
+"""Random configurations, and how far this package and Diffusers are apart on them.
 
-Every comparison returns the largest relative difference; the caller states the tolerance.
+The `compare_` functions return largest relative differences. `GROUPS` runs them on the configuration that a seed gives,
+asserts the tolerances and adds to a `Tally`; the fuzzing and the report go through it. By hand:
+
+    python tests/against_diffusers.py --report --seconds 600
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
+import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -292,3 +299,138 @@ def compare_trajectories(
 def stand_in(x: Tensor, level: float) -> Tensor:
     """A smooth bounded function of x and t, in place of a network."""
     return torch.sin(x + 0.3 * x.roll(1, -1)) * (0.5 + 0.5 * level)
+
+
+# ---------------------------------------------------------------- pipelines
+
+
+def compare_images(kind: str, rng: random.Random) -> float:
+    """Largest difference of images in [0, 1] from the two pipelines: same weights, same schedule, same seed."""
+    T = rng.choice([20, 100])
+    steps = rng.choice([n for n in range(1, 11) if T % n == 0])
+    config = random_scheduler_config(rng, kind)
+    config |= {"num_train_timesteps": T, "steps_offset": 0, "timestep_spacing": "leading"}
+    config |= {"rescale_betas_zero_snr": False, "trained_betas": None}
+    network = {key: value for key, value in random_unet_config(rng).items() if "class" not in key}
+    out = 6 if config.get("variance_type") == "learned_range" else 3
+    network |= {"sample_size": 8, "in_channels": 3, "out_channels": out}
+    seed, batch, arguments = rng.getrandbits(32), rng.randint(1, 3), step_arguments(kind, rng)
+    made = []
+    for library in (here, diffusers):
+        torch.manual_seed(seed)
+        unet = library.UNet2DModel(**network).eval()  # type: ignore[attr-defined]
+        scheduler = getattr(library, f"{kind.upper()}Scheduler")(**config)
+        pipeline = getattr(library, f"{kind.upper()}Pipeline")(unet=unet, scheduler=scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(seed)
+        options = {"batch_size": batch, "num_inference_steps": steps, "output_type": "np", **arguments}
+        made.append(pipeline(generator=generator, **options).images)
+    return float(np.abs(made[0] - made[1]).max())
+
+
+# ---------------------------------------------------------------- the report
+
+
+class Tally:
+    """Cases and largest differences by group."""
+
+    def __init__(self) -> None:
+        self.cases: Counter[str] = Counter()
+        self.worst: dict[str, float] = {}
+
+    def add(self, group: str, difference: float | None = None) -> None:
+        """One more case of a group; without a difference it was not compared."""
+        self.cases[group] += 1
+        if difference is not None:
+            self.worst[group] = max(self.worst.get(group, 0.0), difference)
+
+    def table(self) -> str:
+        """One line per group."""
+        found = {group: f"largest difference {worst:.1e}" for group, worst in self.worst.items()}
+        lines = (f"{group:<44}{n:>8} cases, {found.get(group, 'not compared')}" for group, n in self.cases.items())
+        return "\n".join(lines)
+
+
+def tally_steps(tally: Tally, kind: str, seed: int) -> None:
+    """Single steps: the formulas in float64, the float32 results against each other and against the oracle."""
+    rng = random.Random(seed)
+    config = random_scheduler_config(rng, kind)
+    worst = compare_steps(kind, config, random_step_count(config, rng), rng)
+    # where 1 - ᾱ - σ² is 0 but for rounding, its root is about 1e-8 on either side
+    assert worst["formulas"] < 5e-8, (seed, config)
+    assert worst["ours to oracle"] < 2e-6, (seed, config)
+    tally.add(f"{kind} step, formulas in float64", worst["formulas"])
+    tally.add(f"{kind} step, here to the oracle", worst["ours to oracle"])
+    if worst["float32"] < 1e-5:
+        tally.add(f"{kind} step, float32", worst["float32"])
+    else:
+        assert worst["theirs to oracle"] > 5 * worst["ours to oracle"], (seed, config)
+        tally.add(f"{kind} step, here closer to the oracle", worst["float32"])
+
+
+def tally_trajectory(tally: Tally, kind: str, seed: int) -> None:
+    """A whole trajectory with a smooth function for the network."""
+    rng = random.Random(seed)
+    config = random_scheduler_config(rng, kind)
+    difference = compare_trajectories(kind, config, random_step_count(config, rng), rng)
+    if difference is None:
+        tally.add(f"{kind} trajectory, Diffusers elsewhere")
+        return
+    assert difference[1] < 1e-7, (seed, config)  # rounding over up to 1,000 steps
+    tally.add(f"{kind} trajectory, float64", difference[1])
+    # beyond 5e-4 the float32 tables of Diffusers are what differs: the float64 comparison has just said so
+    apart = "" if difference[0] < 5e-4 else ", tables apart"
+    tally.add(f"{kind} trajectory, float32{apart}", difference[0])
+
+
+def tally_network(tally: Tally, dtype: torch.dtype, seed: int) -> None:
+    """A forward and a backward pass of a U-Net."""
+    rng = random.Random(seed)
+    config = random_unet_config(rng)
+    tolerances = {torch.float32: (1e-5, 1e-5), torch.float64: (1e-12, 1e-10)}[dtype]
+    differences = compare_unets(config, rng, dtype)
+    for name, difference, tolerance in zip(("forward", "backward"), differences, tolerances, strict=True):
+        assert difference < tolerance, (seed, config)
+        tally.add(f"U-Net {name}, {dtype}", difference)
+
+
+def tally_images(tally: Tally, kind: str, seed: int) -> None:
+    """Images of the two pipelines."""
+    difference = compare_images(kind, random.Random(seed))
+    assert difference < 5e-4, seed
+    tally.add(f"{kind} pipeline, images", difference)
+
+
+GROUPS: dict[str, Callable[[Tally, int], None]] = {
+    "ddpm steps": lambda tally, seed: tally_steps(tally, "ddpm", seed),
+    "ddim steps": lambda tally, seed: tally_steps(tally, "ddim", seed),
+    "ddpm trajectories": lambda tally, seed: tally_trajectory(tally, "ddpm", seed),
+    "ddim trajectories": lambda tally, seed: tally_trajectory(tally, "ddim", seed),
+    "networks in float32": lambda tally, seed: tally_network(tally, torch.float32, seed),
+    "networks in float64": lambda tally, seed: tally_network(tally, torch.float64, seed),
+    "ddpm images": lambda tally, seed: tally_images(tally, "ddpm", seed),
+    "ddim images": lambda tally, seed: tally_images(tally, "ddim", seed),
+}
+
+
+def report(seconds: float) -> str:
+    """Every group for its share of `seconds`, at least one seed each; the table of cases and largest differences.
+
+    Raises:
+        AssertionError: a difference beyond its tolerance; it holds the seed.
+    """
+    tally = Tally()
+    for run in GROUPS.values():
+        end, seed = time.monotonic() + seconds / len(GROUPS), 0
+        while seed == 0 or time.monotonic() < end:
+            run(tally, seed)
+            seed += 1
+    versions = f"Here against Diffusers {diffusers.__version__}, torch {torch.__version__}"
+    return f"{versions}: relative differences, of images absolute\n{tally.table()}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="How far this package and Diffusers are apart, group by group.")
+    parser.add_argument("--report", action="store_true", required=True, help="run the comparisons, print the table")
+    parser.add_argument("--seconds", type=float, default=60, help="for all groups together (default 60)")
+    print(report(parser.parse_args().seconds))

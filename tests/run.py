@@ -27,6 +27,7 @@ NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=240", "-n2"
 LEARNERS = ("DDPM_PROGRESS", "JUPYTER_PATH", "MPLBACKEND")  # settings of the person, kept from the notebooks
 HEADLESS = {"MPLBACKEND": "Agg"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # several workers share the cores
+OFFLINE = {"HF_HUB_OFFLINE": "1"}  # no notebook fetches a network of half a gigabyte in a test
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def notebook_stages() -> list[Stage]:
             shutil.copytree(ROOT / folder, OUTPUT / folder)
             shutil.copy(ROOT / "tests" / "conftest.py", OUTPUT / folder)
             arguments = [f"test-output/{folder}", *NBVAL]
-            stages.append(Stage(f"notebooks: {folder}", arguments, 240, 900, ONE_THREAD))
+            stages.append(Stage(f"notebooks: {folder}", arguments, 240, 900, ONE_THREAD | OFFLINE))
     return stages
 
 

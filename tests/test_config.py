@@ -68,6 +68,15 @@ def test_numbers_of_other_libraries_pass() -> None:
     assert Example(b=None).config.b is None and Example(b=3).config.b == 3
 
 
+def test_an_unknown_override_is_named() -> None:
+    """A key that a file brings along is kept; one that the caller wrote is a slip of the pen."""
+    with pytest.raises(TypeError, match="Example has no dd, z; it takes a, b, c, d, e, size"):
+        Example.from_config({"a": 7, "strange": 1}, z=1, dd="new")
+    example, unused = Example.from_config({"a": 7}, return_unused_kwargs=True, z=1)
+    assert unused == {"z": 1} and example.config.a == 7
+    DDIMScheduler.from_config(DDPMScheduler().config, variance_type="fixed_large")  # the other class's: no slip
+
+
 def test_an_unknown_argument_is_named() -> None:
     with pytest.raises(TypeError, match="Example: .*'f'; it takes a, b, c, d, e, size"):
         Example(f=1)  # type: ignore[call-arg]

@@ -168,6 +168,49 @@ def test_dtypes(dtype: torch.dtype, tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[key]) and value.requires_grad for key, value in mine.named_parameters())
 
 
+def test_a_dtype_for_each_part(tmp_path: Path) -> None:
+    DDPMPipeline(unet(ours), DDPMScheduler(**SCHEDULE)).save_pretrained(tmp_path)
+    for given, dtype in (
+        ({"unet": torch.bfloat16, "default": torch.float16}, torch.bfloat16),
+        ({"default": torch.float16}, torch.float16),
+        ({"scheduler": torch.float16}, torch.float32),
+    ):
+        assert DDPMPipeline.from_pretrained(tmp_path, torch_dtype=given).dtype == dtype
+        assert diffusers.DDPMPipeline.from_pretrained(tmp_path, torch_dtype=given).unet.dtype == dtype
+
+
+def test_what_diffusers_tools_ask_a_class_and_a_loader(tmp_path: Path) -> None:
+    unet(ours).save_pretrained(tmp_path)
+    mine, info = UNet2DModel.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, there = diffusers.UNet2DModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(mine) is UNet2DModel and info == {key: [] for key in there}
+    assert theirs.num_parameters() == mine.num_parameters()
+    for name in ("_no_split_modules", "_keep_in_fp32_modules"):
+        assert getattr(UNet2DModel, name) == getattr(diffusers.UNet2DModel, name)
+    for part in (UNet2DModel, DDPMScheduler, DDIMScheduler):
+        assert len(part._deprecated_kwargs) == 0
+
+
+def test_a_variant_that_is_not_there(tmp_path: Path) -> None:
+    """Diffusers raises an OSError from a model and a ValueError from a pipeline: this error is both."""
+    DDIMPipeline(unet(ours), DDPMScheduler()).save_pretrained(tmp_path, safe_serialization=False)
+    for load in (diffusers.DDIMPipeline.from_pretrained, DDIMPipeline.from_pretrained):
+        with pytest.raises(ValueError, match="`variant=fp16`"):
+            load(tmp_path, variant="fp16")
+    with pytest.raises(OSError, match="no file named diffusion_pytorch_model.fp16.bin found in directory"):
+        UNet2DModel.from_pretrained(tmp_path / "unet", variant="fp16")
+
+
+def test_what_is_not_supported_says_what_is(tmp_path: Path) -> None:
+    pipeline = DDPMPipeline(unet(ours), DDPMScheduler())
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'enable_model_cpu_offload'; it has .*save_pretrained"):
+        pipeline.enable_model_cpu_offload()
+    for kind, folder in ((DDPMPipeline, tmp_path), (UNet2DModel, tmp_path / "unet")):
+        with pytest.raises(TypeError, match="does not support device_map: its options are .*local_files_only"):
+            kind.from_pretrained(folder, device_map="auto")  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("at_root", [True, False], ids=["root", "folders"])
 @pytest.mark.parametrize("weights", ["bin", "safetensors"])
 def test_layouts_of_2022(at_root: bool, weights: str, tmp_path: Path) -> None:
@@ -274,6 +317,19 @@ def test_other_schedulers_of_diffusers(name: str) -> None:
             assert np.abs(images(diffusers.DDPMPipeline(network, again)) - mine).max() < TOLERANCE
 
 
+def test_attention_in_slices_gives_the_same_images() -> None:
+    pipeline = DDIMPipeline(unet(ours, attention_head_dim=4), DDPMScheduler(**SCHEDULE))
+    layers = [module for module in pipeline.unet.modules() if isinstance(module, ours.Attention)]
+    whole = images(pipeline)
+    for slice_size, heads in ((1, 1), ("max", 1), ("auto", 2), (3, 3)):
+        pipeline.enable_attention_slicing(slice_size)  # type: ignore[arg-type]
+        assert [layer.heads_at_once for layer in layers] == [heads] * len(layers)
+        assert np.abs(images(pipeline) - whole).max() < 1e-6
+    pipeline.disable_attention_slicing()
+    assert all(layer.heads_at_once == layer.heads == 4 for layer in layers)
+    DDIMPipeline(unet(diffusers), DDPMScheduler(**SCHEDULE)).enable_attention_slicing()
+
+
 def test_a_seed_gives_the_same_weights() -> None:
     for options in ({}, {"layers_per_block": 2, "num_class_embeds": 3}, {"add_attention": False}, {"in_channels": 1}):
         theirs = unet(diffusers, **options).state_dict()
@@ -292,3 +348,34 @@ def test_configs_cross_libraries_and_classes(kind: str) -> None:
     keys = set(mine.config) - {"_use_default_values"}
     assert {key: other.config[key] for key in keys} == {key: mine.config[key] for key in keys}
     assert DDIMScheduler.from_config(mine.config).config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_a_ddpm_config_round_trips_through_every_class(zero_snr: bool) -> None:
+    """DDPM → DDIM → Euler → DPM-Solver++ → DDPM: nothing that was chosen is lost on the way."""
+    chosen: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_end": 0.012, "variance_type": "fixed_large"}
+    chosen |= {"timestep_spacing": "trailing", "prediction_type": "v_prediction", "rescale_betas_zero_snr": zero_snr}
+    start = DDPMScheduler(**chosen)
+    for middle in ((DDIMScheduler,), (diffusers.EulerDiscreteScheduler, diffusers.DPMSolverMultistepScheduler)):
+        passed: Any = start
+        for kind in middle:
+            passed = kind.from_config(passed.config)
+        back = DDPMScheduler.from_config(passed.config)
+        assert {key: back.config[key] for key in chosen} == chosen
+        torch.testing.assert_close(back.alphas_cumprod, start.alphas_cumprod, rtol=0, atol=0)
+
+
+def test_zero_snr_samples_alike_in_both() -> None:
+    """A v-prediction network from ᾱ_T = 0: same images; with ε both load, and only here the step is refused."""
+    options = SCHEDULE | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    for kind in ("DDPM", "DDIM"):
+        made = []
+        for library in (ours, diffusers):
+            scheduler = getattr(library, f"{kind}Scheduler")(**options, prediction_type="v_prediction")
+            made.append(images(getattr(library, f"{kind}Pipeline")(unet(library), scheduler)))
+        assert np.isfinite(made[1]).all() and np.abs(made[0] - made[1]).max() < 5e-4
+        epsilon = getattr(ours, f"{kind}Scheduler").from_config(
+            getattr(diffusers, f"{kind}Scheduler")(**options).config
+        )
+        with pytest.raises(ValueError, match="zero terminal SNR"):
+            images(getattr(ours, f"{kind}Pipeline")(unet(ours), epsilon))

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,98 @@ def test_keys_and_shapes_that_do_not_belong_to_the_config(saved: Path, safe: boo
         refused(lambda: UNet2DModel.from_pretrained(unet, use_safetensors=safe), saved, *words)
 
 
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64, torch.uint8], ids=str)
+def test_weights_that_are_no_real_numbers(saved: Path, dtype: torch.dtype, safe: bool) -> None:
+    unet = saved / "unet"
+    state = load_file(unet / SAFETENSORS) | {"conv_in.bias": torch.zeros(4, dtype=dtype)}
+    save_file(state, unet / SAFETENSORS) if safe else torch.save(state, unet / BIN)
+    load = lambda: UNet2DModel.from_pretrained(unet, use_safetensors=safe)  # noqa: E731
+    refused(load, saved, "conv_in.bias is not a plain tensor of floating-point numbers", str(dtype))
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_weights_in_double_precision_are_rounded_once(saved: Path, safe: bool) -> None:
+    unet = saved / "unet"
+    state = {key: value.double() / 3 for key, value in load_file(unet / SAFETENSORS).items()}
+    save_file(state, unet / SAFETENSORS) if safe else torch.save(state, unet / BIN)
+    loaded = UNet2DModel.from_pretrained(unet, use_safetensors=safe).state_dict()
+    assert all(torch.equal(loaded[key], value.float()) for key, value in state.items())
+
+
+@pytest.mark.parametrize("odd", ["sparse", "meta"])
+def test_tensors_in_a_pickle_that_hold_no_numbers(saved: Path, odd: str) -> None:
+    bias = torch.zeros(4).to_sparse() if odd == "sparse" else torch.zeros(4, device="meta")
+    torch.save(load_file(saved / "unet" / SAFETENSORS) | {"conv_in.bias": bias}, saved / "unet" / BIN)
+    refused(lambda: UNet2DModel.from_pretrained(saved / "unet", use_safetensors=False), saved, "not a plain tensor")
+
+
+def test_a_pickle_whose_keys_are_no_names(saved: Path) -> None:
+    torch.save({1: torch.zeros(4)}, saved / "unet" / BIN)
+    load = lambda: UNet2DModel.from_pretrained(saved / "unet", use_safetensors=False)  # noqa: E731
+    refused(load, saved, "does not hold a dictionary of tensors")
+
+
+def test_a_pickle_that_unpacks_to_gigabytes(saved: Path) -> None:
+    """torch stores its archives uncompressed: a compressed one is refused before anything is unpacked."""
+    path = saved / "unet" / BIN
+    torch.save(load_file(saved / "unet" / SAFETENSORS), path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    first = next(name for name in entries if name.endswith("data/0"))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, bytes(10**8) if name == first else content)
+    assert path.stat().st_size < 10**6
+    load = lambda: UNet2DModel.from_pretrained(saved / "unet", use_safetensors=False)  # noqa: E731
+    refused(load, saved, BIN, "compressed")
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_parameter_under_both_its_names(saved: Path, safe: bool) -> None:
+    unet = saved / "unet"
+    state = load_file(unet / SAFETENSORS)
+    key = next(key for key in state if key.endswith("to_q.weight"))
+    state[key.replace("to_q", "query")] = state[key] + 1
+    save_file(state, unet / SAFETENSORS) if safe else torch.save(state, unet / BIN)
+    load = lambda: UNet2DModel.from_pretrained(unet, use_safetensors=safe)  # noqa: E731
+    refused(load, saved, "was there before: which of the two counts?")
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_parameter_in_two_shards(saved: Path, safe: bool) -> None:
+    unet = saved / "unet"
+    tiny_pipeline().unet.save_pretrained(unet, safe_serialization=safe, max_shard_size="8KB")
+    shards = sorted(path for path in unet.iterdir() if path.suffix == (".safetensors" if safe else ".bin"))
+    (unet / SAFETENSORS).unlink(missing_ok=True)
+    first, second = (load_file(path) if safe else torch.load(path) for path in shards[:2])
+    both = second | {key: value + 1 for key, value in first.items()}
+    save_file(both, shards[1]) if safe else torch.save(both, shards[1])
+    refused(lambda: UNet2DModel.from_pretrained(unet), saved, "was there before: which of the two counts?")
+
+
+@pytest.mark.parametrize("name", [f"unet/{SAFETENSORS}", "unet/config.json", "model_index.json"])
+def test_links(saved: Path, tmp_path: Path, name: str) -> None:
+    """The hub's cache is made of links out of the folder, so they are followed; but only to a regular file."""
+    path, away = saved / name, tmp_path / "blob"
+    path.rename(away)
+    path.symlink_to(away)
+    DDPMPipeline.from_pretrained(saved)
+    for target in (os.devnull, "/dev/zero", path.name, "gone", tmp_path):
+        path.unlink()
+        path.symlink_to(target)
+        refused(lambda: DDPMPipeline.from_pretrained(saved), saved, kind=FileNotFoundError)
+    path.unlink()
+    os.mkfifo(path)
+    refused(lambda: DDPMPipeline.from_pretrained(saved), saved, kind=FileNotFoundError)
+
+
+@pytest.mark.parametrize("variant", ["../../x", "a/b", "..", "a.b", "-x", "x y"])
+def test_a_variant_that_is_no_word(saved: Path, variant: str) -> None:
+    for act in (UNet2DModel.from_pretrained, tiny_pipeline().unet.save_pretrained):
+        refused(lambda act=act: act(saved / "unet", variant=variant), saved, "variant must be a plain word")
+
+
 def test_an_index_that_leaves_the_folder(saved: Path, tmp_path: Path) -> None:
     unet = saved / "unet"
     model = tiny_pipeline().unet
@@ -230,6 +323,8 @@ for _key in ("beta_start", "beta_end", "clip_sample_range", "sample_max_value", 
     ]
 BAD_SCHEDULER += [
     {"clip_sample": "no"},
+    {"beta_start": 10**400},
+    {"clip_sample_range": 10**400},
     {"thresholding": 1.5},
     {"rescale_betas_zero_snr": None},
     {"prediction_type": 5},
@@ -266,8 +361,31 @@ def test_absurd_schedules(saved: Path, kind: type, change: dict[str, Any]) -> No
         (b"[" * 200_000 + b"]" * 200_000, "not valid JSON"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "not valid JSON"),
         (b'{"in_channels": ' + b"9" * 10_000 + b"}", "not valid JSON"),
+        (b'{"in_channels": 1, "in_channels": 2}', "'in_channels' is there twice"),
+        (b'{"a": {"b": 1, "c": 2, "b": 1}}', "'b' is there twice"),
+        (b'{"unknown": NaN}', "NaN is no finite number"),
+        (b'{"unknown": [-Infinity]}', "-Infinity is no finite number"),
+        (b'{"unknown": 1e999}', "1e999 is no finite number"),
+        (b'\xef\xbb\xbf{"in_channels": 1}', "not valid JSON"),
+        (b'{"in_channels": 1} {}', "not valid JSON"),
     ],
-    ids=["empty", "cut", "binary", "list", "null", "deep", "deep objects", "digits"],
+    ids=[
+        "empty",
+        "cut",
+        "binary",
+        "list",
+        "null",
+        "deep",
+        "deep objects",
+        "digits",
+        "twice",
+        "twice inside",
+        "NaN",
+        "-Infinity",
+        "beyond floats",
+        "byte order mark",
+        "more after it",
+    ],
 )
 def test_files_that_are_no_configuration(saved: Path, content: bytes, words: str) -> None:
     for path, load in (
@@ -277,6 +395,18 @@ def test_files_that_are_no_configuration(saved: Path, content: bytes, words: str
     ):
         path.write_bytes(content)
         refused(load, saved, path.name, words)
+
+
+def test_keys_that_are_python_s_own_names(saved: Path) -> None:
+    names = ("self", "cls", "config", "kwargs", "__class__", "__init__", "forward")
+    for path, load in (
+        (saved / "scheduler/scheduler_config.json", lambda: DDIMScheduler.from_pretrained(saved / "scheduler")),
+        (saved / "unet/config.json", lambda: UNet2DModel.from_pretrained(saved / "unet")),
+    ):
+        edit(path, **dict.fromkeys(names, 1))
+        loaded = load()
+        assert all(loaded.config[name] == 1 for name in names if name[0] != "_")
+        assert callable(loaded.save_config) and isinstance(loaded.config, dict)
 
 
 def test_a_configuration_of_gigabytes(saved: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +138,19 @@ def test_each_fault_has_its_sentence(stand_in: Hub, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConnectionError, match="could not be reached for a/b"):
         DDPMPipeline.from_pretrained("a/b")
+
+
+def test_without_the_hub_nobody_waits(stand_in: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One question each, no retries: huggingface_hub itself would try six times, over 23 seconds."""
+    stand_in.broken = True
+    with pytest.raises(ConnectionError):
+        DDPMPipeline.from_pretrained("a/b")
+    assert [request for request in stand_in.requests if "a/b" in request] == ["GET /api/models/a/b"]
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(ConnectionError):
+        DDPMPipeline.from_pretrained("a/b")
+    assert time.monotonic() - started < 10
 
 
 def test_a_cut_connection(stand_in: Hub) -> None:

@@ -157,12 +157,13 @@ def _cell(kind: str, name: str, source: str, tags: tuple[str, ...] = ()) -> dict
 
 
 def execute(built: Notebook) -> Notebook:
-    """The notebook with its outputs, run top to bottom in a fresh kernel and an empty folder, warnings being errors.
+    """The notebook with its outputs, run in a fresh kernel, an empty folder and offline, warnings being errors.
 
     Raises:
         CellExecutionError: a cell failed.
     """
-    with tempfile.TemporaryDirectory() as folder, _environment(DDPM_WARNINGS="error", DDPM_PROGRESS=f"{folder}/p.json"):
+    alone = {"DDPM_WARNINGS": "error", "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory() as folder, _environment(**alone, DDPM_PROGRESS=f"{folder}/p.json"):
         running = nbformat.reads(json.dumps(built), as_version=4)
         resources = {"metadata": {"path": folder}}
         NotebookClient(running, timeout=600, record_timing=False, coalesce_streams=True, resources=resources).execute()

@@ -212,10 +212,9 @@ def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, proble
 def _place(case: Case) -> str:
     """The case in words: its t and the shape of its first tensor, else its arguments."""
     shapes = [f"{name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)]
+    plain = {name: " ".join(str(value).split()) for name, value in case.args.items()}
     t = f"at t = {case.facts['t']} " if "t" in case.facts else ""
-    return f"{t}with " + ", ".join(
-        shapes[:1] or [f"{name} = {v!s:.40}" for name, v in case.args.items() if "<" not in str(v)]
-    )
+    return f"{t}with " + ", ".join(shapes[:1] or [f"{name} = {v:.40}" for name, v in plain.items() if "<" not in v])
 
 
 def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:

@@ -44,6 +44,7 @@ class Attention(nn.Module):
         if norm_num_groups is not None and (norm_num_groups < 1 or channels % norm_num_groups):
             raise ValueError(f"attn_norm_num_groups={norm_num_groups} does not divide the block's {channels} channels")
         self.heads = channels // head_dim
+        self.heads_at_once = self.heads
         self.output_scale_factor = output_scale_factor
         inner = self.heads * head_dim
         self.group_norm = nn.GroupNorm(norm_num_groups, channels, eps) if norm_num_groups is not None else None
@@ -56,8 +57,10 @@ class Attention(nn.Module):
         """(B, C, H, W) → (B, C, H, W)."""
         h = hidden_states if self.group_norm is None else self.group_norm(hidden_states)
         tokens = h.flatten(2).transpose(1, 2)  # (B, C, H, W) → (B, H·W, C)
-        q, k, v = (self._split_heads(project(tokens)) for project in (self.to_q, self.to_k, self.to_v))
-        out = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, heads, N, d) → (B, N, heads·d)
+        qkv = (self._split_heads(project(tokens)) for project in (self.to_q, self.to_k, self.to_v))
+        slices = zip(*(x.split(self.heads_at_once, dim=1) for x in qkv), strict=True)
+        out = torch.cat([scaled_dot_product_attention(*some) for some in slices], dim=1)  # (B, heads, N, d)
+        out = out.transpose(1, 2).flatten(2)  # (B, heads, N, d) → (B, N, heads·d)
         out = self.to_out[0](out).transpose(1, 2).reshape(hidden_states.shape)  # (B, N, C) → (B, C, H, W)
         return (hidden_states + out) / self.output_scale_factor
 

@@ -163,14 +163,7 @@ SUPPORTED: dict[str, tuple[str | int | None, ...]] = {
     "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None, "timestep", "identity"),
 }
-SIZES = (
-    "in_channels",
-    "out_channels",
-    "num_class_embeds",
-    "sample_size",
-    "time_embedding_dim",
-    "block_out_channels",
-)
+SIZES = ("in_channels", "out_channels", "num_class_embeds", "sample_size", "time_embedding_dim", "block_out_channels")
 MAX_LAYERS_PER_BLOCK = 64
 MAX_RESOLUTIONS = 16
 MAX_SIZE = 2**20

@@ -1,0 +1,837 @@
+"""Exercises of lesson 10, pipelines and Diffusers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ddpm_from_scratch import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel, UNet2DOutput
+from ddpm_from_scratch.course import plots
+from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
+
+
+class StandIn:
+    """In place of a network: a smooth function of x and t, and the part of `config` that a pipeline reads."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        self.config = SimpleNamespace(in_channels=channels, out_channels=channels, sample_size=size)
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+
+    def __str__(self) -> str:
+        return f"a network for {self.config.in_channels} × {self.config.sample_size} × {self.config.sample_size}"
+
+    def __call__(self, sample: Tensor, timestep: int | Tensor) -> UNet2DOutput:
+        return UNet2DOutput(0.7 * torch.sin(2 * sample + int(timestep) / 5))
+
+
+class ScalingScheduler(DDIMScheduler):
+    """Scales the network's input and starts from wider noise, as Euler's scheduler does."""
+
+    init_noise_sigma = 3.0
+
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        return sample / 2
+
+
+def a_scheduler(index: int) -> Any:
+    """DDPM, DDIM, DDPM with another variance, and one that scales its input; T = 20."""
+    return (
+        DDPMScheduler(num_train_timesteps=20),
+        DDIMScheduler(num_train_timesteps=20, timestep_spacing="trailing"),
+        DDPMScheduler(num_train_timesteps=20, variance_type="fixed_large", clip_sample=False),
+        ScalingScheduler(num_train_timesteps=20),
+    )[index]
+
+
+# ---------------------------------------------------------------- 10.1
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """What a sampler ends with, as pixels.
+
+    x: shape (B, C, H, W); black is -1 and white is 1, and some values lie beyond.
+    Returns shape (B, H, W, C), dtype torch.uint8, values 0 to 255, rounded to the nearest.
+    """
+    unit = (x / 2 + 0.5).clamp(0, 1)
+    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def to_pixels_inputs(generator: torch.Generator, index: int) -> Case:
+    """Colour and grey images, one of them oblong, all with values beyond [-1, 1]."""
+    shape = ((2, 3, 5, 7), (1, 1, 6, 4), (4, 3, 3, 8), (3, 1, 4, 9))[index]
+    return Case({"x": torch.randn(shape, generator=generator)}, {"shape": shape})
+
+
+def to_pixels_clamped_first(x):
+    return x.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).movedim(1, -1)
+
+
+def to_pixels_in_float64(x):
+    exact = (x.double() + 1) / 2
+    return torch.floor(exact.clamp(0, 1) * 255 + 0.5).permute(0, 2, 3, 1).byte()
+
+
+def to_pixels_by_loop(x):
+    images = []
+    for image in x:
+        planes = [((plane + 1) * 127.5).clamp(0, 255).round().to(torch.uint8) for plane in image]
+        images.append(torch.stack(planes, dim=-1))
+    return torch.stack(images)
+
+
+def to_pixels_in_place(x):
+    page = x.clone()
+    page += 1
+    page *= 127.5
+    return page.round_().clamp_(0, 255).permute(0, 2, 3, 1).to(torch.int64)
+
+
+def _pixels(values: Tensor) -> Tensor:
+    return values.permute(0, 2, 3, 1).to(torch.int64).to(torch.uint8)
+
+
+TO_PIXELS = Exercise(
+    id="10.1",
+    title="From numbers to pixels",
+    difficulty=1,
+    minutes=5,
+    equation="",
+    where="What comes out",
+    lines=2,
+    reference=to_pixels,
+    inputs=to_pixels_inputs,
+    hints=(
+        "Four things have to happen: another range, no values outside it, whole numbers, channels last. The order "
+        "matters.",
+        "[-1, 1] → [0, 1] is x/2 + 1/2. Bytes wrap around: 256 becomes 0, so what lies outside must go first.",
+        "`unit = (...).clamp(..., ...)`, then `(unit * ...).round().to(...).permute(...)`",
+    ),
+    mistakes=(
+        Mistake(
+            lambda x: _pixels((x.clamp(0, 1) * 255).round()),
+            "you cut at 0 without moving the range first: everything darker than middle grey became black",
+        ),
+        Mistake(
+            lambda x: _pixels(((x / 2 + 0.5) * 255).round()),
+            "you did not cut what lies outside the range: in a byte it wraps around, and a value just above white "
+            "becomes black",
+        ),
+        Mistake(
+            lambda x: _pixels((x / 2 + 0.5).clamp(0, 1) * 255),
+            "you cut off the decimals: the pixels are too dark by half a step on average; the nearest whole number is "
+            "asked for",
+        ),
+        Mistake(
+            lambda x: _pixels(((x / 2 + 0.5).clamp(0, 1) * 256).round()),
+            "you multiplied by 256: white is the largest byte, and yours wraps around to 0",
+        ),
+        Mistake(
+            lambda x: ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8),
+            lambda at: (
+                f"your result has shape {tuple(at.yours.shape)}: the channels are still in front, a picture has "
+                "them last"
+            ),
+        ),
+        Mistake(
+            lambda x: ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 3, 2, 1),
+            "you swapped height and width on the way: your images are mirrored at the diagonal",
+        ),
+        Mistake(
+            lambda x: (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1),
+            "you stopped at [0, 1]: pixels are asked for, whole numbers from 0 to 255",
+        ),
+        Mistake(
+            lambda x: _pixels(((x + 0.5).clamp(0, 1) * 255).round()),
+            "you moved the range but did not halve it: it is 2 wide, from -1 to 1",
+        ),
+        Mistake(
+            lambda x: _pixels(
+                ((x - x.amin((1, 2, 3), True)) / (x.amax((1, 2, 3), True) - x.amin((1, 2, 3), True)) * 255).round()
+            ),
+            "you stretched each image to its own darkest and brightest value: middle grey is 0 for every image, "
+            "whatever else is in it",
+        ),
+    ),
+    alternatives=(to_pixels_clamped_first, to_pixels_in_float64, to_pixels_by_loop, to_pixels_in_place),
+)
+
+
+# ---------------------------------------------------------------- 10.2
+
+
+def denoise(unet: Any, scheduler: Any, x: Tensor, generator: torch.Generator) -> Tensor:
+    """The denoising loop, for any network and any scheduler.
+
+    unet: `unet(x, t).sample` is its prediction.
+    scheduler: its `timesteps` are set; it has `scale_model_input(x, t)` and `step(...)`.
+    x: the noise to start from, shape (B, C, H, W).
+    generator: source of the noise that the steps add.
+    Returns the sample at the end, shape (B, C, H, W).
+    """
+    for t in scheduler.timesteps:
+        model_output = unet(scheduler.scale_model_input(x, t), t).sample
+        x = scheduler.step(model_output, t, x, generator=generator).prev_sample
+    return x
+
+
+def denoise_inputs(generator: torch.Generator, index: int) -> Case:
+    """Four schedulers, each with a few timesteps of 20."""
+    scheduler = a_scheduler(index)
+    scheduler.set_timesteps((4, 5, 3, 4)[index])
+    shape = ((2, 3, 4, 4), (1, 1, 6, 4), (3, 1, 4, 4), (2, 1, 5, 5))[index]
+    x = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+    noise = torch.Generator().manual_seed(index)
+    arguments = {"unet": StandIn(shape[1], shape[-1]), "scheduler": scheduler, "x": x, "generator": noise}
+    return Case(arguments, {"steps": len(scheduler.timesteps), "kind": type(scheduler).__name__})
+
+
+def denoise_with_tuples(unet, scheduler, x, generator):
+    for t in scheduler.timesteps:
+        out = unet(scheduler.scale_model_input(x, t), t)[0]
+        x = scheduler.step(out, t, x, generator=generator, return_dict=False)[0]
+    return x
+
+
+def denoise_by_index(unet, scheduler, x, generator):
+    number = 0
+    while number < len(scheduler.timesteps):
+        t = int(scheduler.timesteps[number])
+        x = scheduler.step(unet(scheduler.scale_model_input(x, t), t)["sample"], t, x, generator=generator)[0]
+        number += 1
+    return x
+
+
+def denoise_recursively(unet, scheduler, x, generator, timesteps=None):
+    timesteps = scheduler.timesteps if timesteps is None else timesteps
+    if len(timesteps) == 0:
+        return x
+    out = unet(scheduler.scale_model_input(x, timesteps[0]), timesteps[0]).sample
+    x = scheduler.step(out, timesteps[0], x, generator=generator)["prev_sample"]
+    return denoise_recursively(unet, scheduler, x, generator, timesteps[1:])
+
+
+def denoise_in_place(unet, scheduler, x, generator):
+    state = x.clone()
+    for t in scheduler.timesteps.tolist():
+        scaled = scheduler.scale_model_input(state.clone(), t)
+        state.copy_(scheduler.step(unet(scaled, t).sample, t, state.clone(), generator=generator).prev_sample)
+    return state
+
+
+def denoise_in_float64(unet, scheduler, x, generator):
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            out = unet(scheduler.scale_model_input(x, t).double(), t).sample.to(x.dtype)
+            x = scheduler.step(out, t, x, generator=generator).prev_sample
+    return x
+
+
+def _loop(unet, scheduler, x, generator, timesteps=None, step=None, ask=None):
+    """The loop with other timesteps, another step or another way to ask the network."""
+    start = x
+    for t in scheduler.timesteps if timesteps is None else timesteps:
+        out = ask(x, t, start) if ask else unet(scheduler.scale_model_input(x, t), t).sample
+        x = step(out, t, x) if step else scheduler.step(out, t, x, generator=generator).prev_sample
+    return x
+
+
+DENOISE = Exercise(
+    id="10.2",
+    title="Three lines",
+    difficulty=2,
+    minutes=7,
+    equation="Ho algorithm 2",
+    where="The loop by hand",
+    lines=4,
+    reference=denoise,
+    inputs=denoise_inputs,
+    hints=(
+        "Nothing in the loop knows which scheduler it has: when, what goes in, and what comes back are its business.",
+        "For each t of the scheduler: ask the network about the (scaled) sample, then let `step` take it to the next "
+        "one.",
+        "`for t in ...:`, in it `model_output = unet(..., t).sample` and `x = scheduler.step(...).prev_sample`",
+    ),
+    mistakes=(
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, ask=lambda now, t, start: u(s.scale_model_input(start, t), t).sample),
+            "you asked the network about the first noise in every step: it must see the sample as it is now "
+            "({kind}, {steps} steps)",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(
+                u, s, x, g, step=lambda o, t, now: s.step(o, t, now, generator=g).pred_original_sample
+            ),
+            "you went on with x̂_0, the guess at the end: it is clean too early, and the next step takes it for noisy "
+            "({kind})",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, timesteps=range(len(s.timesteps))),
+            "you counted 0, 1, 2, ... and took that for t: the {steps} timesteps are in `scheduler.timesteps`, the "
+            "noisiest first",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, timesteps=s.timesteps.flip(0)),
+            "you went through the timesteps backwards: they fall already, and the noise is greatest at the first one",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, ask=lambda now, t, start: u(now, t).sample),
+            "you gave the network the sample as it is: some schedulers (here the {kind}) scale it first, and have a "
+            "method for that",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: s.step(o, t, now).prev_sample),
+            "you did not pass the generator on: the noise of the {kind}'s steps came from the global random state, and "
+            "the same seed gives other images next time",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: s.step(o, t, now, g).prev_sample),
+            "you passed the generator by its place, the fourth: there DDIM's step has `eta`. Pass it by name",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(
+                u,
+                s,
+                x,
+                g,
+                step=lambda o, t, now: s.step(o, t, s.scale_model_input(now, t), generator=g).prev_sample,
+            ),
+            "you went on with the scaled sample: it is for the network's eyes alone, `step` wants the sample itself "
+            "({kind})",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: s.step(now, t, o, generator=g).prev_sample),
+            "you swapped the sample and the network's output in `step`: the output comes first, the sample last",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, timesteps=s.timesteps[:-1]),
+            "you stopped one step early: some noise is left ({kind}, {steps} steps)",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, timesteps=range(len(s) - 1, -1, -1)),
+            "you walked through all of the training's timesteps: the {steps} that were asked for are in "
+            "`scheduler.timesteps`",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(
+                u, s, x, g, ask=lambda now, t, start: u(s.scale_model_input(now, t), s.timesteps[0]).sample
+            ),
+            "you told the network the first timestep every time: it must know how noisy the sample is now",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: now - o),
+            "you subtracted the network's output: that is not a step; the scheduler has one ({kind})",
+        ),
+    ),
+    alternatives=(
+        denoise_with_tuples,
+        denoise_by_index,
+        denoise_recursively,
+        denoise_in_place,
+        denoise_in_float64,
+    ),
+    rtol=1e-4,
+)
+
+
+# ---------------------------------------------------------------- 10.3
+
+
+def generate(
+    unet: Any, scheduler: Any, batch_size: int, num_inference_steps: int, generator: torch.Generator
+) -> Tensor:
+    """A pipeline's call: images from nothing but a network, a scheduler and a seed.
+
+    unet: `unet(x, t).sample`; `unet.config.in_channels` and `unet.config.sample_size` (a number) tell the shape.
+    scheduler: has `set_timesteps(n)`, `init_noise_sigma`, `timesteps`, `scale_model_input` and `step`.
+    generator: source of the first noise, then of the noise in the steps.
+    Returns shape (batch_size, C, H, W), values in [0, 1].
+    """
+    scheduler.set_timesteps(num_inference_steps)
+    size = unet.config.sample_size
+    x = torch.randn((batch_size, unet.config.in_channels, size, size), generator=generator)
+    x = x * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        model_output = unet(scheduler.scale_model_input(x, t), t).sample
+        x = scheduler.step(model_output, t, x, generator=generator).prev_sample
+    return (x / 2 + 0.5).clamp(0, 1)
+
+
+def generate_inputs(generator: torch.Generator, index: int) -> Case:
+    """Four schedulers and networks of other channels and sizes."""
+    channels, size, batch, steps = ((3, 4, 2, 4), (1, 6, 1, 5), (1, 4, 3, 3), (2, 5, 2, 4))[index]
+    scheduler, noise = (
+        a_scheduler(index),
+        torch.Generator().manual_seed(int(torch.randint(99, (), generator=generator))),
+    )
+    arguments = {"unet": StandIn(channels, size), "scheduler": scheduler, "batch_size": batch}
+    facts = {"steps": steps, "kind": type(scheduler).__name__, "sigma": scheduler.init_noise_sigma}
+    return Case({**arguments, "num_inference_steps": steps, "generator": noise}, facts)
+
+
+def _generate(unet, scheduler, batch_size, steps, generator, noise=None, sigma=None, finish=None, late=None, set=True):
+    """The pipeline with another first noise, scale, ending or generator of the steps."""
+    if set:
+        scheduler.set_timesteps(steps)
+    shape = (batch_size, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    x = noise(shape) if noise else torch.randn(shape, generator=generator)
+    x = _loop(unet, scheduler, x * (scheduler.init_noise_sigma if sigma is None else sigma), late or generator)
+    return finish(x) if finish else (x / 2 + 0.5).clamp(0, 1)
+
+
+def generate_by_parts(unet, scheduler, batch_size, num_inference_steps, generator):
+    return _generate(unet, scheduler, batch_size, num_inference_steps, generator)
+
+
+def generate_with_empty(unet, scheduler, batch_size, num_inference_steps, generator):
+    side = unet.config.sample_size
+    x = torch.empty(batch_size, unet.config.in_channels, side, side).normal_(generator=generator)
+    x.mul_(scheduler.init_noise_sigma)
+    scheduler.set_timesteps(num_inference_steps=num_inference_steps)
+    x = denoise_with_tuples(unet, scheduler, x, generator)
+    return x.clamp(-1, 1).add(1).div(2)
+
+
+def generate_in_float64(unet, scheduler, batch_size, num_inference_steps, generator):
+    return _generate(unet, scheduler, batch_size, num_inference_steps, generator).double()
+
+
+def generate_by_recursion(unet, scheduler, batch_size, num_inference_steps, generator):
+    def finish(x):
+        return ((x + 1) / 2).clamp(min=0).clamp(max=1)
+
+    return _generate(unet, scheduler, batch_size, num_inference_steps, generator, finish=finish)
+
+
+def generate_one_by_one_at_the_end(unet, scheduler, batch_size, num_inference_steps, generator):
+    def finish(x):
+        return torch.stack([(image / 2 + 0.5).clamp(0, 1) for image in x])
+
+    return _generate(unet, scheduler, batch_size, num_inference_steps, generator, finish=finish)
+
+
+def generated_grid(answer: Any) -> Any:
+    """Eight digits from the learner's pipeline above those of the package's, from the same seed."""
+    pipeline = DDPMPipeline.from_pretrained("digits")
+    pipeline.set_progress_bar_config(disable=True)
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    with torch.no_grad(), rc_context(plots.STYLE):
+        yours = answer(pipeline.unet, scheduler, 8, 10, torch.Generator().manual_seed(10))
+        pipeline.scheduler = scheduler
+        package = pipeline(8, torch.Generator().manual_seed(10), 10, output_type="pt").images
+        return plots.grid_figure(torch.cat([yours, package]) * 2 - 1, row_labels=["yours", "course"])
+
+
+GENERATE = Exercise(
+    id="10.3",
+    title="The whole pipeline",
+    difficulty=2,
+    minutes=9,
+    equation="Ho algorithm 2",
+    where="The pipeline itself",
+    lines=8,
+    reference=generate,
+    inputs=generate_inputs,
+    hints=(
+        "Before the loop: how many steps, which shape, how much noise. After it: from [-1, 1] to [0, 1].",
+        "x_T is standard normal times `init_noise_sigma`. Its shape comes from the network's config, and the same "
+        "generator draws it and then serves the steps.",
+        "`scheduler.set_timesteps(...)`, `x = torch.randn((..., ..., ..., ...), generator=...)`, scale it, the loop of "
+        "exercise 10.2, `return (...).clamp(0, 1)`",
+    ),
+    mistakes=(
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, set=False),
+            "you did not tell the scheduler how many steps to take: it walked through all 20, not {steps}",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, noise=lambda shape: torch.rand(shape, generator=g)),
+            "your first noise is uniform, between 0 and 1: x_T is standard normal",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, noise=torch.randn),
+            "you drew the first noise without the generator: the same seed will not give the same images",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, sigma=1),
+            "you started from standard normal noise: this scheduler wants its standard deviation to be {sigma:g} and "
+            "says so in an attribute",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: x),
+            "you returned x_0 itself, in [-1, 1] and a little beyond: images in [0, 1] are asked for",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: (x + 1).clamp(0, 1)),
+            "you moved the range but did not halve it: everything brighter than middle grey became white",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: x / 2 + 0.5),
+            "you did not cut at the ends of [0, 1]: the network owes nobody the range",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: x.clamp(0, 1)),
+            "you cut at 0 without moving the range: half of every image became black",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, late=torch.Generator().manual_seed(0)),
+            "you gave the steps a generator of their own: the seed that was asked for does not reach them ({kind})",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, 1, n, g),
+            lambda at: f"your result holds {len(at.yours)} image: {at.batch_size} were asked for",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, noise=lambda shape: torch.zeros(shape)),
+            "you started from grey, from zeros: without noise there is nothing to choose between",
+        ),
+    ),
+    alternatives=(
+        generate_by_parts,
+        generate_with_empty,
+        generate_in_float64,
+        generate_by_recursion,
+        generate_one_by_one_at_the_end,
+    ),
+    picture=generated_grid,
+    rtol=1e-4,
+)
+
+
+# ---------------------------------------------------------------- 10.4
+
+
+def convert_config(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The constructor arguments of another scheduler for the same model, as `from_config` finds them.
+
+    config: a scheduler's config. Its key "_use_default_values", if there, lists the keys nobody chose: they hold the
+        defaults of the class they came from. Other keys with a leading underscore are remarks.
+    defaults: the keys that the other class knows, with its own defaults.
+    Returns a new dictionary with exactly the keys of `defaults`.
+    """
+    nobody_chose = config.get("_use_default_values", [])
+    chosen = {key: value for key, value in config.items() if key in defaults and key not in nobody_chose}
+    return {**defaults, **chosen}
+
+
+def convert_config_inputs(generator: torch.Generator, index: int) -> Case:
+    """From DDPM to Euler and back, from a file without the list, and a config with a remark named as a key."""
+    start, end = 1e-4 + 1e-5 * float(torch.rand((), generator=generator)), 0.02
+    ddpm = {"beta_start": start, "beta_end": end, "clip_sample": True, "variance_type": "fixed_large"}
+    euler = {"beta_start": 1e-4, "beta_end": 0.01, "timestep_spacing": "linspace", "use_karras_sigmas": False}
+    if index == 1:
+        config = {**euler, "beta_end": end, "use_karras_sigmas": True, "_use_default_values": ["timestep_spacing"]}
+        defaults = {"beta_start": 1e-5, "beta_end": 0.03, "clip_sample": False, "timestep_spacing": "leading"}
+        return Case({"config": config, "defaults": defaults}, {"key": "timestep_spacing"})
+    config = {**ddpm, "timestep_spacing": "leading", "_class_name": "DDPMScheduler", "_remark": 1}
+    unchosen = (["timestep_spacing", "clip_sample"], None, None, ["timestep_spacing", "beta_end"])[index]
+    if unchosen is not None:
+        config["_use_default_values"] = unchosen
+    extra = {"_remark": 5} if index == 3 else {}
+    return Case({"config": config, "defaults": euler | extra} if not extra else {"config": config, "defaults": euler})
+
+
+def convert_config_by_loop(config, defaults):
+    result = {}
+    for key, default in defaults.items():
+        unchosen = key in config.get("_use_default_values", ())
+        result[key] = default if key not in config or unchosen else config[key]
+    return result
+
+
+def convert_config_in_place(config, defaults):
+    result = dict(defaults)
+    for key in set(config) & set(defaults):
+        if key not in config.get("_use_default_values", []):
+            result[key] = config[key]
+    return result
+
+
+def convert_config_by_removal(config, defaults):
+    left = dict(config)
+    for key in left.pop("_use_default_values", []):
+        left.pop(key, None)
+    return {key: left.get(key, default) for key, default in defaults.items()}
+
+
+def convert_config_with_union(config, defaults):
+    skip = frozenset(config["_use_default_values"]) if "_use_default_values" in config else frozenset()
+    return defaults | dict(filter(lambda item: item[0] in defaults.keys() - skip, config.items()))
+
+
+CONVERT_CONFIG = Exercise(
+    id="10.4",
+    title="What a config means to another class",
+    difficulty=2,
+    minutes=7,
+    equation="",
+    where="Another scheduler for the same model",
+    lines=4,
+    reference=convert_config,
+    inputs=convert_config_inputs,
+    hints=(
+        "There are three kinds of keys: chosen by somebody and known to the other class; known there but not chosen "
+        "here; unknown there.",
+        "A chosen and known key keeps its value. Every other key of the other class takes that class's own default. "
+        "The rest is dropped.",
+        "`nobody_chose = config.get(..., [])`, `chosen = {... for key, value in config.items() if ... and ...}`, then "
+        "join two dictionaries: in which order?",
+    ),
+    mistakes=(
+        Mistake(
+            lambda c, d: {**d, **{k: v for k, v in c.items() if k in d}},
+            "you carried over values that nobody chose: `_use_default_values` names keys that hold the default of the "
+            "old class, and the new class has its own",
+        ),
+        Mistake(
+            lambda c, d: {**d, **{k: v for k, v in c.items() if k not in c.get("_use_default_values", [])}},
+            "you kept keys that the other class does not know: its constructor would refuse them",
+        ),
+        Mistake(
+            lambda c, d: {k: v for k, v in c.items() if k in d and k not in c.get("_use_default_values", [])},
+            "you left out the keys that were not chosen: exactly those of `defaults` are asked for",
+        ),
+        Mistake(
+            lambda c, d: {**{k: v for k, v in c.items() if k in d}, **d},
+            "you returned the other class's defaults, or let them overwrite what was chosen: the model was trained "
+            "with the schedule in `config`",
+        ),
+        Mistake(
+            lambda c, d: {
+                **{k: v for k, v in c.items() if k[0] != "_"},
+                **{k: v for k, v in d.items() if k not in c or k in c.get("_use_default_values", [])},
+            },
+            "you kept the other keys of the old class beside the new ones: exactly those of `defaults` are asked for",
+        ),
+        Mistake(
+            lambda c, d: {
+                **d,
+                **{k: c[k] for k in c.get("_use_default_values", []) if k in d},
+            },
+            "you turned it around: `_use_default_values` lists what was not chosen, and you took only that",
+        ),
+        Mistake(
+            lambda c, d: dict(c),
+            "you returned the config as it is, remarks and all: the other class knows other keys",
+        ),
+    ),
+    alternatives=(
+        convert_config_by_loop,
+        convert_config_in_place,
+        convert_config_by_removal,
+        convert_config_with_union,
+    ),
+)
+
+
+# ---------------------------------------------------------------- 10.5
+
+
+def save_and_reload(model: UNet2DModel, folder: Path) -> UNet2DModel:
+    """Saves a network in Diffusers' format and opens it again.
+
+    model: its `config` is a dictionary; keys with a leading underscore are remarks and stay out of the file.
+    folder: exists and is empty. Afterwards it holds `config.json`, with the class's name under "_class_name", and the
+        weights, named `diffusion_pytorch_model.safetensors`.
+    Returns a new model, built from the two files alone, in evaluation mode.
+    """
+    config = {key: value for key, value in model.config.items() if key[0] != "_"}
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", **config}))
+    save_file(model.state_dict(), folder / "diffusion_pytorch_model.safetensors")
+
+    written = json.loads((folder / "config.json").read_text())
+    loaded = UNet2DModel(**{key: value for key, value in written.items() if key[0] != "_"})
+    loaded.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+    return loaded.eval()
+
+
+def save_and_reload_inputs(generator: torch.Generator, index: int) -> Case:
+    """Three tiny networks in training mode, with weights of their own."""
+    options: dict[str, Any] = (
+        {},
+        {"in_channels": 3, "freq_shift": 1},
+        {"out_channels": 2, "center_input_sample": True},
+    )[index]
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
+    defaults = {"in_channels": 1, "out_channels": 1, "sample_size": 4}
+    small = {"layers_per_block": 1, "norm_num_groups": 2, "mid_block_type": None}
+    with torch.random.fork_rng(devices=[]):  # building a network draws from the global state
+        model = UNet2DModel(**{**blocks, **defaults, **small, **options})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return Case({"model": model.train()})
+
+
+def _in_a_row(weights: dict[str, Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0), *(weights[key].detach().flatten() for key in sorted(weights))])
+
+
+def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
+    """What lies in the folder afterwards, and what the returned network is."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        loaded = answer(model, folder)
+        if loaded is None:
+            return None  # type: ignore[return-value]
+        files = sorted(path.name for path in folder.iterdir())
+        file = folder / "config.json"
+        config = json.loads(file.read_text()) if file.is_file() else {}
+        stored = load_file(folder / files[-1]) if files and files[-1].endswith(".safetensors") else {}
+    keys = ("_class_name", "_use_default_values", "in_channels", "out_channels", "freq_shift", "center_input_sample")
+    return {
+        "files": ", ".join(files),
+        "config": {key: json.dumps(config.get(key)) for key in keys},
+        "weights in the file": _in_a_row(stored),
+        "a new model": loaded is not model,
+        "its mode": "training" if loaded.training else "evaluation",
+        "its weights": _in_a_row(loaded.state_dict()),
+        "its config": {key: loaded.config[key] for key in keys[2:]},
+    }
+
+
+def save_and_reload_by_the_package(model, folder):
+    model.save_pretrained(folder)
+    return UNet2DModel.from_pretrained(folder)
+
+
+def save_and_reload_with_open(model, folder):
+    named = {"_class_name": type(model).__name__}
+    for key in model.config:
+        if not key.startswith("_"):
+            named[key] = model.config[key]
+    with open(folder / "config.json", "w", encoding="utf-8") as file:
+        json.dump(named, file, indent=2, sort_keys=True)
+    save_file(
+        {k: v.clone() for k, v in model.state_dict().items()}, str(folder / "diffusion_pytorch_model.safetensors")
+    )
+    with open(folder / "config.json", encoding="utf-8") as file:
+        loaded = UNet2DModel(**json.load(file))  # keys with an underscore are dropped by the constructor
+    loaded.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"), strict=True)
+    loaded.train(False)
+    return loaded
+
+
+def save_and_reload_in_float64(model, folder):
+    save_and_reload(model, folder)
+    wide = UNet2DModel.from_config(json.loads((folder / "config.json").read_text())).double()
+    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    wide.load_state_dict({key: value.double() for key, value in weights.items()})
+    return wide.eval()
+
+
+def save_and_reload_by_copy(model, folder):
+    model.save_config(folder)
+    save_file(model.state_dict(), folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    loaded = UNet2DModel.from_config(json.loads((folder / "config.json").read_bytes())).eval()
+    with torch.no_grad():
+        for key, value in load_file(folder / "diffusion_pytorch_model.safetensors").items():
+            loaded.get_parameter(key).copy_(value)
+    return loaded
+
+
+def _saved(model, folder, remarks=False, name=True, weights="diffusion_pytorch_model.safetensors"):
+    config = {key: value for key, value in model.config.items() if remarks or key[0] != "_"}
+    (folder / "config.json").write_text(json.dumps({**({"_class_name": "UNet2DModel"} if name else {}), **config}))
+    if weights:
+        save_file(model.state_dict(), folder / weights)
+
+
+def _opened(folder, load=True, weights="diffusion_pytorch_model.safetensors", evaluate=True):
+    torch.manual_seed(0)
+    loaded = UNet2DModel(**json.loads((folder / "config.json").read_text()))
+    if load:
+        loaded.load_state_dict(load_file(folder / weights))
+    return loaded.train(not evaluate)
+
+
+def _save_a_pickle(model, folder):
+    _saved(model, folder, weights="")
+    torch.save(model.state_dict(), folder / "diffusion_pytorch_model.bin")
+    return _opened(folder, load=False)
+
+
+def _save_a_bare_config(model, folder):
+    _saved(model, folder)
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    loaded = UNet2DModel.from_config(model.config)
+    loaded.load_state_dict(model.state_dict())
+    return loaded.eval()
+
+
+SAVE_AND_RELOAD = Exercise(
+    id="10.5",
+    title="Two files",
+    difficulty=2,
+    minutes=9,
+    equation="",
+    where="What is on the disk",
+    lines=8,
+    reference=save_and_reload,
+    inputs=save_and_reload_inputs,
+    run=save_and_reload_run,
+    cases=3,
+    hints=(
+        "One file says how to build the network, the other what its parameters are. Write both, then pretend that you "
+        "have nothing else.",
+        "`json.dumps` and `json.loads` for the config, `save_file` and `load_file` for the state_dict. Build, then "
+        "load the weights into it.",
+        "`config = {... if key[0] != '_'}`, write it with the class's name; `save_file(model.state_dict(), ...)`; then "
+        "`UNet2DModel(**...)`, `.load_state_dict(...)` and the mode",
+    ),
+    mistakes=(
+        Mistake(
+            lambda m, f: (_saved(m, f), _opened(f, load=False))[1],
+            "your new model has weights of its own, at random: the file was written but never loaded into it",
+        ),
+        Mistake(
+            lambda m, f: (_saved(m, f), m.eval())[1],
+            "you returned the model that was given: a new one, built from the files, is asked for",
+        ),
+        Mistake(
+            lambda m, f: (_saved(m, f), m)[1],
+            "you returned the model that was given, still in training mode: a new one, built from the files, is asked "
+            "for",
+        ),
+        Mistake(
+            lambda m, f: (_saved(m, f, name=False), _opened(f))[1],
+            'your config.json does not say of which class it is: others look for "_class_name" before they build',
+        ),
+        Mistake(
+            lambda m, f: (_saved(m, f, remarks=True), _opened(f))[1],
+            'your config.json holds "_use_default_values", a remark of the running object: keys with a leading '
+            "underscore stay out, the class's name apart",
+        ),
+        Mistake(
+            lambda m, f: (_saved(m, f), _opened(f, evaluate=False))[1],
+            "your model is in training mode: dropout would be on while it samples",
+        ),
+        Mistake(
+            lambda m, f: (_saved(m, f, weights="model.safetensors"), _opened(f, weights="model.safetensors"))[1],
+            "you gave the weights another name: Diffusers looks for diffusion_pytorch_model.safetensors",
+        ),
+        Mistake(
+            _save_a_pickle,
+            "you wrote a pickle: the safe format is asked for, and the weights were not loaded either",
+        ),
+        Mistake(
+            _save_a_bare_config,
+            "your config.json holds the class's name and nothing else: nobody could build the network from it",
+        ),
+    ),
+    alternatives=(
+        save_and_reload_by_the_package,
+        save_and_reload_with_open,
+        save_and_reload_in_float64,
+        save_and_reload_by_copy,
+    ),
+)
+
+EXERCISES = (TO_PIXELS, DENOISE, GENERATE, CONVERT_CONFIG, SAVE_AND_RELOAD)

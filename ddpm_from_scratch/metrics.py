@@ -84,17 +84,22 @@ def kernel_distance(features1: Tensor, features2: Tensor) -> float:
     x, y = features1.double(), features2.double()
     n, m = len(x), len(y)
     # unbiased: the pairs of a vector with itself are left out
-    within_x = (_kernel_sum(x, x) - _kernel(x.square().sum(dim=1), x).sum()) / (n * (n - 1))
-    within_y = (_kernel_sum(y, y) - _kernel(y.square().sum(dim=1), y).sum()) / (m * (m - 1))
+    within_x = (_kernel_sum(x, x) - _kernel_diagonal(x).sum()) / (n * (n - 1))
+    within_y = (_kernel_sum(y, y) - _kernel_diagonal(y).sum()) / (m * (m - 1))
     return float(within_x + within_y - 2 * _kernel_sum(x, y) / (n * m))
 
 
-def _kernel(products: Tensor, features: Tensor) -> Tensor:
-    return (products / features.shape[1] + 1) ** 3
+def kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(x·y / D + 1)³ of every pair; x (N, D) and y (M, D) → (N, M) (Binkowski et al. 2018, section 4)."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    return torch.stack([_kernel(block @ y.T, x).sum() for block in x.split(KERNEL_BLOCK)]).sum()
+    return torch.stack([kernel(block, y).sum() for block in x.split(KERNEL_BLOCK)]).sum()
+
+
+def _kernel_diagonal(x: Tensor) -> Tensor:
+    return (x.square().mean(dim=1) + 1) ** 3
 
 
 # ---------------------------------------------------------------- shares

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_from_scratch import metrics
+from ddpm_from_scratch import metrics, uncertainty
 from ddpm_from_scratch.classifier import FeatureClassifier
 from ddpm_from_scratch.config import write_file
 from ddpm_from_scratch.hub import write_weights
@@ -159,7 +159,7 @@ class _Sampler:
                 self.pipeline.scheduler = _Visiting.from_config(self.pipeline.scheduler.config)
                 self.pipeline.scheduler.chosen = settings.timesteps
         else:
-            changes = {"variance_type": settings.variance_type} if settings.variance_type else {}
+            changes: dict[str, Any] = {"variance_type": settings.variance_type} if settings.variance_type else {}
             scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, **changes)
             self.pipeline = DDPMPipeline(self.unet, scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -249,6 +249,8 @@ class Evaluation:
         settings: how the samples were made.
         model: hash of the model's weights.
         minutes: spent on sampling in this call, and judging.
+        frechet_bias: how far `frechet` lies above that of infinitely many samples; NaN for fewer than 4 samples.
+        frechet_floor_here: what as many real images as there are samples would score.
     """
 
     num_samples: int
@@ -264,6 +266,8 @@ class Evaluation:
     settings: SamplingSettings | None = None
     model: str = ""
     minutes: float = math.nan
+    frechet_bias: float = math.nan
+    frechet_floor_here: float = math.nan
 
     @property
     def frechet_ratio(self) -> float:
@@ -302,6 +306,8 @@ class Evaluation:
         """A short table in Markdown: figures, then the verdict."""
         rows = [
             ("Fréchet distance to the training images", f"{self.frechet:.4f}", f"{self.frechet_floor:.4f}"),
+            ("of it bias of so few samples", f"{self.frechet_bias:.4f}", ""),
+            (f"what {self.num_samples:,} real images would have", "", f"{self.frechet_floor_here:.4f}"),
             ("kernel distance to the training images", f"{self.kernel:.2e}", f"{self.kernel_floor:.2e}"),
             ("confident (> 0.9)", f"{self.confident_share:.2%}", f"{self.real_confident_share:.2%}"),
             *(
@@ -350,6 +356,8 @@ def judge(pixels: Tensor, classifier: FeatureClassifier, reference: Reference) -
         class_shares=metrics.class_shares(logits),
         real_class_shares=reference.class_shares.tolist(),
         real_count=int(reference.test_count),
+        frechet_bias=uncertainty.frechet_bias(features, reference.train) if len(features) >= 4 else math.nan,
+        frechet_floor_here=uncertainty.floor_at(reference.train, reference.test, len(features)),
     )
 
 

@@ -1,4 +1,4 @@
-"""How good are few steps? The table of Song's section 5.1: samplers down, numbers of steps across, figures in the cells.
+"""How good are few steps? The table of Song's section 5.1: samplers down, numbers of steps across.
 
 A cell is one set of samples: a row (η, or σ̂), a number of steps S, a seed, a choice of timesteps. Each cell lies in a
 folder of its own, its samples batch by batch and then its figures, so a stopped run goes on where it was.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,8 +53,8 @@ def quadratic_timesteps(steps: int, T: int = 1000) -> tuple[int, ...]:
     table = tuple((T - 1) * i * i // steps**2 for i in range(steps, 0, -1))
     if len(set(table)) < steps:
         raise ValueError(
-            f"{steps} quadratic timesteps of {T} are not all different ({steps - len(set(table))} would be taken "
-            f"twice): take at most {math.isqrt(3 * (T - 1))} steps, or linear ones"
+            f"of {steps} quadratic timesteps below {T}, {steps - len(set(table))} would be taken twice: take fewer or "
+            "linear ones"
         )
     return table
 
@@ -257,7 +256,7 @@ class Table:
             [
                 f"Fréchet distance to the training images ({self.judge})",
                 self.grid("frechet"),
-                "Kernel distance to the training images × 1000 (its expectation does not depend on the number of samples)",
+                "Kernel distance to the training images × 1000 (it has no bias by the number of samples)",
                 self.grid("kernel", scale=1000),
                 "Every cell; in brackets the 95 % bootstrap interval of the samples",
                 self._details(),
@@ -276,16 +275,20 @@ class Table:
         return "\n".join(lines)
 
     def _details(self) -> str:
-        head = "| sampler | S | seed | samples | Fréchet | bias of so few | so many real images | kernel × 1000 | minutes |"
-        lines = [head, "|---" * 9 + "|"]
+        columns = ("sampler", "S", "seed", "samples", "Fréchet", "bias of so few", "so many real images")
+        columns += ("kernel × 1000", "minutes")
+        lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
         for one in self.results:
-            c, f = one.cell, one.figures
-            lines.append(
-                f"| {row_title(c.row)}{', quadratic' * c.quadratic} | {c.steps} | {c.seed} | {c.num_samples:,} "
-                f"| {f.frechet:.3f} [{f.frechet_low:.3f}, {f.frechet_high:.3f}] | {f.frechet_bias:.3f} "
-                f"| {f.frechet_floor:.3f} | {1000 * f.kernel:.2f} [{1000 * f.kernel_low:.2f}, {1000 * f.kernel_high:.2f}] "
-                f"| {one.minutes:.1f} |"
-            )
+            cell, f = one.cell, one.figures
+            values = [
+                row_title(cell.row) + ", quadratic" * cell.quadratic,
+                f"{cell.steps} | {cell.seed} | {cell.num_samples:,}",
+                f"{f.frechet:.3f} [{f.frechet_low:.3f}, {f.frechet_high:.3f}]",
+                f"{f.frechet_bias:.3f} | {f.frechet_floor:.3f}",
+                f"{1000 * f.kernel:.2f} [{1000 * f.kernel_low:.2f}, {1000 * f.kernel_high:.2f}]",
+                f"{one.minutes:.1f}",
+            ]
+            lines.append("| " + " | ".join(values) + " |")
         return "\n".join(lines)
 
     def origin(self) -> str:
@@ -385,7 +388,9 @@ def _read(folder: Path, cell: Cell, judge: Judge, weights: str, settings: Sampli
     """
     try:
         saved = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
-        if {key: saved[key] for key in ("cell", "judge", "model", "settings")} != _facts(cell, judge, weights, settings):
+        if {key: saved[key] for key in ("cell", "judge", "model", "settings")} != _facts(
+            cell, judge, weights, settings
+        ):
             return None
         return CellResult(cell, Figures(**saved["figures"]), float(saved["minutes"]))
     except (OSError, ValueError, KeyError, TypeError):

@@ -13,7 +13,14 @@ from torch import Tensor
 from ddpm_from_scratch import metrics, uncertainty
 from ddpm_from_scratch.classifier import FeatureClassifier
 from ddpm_from_scratch.data import ImageDataset
-from ddpm_from_scratch.reference import KERNEL_FEATURES, SHIPPED, Reference, classify, load_classifier, shipped_classifier
+from ddpm_from_scratch.reference import (
+    KERNEL_FEATURES,
+    SHIPPED,
+    Reference,
+    classify,
+    load_classifier,
+    shipped_classifier,
+)
 
 INCEPTION_FEATURES = 2048
 DATASETS_OF = {"digits": ("digits",), "fashion": ("fashion-10k", "fashion-mnist")}

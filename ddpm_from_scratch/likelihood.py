@@ -98,8 +98,8 @@ class Likelihood:
         lines += [f"| all L_(t-1) | {self.diffusion:.4f} |", f"| L_T | {self.prior:.6f} |"]
         lines += [f"| **bound** | **{self.total:.4f}**, standard error {self.standard_error:.4f} |", ""]
         lines += [
-            f"- {self.num_images} test images of {self.dataset}, not resized; {share} timesteps an image, one of each of "
-            "as many equal ranges, weighted with its length (unbiased)",
+            f"- {self.num_images} test images of {self.dataset}, not resized; {share} timesteps an image, one of each "
+            "of as many equal ranges, weighted with its length (unbiased)",
             f"- command: `{self.command}`",
             f"- model: {self.model}, weights {self.model_hash}, {self.variance_type}; seed {self.seed}",
             f"- {self.minutes:.0f} minutes on {self.machine}",

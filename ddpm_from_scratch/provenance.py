@@ -31,7 +31,9 @@ def machine(device: torch.device | str = "cpu") -> str:
     else:
         extension = torch.backends.cpu.get_cpu_capability()
         threads = torch.get_num_threads()
-        what = f"{cpu_count()} CPU cores ({platform.machine()}, {extension}), {threads} thread{'s' * (threads > 1)} used"
+        what = (
+            f"{cpu_count()} CPU cores ({platform.machine()}, {extension}), {threads} thread{'s' * (threads > 1)} used"
+        )
     return f"{what}; PyTorch {torch.__version__.split('+')[0]}"
 
 

@@ -134,9 +134,7 @@ def ddim_table(
     )
 
 
-def bits_table(
-    pipeline: DiffusionPipeline, asked: Request, num: int, per_image: int | None
-) -> likelihood.Likelihood:
+def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image: int | None) -> likelihood.Likelihood:
     """Bits per dimension of held-out images; with `asked.output`, `bits.json`, `bits.csv` and `bits.md` there.
 
     Raises:

@@ -29,8 +29,8 @@ class Interval:
 def centred_interval(figure: float, replicates: Tensor, level: float = LEVEL) -> Interval:
     """The percentile interval of bootstrap replicates, moved so that their mean is the figure.
 
-    Drawing again from a sample adds the same bias once more that the sample had (Efron and Tibshirani 1993, chapter 10):
-    the replicates of a Fréchet distance lie above the figure, and without the move the interval might not hold it.
+    Drawing again from a sample adds the bias of a sample once more (Efron and Tibshirani 1993, chapter 10): the
+    replicates of a Fréchet distance lie above the figure, and without the move the interval might not hold it.
 
     Args:
         figure: of the samples themselves.
@@ -48,7 +48,7 @@ def centred_interval(figure: float, replicates: Tensor, level: float = LEVEL) ->
 
 
 def resampled_counts(size: int, replicates: int, seed: int) -> Tensor:
-    """How often each of `size` samples is drawn, when as many are drawn with replacement; (replicates, size) float64."""
+    """How often each of `size` samples is drawn when as many are drawn with replacement; (replicates, size) float64."""
     generator = torch.Generator().manual_seed(seed)
     counts = torch.zeros(replicates, size, dtype=torch.float64)
     for row in counts:
@@ -81,9 +81,7 @@ def frechet_interval(
     return centred_interval(figure, torch.tensor(found))
 
 
-def kernel_interval(
-    features: Tensor, real_features: Tensor, replicates: int = REPLICATES, seed: int = 0
-) -> Interval:
+def kernel_interval(features: Tensor, real_features: Tensor, replicates: int = REPLICATES, seed: int = 0) -> Interval:
     """Bootstrap interval of the kernel distance; the real images' features are taken as given.
 
     A sample that is drawn twice is no pair with itself: such pairs are left out, as in the figure.

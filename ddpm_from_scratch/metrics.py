@@ -166,6 +166,7 @@ def bits_per_dimension(
     seed: int = 0,
     discrete: bool = True,
     class_labels: Tensor | None = None,
+    show_progress: bool = True,
 ) -> BitsPerDimension:
     """The negative log-likelihood bound of a model, term by term (Ho eq. 5; discrete decoder eq. 13).
 
@@ -183,6 +184,7 @@ def bits_per_dimension(
         discrete: 8-bit pixels (values k/127.5 - 1) under the discrete decoder; False: continuous data under the
             Gaussian density, for checks against a known entropy.
         class_labels: (N,), for a class-conditional model.
+        show_progress: with a bar.
 
     Raises:
         ValueError: fewer than two images, or a number of timesteps out of range.
@@ -194,7 +196,7 @@ def bits_per_dimension(
     bound = _Bound(model, scheduler, discrete)
     pairs = torch.cat([_ask(seed, i, asked, T) for i in range(n)])  # columns: image, t, weight
     sums, counts, per_image = torch.zeros(T).double(), torch.zeros(T).double(), torch.zeros(2, n).double()
-    for part in tqdm(pairs.split(batch_size), desc="bits per dimension", unit="batch"):
+    for part in tqdm(pairs.split(batch_size), desc="bits per dimension", unit="batch", disable=not show_progress):
         index, t = part[:, 0].long(), part[:, 1].long()
         noise = gaussian.randn((len(t), *images.shape[1:]), list(_noise_generators(seed, index, t)))
         labels = None if class_labels is None else class_labels[index]

@@ -49,6 +49,8 @@ PAPERS = {
     "IDDPM": "Nichol, Dhariwal 2021, Improved DDPM (arXiv 2102.09672)",
     "Salimans": "Salimans, Ho 2022, Progressive Distillation (arXiv 2202.00512)",
     "Lin": "Lin et al. 2024, Common Diffusion Noise Schedules and Sample Steps are Flawed (arXiv 2305.08891)",
+    "Heusel": "Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule (arXiv 1706.08500)",
+    "Binkowski": "Binkowski et al. 2018, Demystifying MMD GANs (arXiv 1801.01401)",
     "Hang": "Hang et al. 2023, Efficient Diffusion Training via Min-SNR Weighting (arXiv 2303.09556)",
 }
 
@@ -257,6 +259,22 @@ EQUATIONS = (
         GAUSSIAN + "test_bins_are_the_naive_difference_where_that_is_exact",
     ),
     Equation(
+        "Heusel",
+        "eq. 6",
+        r"d^2 = \lVert \mu_1 - \mu_2 \rVert^2 + \operatorname{Tr}\big(\Sigma_1 + \Sigma_2 - 2(\Sigma_1\Sigma_2)^{1/2}\big)",
+        "11",
+        "metrics.frechet_distance",
+        "tests/test_metrics.py::test_frechet_distance_in_two_dimensions_is_the_closed_form",
+    ),
+    Equation(
+        "Binkowski",
+        "section 4",
+        r"k(x, y) = (x^\top y / D + 1)^3",
+        "11",
+        "metrics.kernel",
+        "tests/test_metrics.py::test_kernel_distance_is_unbiased",
+    ),
+    Equation(
         "IDDPM",
         "eq. 15",
         r"\log \sigma_t^2 = v \log \beta_t + (1-v) \log \tilde\beta_t",
@@ -363,6 +381,11 @@ SYMBOLS = (
         "07",
     ),
     Symbol(r"\eta", "from 0, deterministic, to 1, as much noise as DDPM", "", r"\eta", "eta", "08"),
+    Symbol(r"\hat\sigma", r"row of DDPM with $\sigma_t^2 = \beta_t$", r"\sigma_t", r"\hat\sigma", "fixed_large", "11"),
+    Symbol(r"\mu, \Sigma", "mean and covariance of feature vectors", "", "", "", "11"),
+    Symbol("D", "number of features, or of pixels", "D", "", "", "11"),
+    Symbol("N", "number of samples that are judged", "", "", "", "11"),
+    Symbol("k(x, y)", "kernel, how alike two feature vectors are", "", "", "", "11"),
 )
 """The symbols, in the order in which the lessons bring them."""
 

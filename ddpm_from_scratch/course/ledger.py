@@ -381,7 +381,6 @@ SYMBOLS = (
         "07",
     ),
     Symbol(r"\eta", "from 0, deterministic, to 1, as much noise as DDPM", "", r"\eta", "eta", "08"),
-    Symbol(r"\hat\sigma", r"row of DDPM with $\sigma_t^2 = \beta_t$", r"\sigma_t", r"\hat\sigma", "fixed_large", "11"),
     Symbol(r"\mu, \Sigma", "mean and covariance of feature vectors", "", "", "", "11"),
     Symbol("D", "number of features, or of pixels", "D", "", "", "11"),
     Symbol("N", "number of samples that are judged", "", "", "", "11"),

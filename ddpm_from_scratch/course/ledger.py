@@ -261,7 +261,8 @@ EQUATIONS = (
     Equation(
         "Heusel",
         "eq. 6",
-        r"d^2 = \lVert \mu_1 - \mu_2 \rVert^2 + \operatorname{Tr}\big(\Sigma_1 + \Sigma_2 - 2(\Sigma_1\Sigma_2)^{1/2}\big)",
+        r"d^2 = \lVert \mu_1 - \mu_2 \rVert^2"
+        r" + \operatorname{Tr}\big(\Sigma_1 + \Sigma_2 - 2(\Sigma_1\Sigma_2)^{1/2}\big)",
         "11",
         "metrics.frechet_distance",
         "tests/test_metrics.py::test_frechet_distance_in_two_dimensions_is_the_closed_form",

@@ -29,12 +29,12 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
 
 
 def frechet_distance_inputs(generator: torch.Generator, index: int) -> Case:
-    """Two random Gaussians in 3, 6 and 2 dimensions, and one pair of which the first is flat in one direction."""
-    size = (3, 6, 2, 4)[index]
+    """Two random Gaussians in 3, 6 and 2 dimensions, and in 8 of which the first has only two directions."""
+    size = (3, 6, 2, 8)[index]
     means = torch.randn(2, size, generator=generator)
     factors = torch.randn(2, size, size, generator=generator)
     if index == 3:
-        factors[0, 0] = 0
+        factors[0, :, 2:] = 0
     one, two = factors @ factors.transpose(1, 2) / size
     args = {"mean1": means[0], "covariance1": one, "mean2": means[1], "covariance2": two}
     return Case(args, {"D": size})
@@ -103,6 +103,17 @@ def _no_root(mean1, covariance1, mean2, covariance2):
 
 def _norm_of_covariances(mean1, covariance1, mean2, covariance2):
     return float((mean1 - mean2).square().sum() + (covariance1 - covariance2).square().sum())
+
+
+def _no_clamp(mean1, covariance1, mean2, covariance2):
+    values, vectors = torch.linalg.eigh(covariance1.double())
+    root = vectors * values.sqrt() @ vectors.T
+    cross = (
+        torch.linalg.eigvals(root @ covariance2.double() @ root).real.sqrt().sum()
+        if root.isfinite().all()
+        else root.sum()
+    )
+    return float((mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * cross)
 
 
 def draw_frechet(answer):
@@ -184,6 +195,11 @@ FRECHET = Exercise(
         Mistake(
             _wrong_frechet(lambda apart, traces, cross: apart + traces + 2 * cross),
             "you added the cross term: it is what two clouds have in common, and brings them together",
+        ),
+        Mistake(
+            _no_clamp,
+            "you took the root of an eigenvalue that should be 0 and that rounding made negative: with a covariance "
+            "that is flat in some directions ({D} features, 2 directions) the result is no number",
         ),
     ),
     alternatives=(frechet_by_the_product, frechet_by_singular_values, frechet_by_loop, frechet_in_place),
@@ -506,7 +522,7 @@ def discretized_log_likelihood(x0: Tensor, mean: Tensor, log_var: Tensor) -> Ten
 def discretized_log_likelihood_inputs(generator: torch.Generator, index: int) -> Case:
     """Images and rows of pixels with both outermost values among them; Gaussians from narrow to wide."""
     shape = ((2, 1, 4, 4), (9,), (3, 5), (2, 3, 3, 3))[index]
-    spread = (0.05, 0.2, 0.6, 0.1)[index]
+    spread = (0.01, 0.2, 0.6, 0.05)[index]
     pixels = torch.randint(256, shape, generator=generator)
     pixels.view(-1)[:2] = torch.tensor([0, 255])
     x0 = pixels / 127.5 - 1
@@ -565,6 +581,10 @@ def _density(x0, mean, log_var):
     return -0.5 * ((x0 - mean) ** 2 * torch.exp(-log_var) + log_var + math.log(2 * math.pi))
 
 
+def _density_times_width(x0, mean, log_var):
+    return _density(x0, mean, log_var) + math.log(2 / 255)
+
+
 DECODER = Exercise(
     id="11.4",
     title="The last step, into pixels",
@@ -612,6 +632,11 @@ DECODER = Exercise(
             _density,
             "you returned the logarithm of the density: a density is no probability, it has to be integrated over the "
             "bin",
+        ),
+        Mistake(
+            _density_times_width,
+            "you multiplied the density in the middle of the bin by its width: that is no integral where the Gaussian "
+            "is as narrow as a bin, nor for the two outermost bins",
         ),
         Mistake(
             lambda x, m, v: _mass(x, m, v).to(x.dtype),

@@ -29,6 +29,7 @@
 
 # %% id=setup
 import math
+import warnings
 
 import torch
 from IPython.display import Markdown, display
@@ -36,8 +37,19 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 from tqdm.auto import tqdm
 
-from ddpm_from_scratch import DDPMPipeline, DDPMScheduler, SamplingSettings, gaussian, generate
-from ddpm_from_scratch import load_dataset, metrics, schedules, to_model_range, uncertainty
+from ddpm_from_scratch import (
+    DDPMPipeline,
+    DDPMScheduler,
+    SamplingSettings,
+    few_steps,
+    gaussian,
+    generate,
+    load_dataset,
+    metrics,
+    shipped_classifier,
+    to_model_range,
+    uncertainty,
+)
 from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
 from ddpm_from_scratch.judges import named_judge
 
@@ -46,9 +58,12 @@ torch.set_num_threads(1)  # the networks here are small: a second thread would o
 
 train = load_dataset("digits", "train", image_size=16)
 test = load_dataset("digits", "test", image_size=16)
-judge = named_judge("digits")  # a small classifier of digits, with its view of the training images
+# a small classifier of digits, with its view of the training images
+judge = named_judge("digits")
 pipeline = DDPMPipeline.from_pretrained("digits")
-print(f"{len(train):,} training images, {len(test)} held-out images, the judge: {judge.name}")
+print(
+    f"{len(train):,} training images, {len(test)} held-out images, the judge: {judge.name}"
+)
 
 # %% [markdown] id=eye
 # ## Two sheets
@@ -64,14 +79,18 @@ kinds = {
     "η = 0": SamplingSettings("ddim", 10),
     "σ̂": SamplingSettings("ddpm", 10, variance_type="fixed_large"),
 }
-few = {name: generate(pipeline, COUNT, how, batch_size=COUNT, bar=quiet) for name, how in kinds.items()}
+few = {
+    name: generate(pipeline, COUNT, how, batch_size=COUNT, bar=quiet)
+    for name, how in kinds.items()
+}
 rows = torch.cat([few["η = 0"][:12], few["σ̂"][:12], test.pixels[:12]])
 plots.image_grid(
     to_model_range(rows),
     12,
     row_labels=["η = 0, S = 10", "σ̂, S = 10", "real"],
-    alt="Three rows of twelve small digits. The first, by DDIM in ten steps, shows smooth shapes, most of them digits. The second, by DDPM in ten steps, is covered with "
-    "grain. The third shows real digits.",
+    alt="Three rows of twelve small digits. The first, by DDIM in ten steps, shows "
+    "smooth shapes, most of them digits. The second, by DDPM in ten steps, is "
+    "covered with grain. The third shows real digits.",
     caption="One network, two samplers, ten steps each; below, images of the test split.",
 )
 
@@ -90,22 +109,44 @@ plots.image_grid(
 # *Inception* distance. For small grey images the course has a classifier of its own for each dataset. It was trained with labels, on the training split, and has 64 features.
 
 # %% id=features-see
-features_train, features_test = judge.extract(train.pixels).double(), judge.extract(test.pixels).double()
+features_train, features_test = (
+    judge.extract(train.pixels).double(),
+    judge.extract(test.pixels).double(),
+)
 D = features_test.shape[1]
 centred = features_train - features_train.mean(dim=0)
-directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, [-1, -2]]  # where the features vary most
+directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[
+    :, [-1, -2]
+]  # where the features vary most
 flat = (features_test - features_train.mean(dim=0)) @ directions
 print(f"an image of {test.pixels[0].numel()} pixels becomes {D} features")
 with plots.figure(
     5.6,
     4.2,
-    alt="A scatter plot of 297 numerals from 0 to 9 in the plane, each numeral written where its image lies. Equal numerals lie together, in heaps of their own.",
-    caption="Real held-out digits in the two directions in which the features vary most. Each numeral is an image. What is alike for the classifier lies together.",
+    alt="A scatter plot of 297 numerals from 0 to 9 in the plane, each numeral "
+    "written where its image lies. Equal numerals lie together, in heaps of "
+    "their own.",
+    caption="Real held-out digits in the two directions in which the features vary "
+    "most. Each numeral is an image. What is alike for the classifier lies "
+    "together.",
 ) as ax:
     for (x, y), label in zip(flat.tolist(), test.labels.tolist(), strict=True):
-        ax.text(x, y, str(label), color=plots.COLOURS[label % 6], size=8, ha="center", va="center")
+        ax.text(
+            x,
+            y,
+            str(label),
+            color=plots.COLOURS[label % 6],
+            size=8,
+            ha="center",
+            va="center",
+        )
     low, high = flat.amin(0) - 0.3, flat.amax(0) + 0.3
-    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel="first direction", ylabel="second direction")
+    ax.set(
+        xlim=(low[0], high[0]),
+        ylim=(low[1], high[1]),
+        xlabel="first direction",
+        ylabel="second direction",
+    )
 
 # %% [markdown] id=frechet
 # ## The distance of two Gaussians
@@ -161,16 +202,24 @@ sigma1, sigma2 = half1 @ half1.T, half2 @ half2.T
 x, y = mu1 + draw(500, 2) @ root(sigma1), mu2 + draw(500, 2) @ root(sigma2)
 xc, yc = x - x.mean(0), y - y.mean(0)
 left = (x - y).square().sum(1).mean()
-right = (x.mean(0) - y.mean(0)).square().sum() + (xc.T @ xc + yc.T @ yc - 2 * xc.T @ yc).trace() / 500
-print(f"step 1: mean squared distance of the pairs {left:.6f}, by means and covariances {right:.6f}")
+right = (x.mean(0) - y.mean(0)).square().sum() + (
+    xc.T @ xc + yc.T @ yc - 2 * xc.T @ yc
+).trace() / 500
+print(
+    f"step 1: mean squared distance of the pairs {left:.6f}, by means and covariances {right:.6f}"
+)
 assert torch.isclose(left, right)
 
 M = root(sigma2) @ root(sigma1)
 U, S, Vt = torch.linalg.svd(M)
-K = torch.linalg.qr(draw(10_000, 2, 2))[0] * (2 * torch.rand(10_000, 1, 2, generator=generator, dtype=torch.float64) - 1)
+K = torch.linalg.qr(draw(10_000, 2, 2))[0] * (
+    2 * torch.rand(10_000, 1, 2, generator=generator, dtype=torch.float64) - 1
+)
 random_traces = (K @ M).diagonal(dim1=1, dim2=2).sum(1)
 by_product = torch.linalg.eigvals(sigma1 @ sigma2).real.sqrt().sum()
-print(f"step 3: largest trace of 10,000 random pairings {random_traces.max():.4f}, bound {S.sum():.4f}, by the eigenvalues of Σ1Σ2 {by_product:.4f}")
+print(
+    f"step 3: largest trace of 10,000 random pairings {random_traces.max():.4f}, bound {S.sum():.4f}, by the eigenvalues of Σ1Σ2 {by_product:.4f}"
+)
 assert random_traces.max() <= S.sum() and torch.isclose(S.sum(), by_product)
 assert torch.isclose((Vt.T @ U.T @ M).trace(), S.sum())
 
@@ -183,19 +232,29 @@ assert torch.allclose(A @ sigma1 @ A, sigma2)  # what arrives has the right cova
 exact = metrics.frechet_distance(mu1, sigma1, mu2, sigma2)
 measured = (cloud - carried).square().sum(1)
 off = (measured.mean() - exact) / (measured.std() / math.sqrt(len(measured)))
-print(f"the formula says {exact:.4f}, carrying 100,000 points costs {measured.mean():.4f} on average ({off:+.1f} standard errors)")
+print(
+    f"the formula says {exact:.4f}, carrying 100,000 points costs {measured.mean():.4f} on average ({off:+.1f} standard errors)"
+)
 assert abs(off) < 4
 
 with plots.figure(
     5.6,
     3.9,
-    alt="Two clouds of points, a wide blue one and a smaller orange one. Thin lines lead from a few blue points to the orange points that they are carried to; no two of them take a needless detour.",
-    caption="The cheapest way to turn one Gaussian into the other. The mean squared length of the lines is the Fréchet distance.",
+    alt="Two clouds of points, a wide blue one and a smaller orange one. Thin lines"
+    " lead from a few blue points to the orange points that they are carried "
+    "to; no two of them take a needless detour.",
+    caption="The cheapest way to turn one Gaussian into the other. The mean squared "
+    "length of the lines is the Fréchet distance.",
 ) as ax:
     for a, b in zip(cloud[:60].tolist(), carried[:60].tolist(), strict=True):
         ax.plot([a[0], b[0]], [a[1], b[1]], color=plots.FAINT, linewidth=0.8, linestyle="-")
-    for points, colour, marker, label in ((cloud, plots.BLUE, "o", "first"), (carried, plots.ORANGE, "^", "second")):
-        ax.scatter(*points[:60].T.numpy(), s=18, color=colour, marker=marker, zorder=3, label=label)
+    for points, colour, marker, label in (
+        (cloud, plots.BLUE, "o", "first"),
+        (carried, plots.ORANGE, "^", "second"),
+    ):
+        ax.scatter(
+            *points[:60].T.numpy(), s=18, color=colour, marker=marker, zorder=3, label=label
+        )
     ax.set(aspect="equal")
     ax.legend()
 
@@ -223,7 +282,9 @@ class Given(torch.nn.Module):
 
 
 def by_library(samples: Tensor, real: Tensor) -> float:
-    metric = FrechetInceptionDistance(feature=Given(), input_img_size=(D, 1, 1), normalize=True)
+    metric = FrechetInceptionDistance(
+        feature=Given(), input_img_size=(D, 1, 1), normalize=True
+    )
     metric.set_dtype(torch.float64)
     for values, is_real in ((real, True), (samples, False)):
         metric.update(values[:, :, None, None], real=is_real)
@@ -239,7 +300,9 @@ looked_at = {name: judge.extract(pixels).double() for name, pixels in few.items(
 looked_at["held-out images"] = features_test[:COUNT]
 for name, features in looked_at.items():
     ours, theirs = by_hand(features, features_train), by_library(features, features_train)
-    print(f"{name:<16} Fréchet distance to the training images, {len(features)} images: by hand {ours:8.4f}, by the library {theirs:8.4f}")
+    print(
+        f"{name:<16} Fréchet distance to the training images, {len(features)} images: by hand {ours:8.4f}, by the library {theirs:8.4f}"
+    )
     assert math.isclose(ours, theirs, rel_tol=1e-4)
 
 # %% [markdown] id=fid-note
@@ -279,26 +342,45 @@ def averages(left, right):
     """Mean kernel over all pairs, and over pairs of two different members; one value per repetition."""
     k = (left @ right.transpose(1, 2) + 1) ** 3
     everything = k.mean(dim=(1, 2))
-    return everything, (k.sum(dim=(1, 2)) - k.diagonal(dim1=1, dim2=2).sum(1)) / (n * (n - 1))
+    return everything, (k.sum(dim=(1, 2)) - k.diagonal(dim1=1, dim2=2).sum(1)) / (
+        n * (n - 1)
+    )
 
 
 between = averages(x, y)[0]
-with_itself, without = (a + b - 2 * between for a, b in zip(averages(x, x), averages(y, y), strict=True))
+with_itself, without = (
+    a + b - 2 * between for a, b in zip(averages(x, x), averages(y, y), strict=True)
+)
 assert math.isclose(float(without[0]), metrics.kernel_distance(x[0], y[0]), rel_tol=1e-9)
 for name, found in (("all pairs", with_itself), ("pairs of two", without)):
     error = found.std() / math.sqrt(repeats)
-    print(f"{name:<12} mean of {repeats:,} sets of {n}: {found.mean():7.4f} ± {error:.4f}   truth {truth:.4f}")
+    print(
+        f"{name:<12} mean of {repeats:,} sets of {n}: {found.mean():7.4f} ± {error:.4f}   truth {truth:.4f}"
+    )
 assert abs(without.mean() - truth) < 4 * without.std() / math.sqrt(repeats)
 assert with_itself.mean() - truth > 4 * with_itself.std() / math.sqrt(repeats)
 
 with plots.figure(
     6.4,
     2.7,
-    alt="Two histograms over many sets of ten numbers. Averaging over all pairs gives values that lie to the right of the true value. Averaging over pairs of two gives values around it, part of them below zero.",
-    caption="Ten draws against ten, many times. The mean of the outlined histogram is the truth; it can only be so because some values fall below 0.",
+    alt="Two histograms over many sets of ten numbers. Averaging over all pairs "
+    "gives values that lie to the right of the true value. Averaging over pairs"
+    " of two gives values around it, part of them below zero.",
+    caption="Ten draws against ten, many times. The mean of the outlined histogram is "
+    "the truth; it can only be so because some values fall below 0.",
 ) as ax:
-    ax.hist(with_itself.numpy(), bins=70, range=(-8, 25), color=plots.SKY, label="all pairs")
-    ax.hist(without.numpy(), bins=70, range=(-8, 25), histtype="step", linewidth=2, color=plots.VERMILION, label="pairs of two")
+    ax.hist(
+        with_itself.numpy(), bins=70, range=(-8, 25), color=plots.SKY, label="all pairs"
+    )
+    ax.hist(
+        without.numpy(),
+        bins=70,
+        range=(-8, 25),
+        histtype="step",
+        linewidth=2,
+        color=plots.VERMILION,
+        label="pairs of two",
+    )
     ax.axvline(truth, color=plots.INK, linestyle="--", linewidth=1.2, label="truth")
     ax.set(yticks=[], xlabel="squared discrepancy")
     ax.legend()
@@ -307,14 +389,13 @@ with plots.figure(
 # Write the unbiased kernel distance of two sets of feature vectors. This is what `metrics.kernel_distance` becomes.
 
 # %% id=kernel-library
-import warnings
-
-
 def kid_by_library(samples: Tensor, real: Tensor) -> float:
     """torchmetrics wants equal numbers: one subset, as large as the sets."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that it keeps all features
-        metric = KernelInceptionDistance(feature=Given(), subsets=1, subset_size=len(samples), normalize=True)
+        metric = KernelInceptionDistance(
+            feature=Given(), subsets=1, subset_size=len(samples), normalize=True
+        )
     for values, is_real in ((real, True), (samples, False)):
         metric.update(values[:, :, None, None], real=is_real)
     return float(metric.compute()[0])
@@ -323,7 +404,9 @@ def kid_by_library(samples: Tensor, real: Tensor) -> float:
 for name, features in looked_at.items():
     ours = metrics.kernel_distance(features, features_train[:COUNT])
     theirs = kid_by_library(features, features_train[:COUNT])
-    print(f"{name:<16} kernel distance × 1000 to {COUNT} training images: by hand {1000 * ours:9.3f}, by the library {1000 * theirs:9.3f}")
+    print(
+        f"{name:<16} kernel distance × 1000 to {COUNT} training images: by hand {1000 * ours:9.3f}, by the library {1000 * theirs:9.3f}"
+    )
     assert math.isclose(ours, theirs, rel_tol=1e-3, abs_tol=1e-5)
 
 # %% [markdown] id=size
@@ -342,27 +425,49 @@ against = mean_train + draw(1500, D) @ half
 for n in sizes:
     sets = [mean_train + draw(n, D) @ half for _ in range(12)]
     stats = [metrics.gaussian_statistics(one) for one in sets]
-    frechet_at.append(sum(metrics.frechet_distance(s.mean, s.covariance, mean_train, cov_train) for s in stats) / len(sets))
+    frechet_at.append(
+        sum(
+            metrics.frechet_distance(s.mean, s.covariance, mean_train, cov_train)
+            for s in stats
+        )
+        / len(sets)
+    )
     found = torch.tensor([metrics.kernel_distance(one, against) for one in sets])
     kernel_at.append(float(found.mean()))
     kernel_spread.append(float(found.std()))
 predicted = [uncertainty.gaussian_bias(cov_train, n) for n in sizes]
 for n, found, said in zip(sizes, frechet_at, predicted, strict=True):
-    print(f"N = {n:>5}: mean Fréchet distance {found:.4f}, the formula below says {said:.4f}; N times it {n * found:.0f}")
+    print(
+        f"N = {n:>5}: mean Fréchet distance {found:.4f}, the formula below says {said:.4f}; N times it {n * found:.0f}"
+    )
     assert abs(found / said - 1) < 0.25
 
 with plots.figure(
     columns=2,
     height=3.1,
-    alt="Left: the mean Fréchet distance over one divided by the number of samples. The points lie close to a straight line through zero, a little above it for the smallest sets. Right: the kernel distance over the number of samples, its mean near zero everywhere, with "
-    "a spread that shrinks as samples get more.",
-    caption="Samples of the very Gaussian that they are compared with. Left, the Fréchet distance falls like 1/N towards the right answer, 0. Right, the kernel distance is right on average for any N (bars: one standard deviation); only its spread depends on N.",
+    alt="Left: the mean Fréchet distance over one divided by the number of samples."
+    " The points lie close to a straight line through zero, a little above it "
+    "for the smallest sets. Right: the kernel distance over the number of "
+    "samples, its mean near zero everywhere, with a spread that shrinks as "
+    "samples get more.",
+    caption="Samples of the very Gaussian that they are compared with. Left, the "
+    "Fréchet distance falls like 1/N towards the right answer, 0. Right, the "
+    "kernel distance is right on average for any N (bars: one standard "
+    "deviation); only its spread depends on N.",
 ) as (left, right):
     left.plot([1 / n for n in sizes], predicted, label="formula")
-    left.plot([1 / n for n in sizes], frechet_at, linestyle="", marker="o", label="measured")
+    left.plot(
+        [1 / n for n in sizes], frechet_at, linestyle="", marker="o", label="measured"
+    )
     left.set(xlabel="1 / N", ylabel="Fréchet distance", xlim=(0, None), ylim=(0, None))
     left.legend()
-    right.errorbar(sizes, [1000 * k for k in kernel_at], [1000 * s for s in kernel_spread], marker="o", capsize=3)
+    right.errorbar(
+        sizes,
+        [1000 * k for k in kernel_at],
+        [1000 * s for s in kernel_spread],
+        marker="o",
+        capsize=3,
+    )
     right.axhline(0, color=plots.INK, linewidth=1, linestyle="--")
     right.set(xlabel="N", ylabel="kernel distance × 1000", xscale="log")
 
@@ -391,7 +496,9 @@ for name, features in {**looked_at, "held-out images, all": features_test}.items
     n = len(features)
     bias = uncertainty.frechet_bias(features, judge.train)
     floor = uncertainty.floor_at(judge.train, judge.test, n)
-    print(f"{name:<21}{n:>4}   {by_hand(features, features_train):8.3f}   {bias:8.3f}         {floor:8.3f}")
+    print(
+        f"{name:<21}{n:>4}   {by_hand(features, features_train):8.3f}   {bias:8.3f}         {floor:8.3f}"
+    )
 
 # %% [markdown] id=size-real-note
 # With fewer samples than features, as in the lines with 40, the covariance is flat in most directions and the $1/N$ line is only a rough guide. A figure of 40 samples that is mostly floor is no figure. That is why
@@ -410,24 +517,47 @@ for name, features in {**looked_at, "held-out images, all": features_test}.items
 # the finished function of the exercise, so that nothing below depends on your answers
 from ddpm_from_scratch.course.exercises.l11 import bootstrap_interval as finished_interval
 
-sheets = {**{f"{name}, S = 10": pixels for name, pixels in few.items()}, "held-out images": test.pixels[:COUNT], "held-out images, all": test.pixels}
+sheets = {
+    **{f"{name}, S = 10": pixels for name, pixels in few.items()},
+    "held-out images": test.pixels[:COUNT],
+    "held-out images, all": test.pixels,
+}
 brightness = {name: pixels.double().mean(dim=(1, 2, 3)) for name, pixels in sheets.items()}
 ends = {}
 for name, values in brightness.items():
     picks = torch.randint(len(values), (1000, len(values)), generator=generator)
     ends[name] = finished_interval(values, picks, 0.95).tolist()
-    print(f"{name:<21} mean brightness {values.mean():6.2f} of 255, 95 % interval [{ends[name][0]:6.2f}, {ends[name][1]:6.2f}], N = {len(values)}")
+    print(
+        f"{name:<21} mean brightness {values.mean():6.2f} of 255, 95 % interval [{ends[name][0]:6.2f}, {ends[name][1]:6.2f}], N = {len(values)}"
+    )
 with plots.figure(
     6.8,
     2.4,
-    alt="Four horizontal error bars for the mean brightness of four sets of images, and a dashed line for the training images. The bar of all held-out images is much shorter than that of forty of them.",
-    caption="The mean brightness of four sets with its bootstrap interval; dashed, the training images. Forty images do not settle much.",
+    alt="Four horizontal error bars for the mean brightness of four sets of images,"
+    " and a dashed line for the training images. The bar of all held-out images"
+    " is much shorter than that of forty of them.",
+    caption="The mean brightness of four sets with its bootstrap interval; dashed, the "
+    "training images. Forty images do not settle much.",
 ) as ax:
     for place, (name, values) in enumerate(brightness.items()):
         mean, (low, high) = float(values.mean()), ends[name]
-        ax.errorbar(mean, -place, xerr=[[mean - low], [high - mean]], marker="o", capsize=4, color=plots.COLOURS[place])
-    ax.axvline(float(train.pixels.double().mean()), color=plots.INK, linewidth=1, linestyle="--")
-    ax.set(yticks=[-i for i in range(len(brightness))], yticklabels=list(brightness), xlabel="mean brightness of an image", ylim=(-3.6, 0.6))
+        ax.errorbar(
+            mean,
+            -place,
+            xerr=[[mean - low], [high - mean]],
+            marker="o",
+            capsize=4,
+            color=plots.COLOURS[place],
+        )
+    ax.axvline(
+        float(train.pixels.double().mean()), color=plots.INK, linewidth=1, linestyle="--"
+    )
+    ax.set(
+        yticks=[-i for i in range(len(brightness))],
+        yticklabels=list(brightness),
+        xlabel="mean brightness of an image",
+        ylim=(-3.6, 0.6),
+    )
 
 # %% [markdown] id=sure-note
 # For the two distances the package does the same with whole feature vectors: `uncertainty.frechet_interval` and `uncertainty.kernel_interval`. Two details matter. A set drawn *from a sample* carries the sample's bias once more, so the drawn Fréchet distances all lie too
@@ -449,12 +579,20 @@ with plots.figure(
 
 # %% id=bits-sum
 levels = (torch.arange(256).double() / 127.5 - 1)[:, None]
-centres, spreads = torch.tensor([[-1.3, -0.2, 0.4, 0.999]]).double(), torch.tensor([[0.02, 0.3, 2.0, 0.004]]).double()
+centres, spreads = (
+    torch.tensor([[-1.3, -0.2, 0.4, 0.999]]).double(),
+    torch.tensor([[0.02, 0.3, 2.0, 0.004]]).double(),
+)
 mass = gaussian.discretized_log_likelihood(levels, centres, 2 * spreads.log()).exp()
-print("mass of all 256 grey levels, for four Gaussians:", ", ".join(f"{total:.12f}" for total in mass.sum(0).tolist()))
+print(
+    "mass of all 256 grey levels, for four Gaussians:",
+    ", ".join(f"{total:.12f}" for total in mass.sum(0).tolist()),
+)
 assert torch.allclose(mass.sum(0), torch.ones(4).double(), rtol=0, atol=1e-12)
 uniform = gaussian.nats_to_bits(torch.tensor(math.log(256)))
-print(f"a model that finds all grey levels equally likely needs {uniform:.1f} bits per pixel")
+print(
+    f"a model that finds all grey levels equally likely needs {uniform:.1f} bits per pixel"
+)
 
 # %% [markdown] id=bits-unit
 # **The unit.** $-\log p_\theta(x_0)$ in nats, divided by the number of pixels and by $\log 2$: bits per dimension, the length of the shortest code that the model allows, per pixel. An uncompressed 8-bit image has 8.
@@ -463,7 +601,12 @@ print(f"a model that finds all grey levels equally likely needs {uniform:.1f} bi
 # bound (with a density in place of the bins) must be the entropy, $\frac12\log_2(2\pi e)$ bits per dimension.
 
 # %% id=bits-truth
-short = DDPMScheduler(trained_betas=torch.linspace(0.01, 0.3, 25).tolist(), num_train_timesteps=25, variance_type="fixed_large", clip_sample=False)
+short = DDPMScheduler(
+    trained_betas=torch.linspace(0.01, 0.3, 25).tolist(),
+    num_train_timesteps=25,
+    variance_type="fixed_large",
+    clip_sample=False,
+)
 
 
 class Perfect(torch.nn.Module):
@@ -477,10 +620,14 @@ class Perfect(torch.nn.Module):
 
 
 normal_data = draw(60, 1, 16, 16)
-bound = metrics.bits_per_dimension(Perfect(), short, normal_data, discrete=False, show_progress=False)
+bound = metrics.bits_per_dimension(
+    Perfect(), short, normal_data, discrete=False, show_progress=False
+)
 entropy = 0.5 * math.log2(2 * math.pi * math.e)
 off = (bound.total - entropy) / bound.standard_error
-print(f"bound {bound.total:.4f} ± {bound.standard_error:.4f} bits per dimension, entropy {entropy:.4f}: {off:+.1f} standard errors")
+print(
+    f"bound {bound.total:.4f} ± {bound.standard_error:.4f} bits per dimension, entropy {entropy:.4f}: {off:+.1f} standard errors"
+)
 assert abs(off) < 4
 
 # %% [markdown] id=bits-live
@@ -493,22 +640,56 @@ assert abs(off) < 4
 clothes = load_dataset("fashion-10k", "test")
 fashion = DDPMPipeline.from_pretrained("fashion")
 images = clothes.images(slice(10))
-likelihood = metrics.bits_per_dimension(fashion.unet.eval(), DDPMScheduler.from_config(fashion.scheduler.config), images, 24, 64, show_progress=False)
-for name, value in (("L_0", likelihood.decoder), ("L_(t-1), all t > 1", likelihood.diffusion), ("L_T", likelihood.prior), ("bound", likelihood.total)):
+likelihood = metrics.bits_per_dimension(
+    fashion.unet.eval(),
+    DDPMScheduler.from_config(fashion.scheduler.config),
+    images,
+    24,
+    64,
+    show_progress=False,
+)
+for name, value in (
+    ("L_0", likelihood.decoder),
+    ("L_(t-1), all t > 1", likelihood.diffusion),
+    ("L_T", likelihood.prior),
+    ("bound", likelihood.total),
+):
     print(f"{name:<20} {value:8.4f} bits per dimension")
-print(f"standard error {likelihood.standard_error:.3f}: {len(images)} images, 24 of 999 timesteps each")
-asked = [(t, float(bits)) for t, bits in enumerate(likelihood.by_timestep) if not math.isnan(bits)]
+print(
+    f"standard error {likelihood.standard_error:.3f}: {len(images)} images, 24 of 999 timesteps each"
+)
+asked = [
+    (t, float(bits))
+    for t, bits in enumerate(likelihood.by_timestep)
+    if not math.isnan(bits)
+]
 with plots.figure(
     columns=2,
     height=3.1,
     width_ratios=[1, 2],
-    alt="Left: three bars, the two parts of the bound with the network in them, and the prior term, which cannot be seen. Right: the bits of single timesteps on logarithmic axes; they fall by several orders of magnitude from the smallest to the largest timestep.",
-    caption="Left, the bound by term. Right, by timestep (each point the mean of the images asked there): a few steps with little noise hold most of the bits.",
+    alt="Left: three bars, the two parts of the bound with the network in them, and"
+    " the prior term, which cannot be seen. Right: the bits of single timesteps"
+    " on logarithmic axes; they fall by several orders of magnitude from the "
+    "smallest to the largest timestep.",
+    caption="Left, the bound by term. Right, by timestep (each point the mean of the "
+    "images asked there): a few steps with little noise hold most of the bits.",
 ) as (left, right):
-    left.bar(["$L_0$", "$L_{t-1}$", "$L_T$"], [likelihood.decoder, likelihood.diffusion, likelihood.prior], color=[plots.BLUE, plots.ORANGE, plots.GREEN])
+    left.bar(
+        ["$L_0$", "$L_{t-1}$", "$L_T$"],
+        [likelihood.decoder, likelihood.diffusion, likelihood.prior],
+        color=[plots.BLUE, plots.ORANGE, plots.GREEN],
+    )
     left.set(ylabel="bits per dimension")
-    right.plot([t + 1 for t, _ in asked], [bits for _, bits in asked], linestyle="", marker="o", markersize=4)
-    right.set(xscale="log", yscale="log", xlabel="timestep t + 1", ylabel="bits per dimension")
+    right.plot(
+        [t + 1 for t, _ in asked],
+        [bits for _, bits in asked],
+        linestyle="",
+        marker="o",
+        markersize=4,
+    )
+    right.set(
+        xscale="log", yscale="log", xlabel="timestep t + 1", ylabel="bits per dimension"
+    )
 
 # %% [markdown] id=bits-answer
 # <details><summary>Answer</summary>
@@ -525,12 +706,20 @@ with plots.figure(
 # `ddpm eval`: that takes longer than a notebook may, so the result is stored, with all that is needed to repeat it.
 
 # %% id=table-stored
-from ddpm_from_scratch import few_steps
 from ddpm_from_scratch.course.stored import stored_table
 
 table = stored_table("digits_few_steps")
-heads = "| | " + " | ".join(f"S = {steps}" for steps in few_steps.PAPER_STEPS) + " |\n" + "|---" * 6 + "|\n"
-rows = [f"| {few_steps.row_title(row)} | " + " | ".join(f"{value:g}" for value in values) + " |" for row, values in few_steps.PAPER.items()]
+heads = (
+    "| | "
+    + " | ".join(f"S = {steps}" for steps in few_steps.PAPER_STEPS)
+    + " |\n"
+    + "|---" * 6
+    + "|\n"
+)
+rows = [
+    f"| {few_steps.row_title(row)} | " + " | ".join(f"{value:g}" for value in values) + " |"
+    for row, values in few_steps.PAPER.items()
+]
 pieces = [
     "**This course, digits: Fréchet distance, classifier features**",
     table.grid("frechet"),
@@ -548,19 +737,49 @@ display(Markdown("\n\n".join(pieces)))
 with plots.figure(
     columns=2,
     height=3.6,
-    alt="Two panels of the same form: distance over the number of steps, both logarithmic, one line per sampler. Left ours, with error bars, right the paper's. In both the line of σ̂ starts highest at ten steps and falls most steeply.",
-    caption="Left, this course's digits with 95 % bootstrap intervals, and the floor: what as many real images score. Right, Song's Table 1.",
+    alt="Two panels of the same form: distance over the number of steps, both "
+    "logarithmic, one line per sampler. Left ours, with error bars, right the "
+    "paper's. In both the line of σ̂ starts highest at ten steps and falls most"
+    " steeply.",
+    caption="Left, this course's digits with 95 % bootstrap intervals, and the floor: "
+    "what as many real images score. Right, Song's Table 1.",
 ) as (ours, paper):
     for row, colour, dash in zip(table.rows, plots.COLOURS, plots.DASHES, strict=False):
-        cells = [one for steps in table.columns if (one := table.result(row, steps)) is not None]
+        cells = [
+            one for steps in table.columns if (one := table.result(row, steps)) is not None
+        ]
         steps = [one.cell.steps for one in cells]
         f = [one.figures for one in cells]
-        bars = [[a.frechet - a.frechet_low for a in f], [a.frechet_high - a.frechet for a in f]]
-        steps = [count * 1.03 ** (table.rows.index(row) - 2) for count in steps]  # side by side, so that no bar hides another
-        ours.errorbar(steps, [a.frechet for a in f], bars, label=few_steps.row_title(row), color=colour, linestyle=dash, capsize=2)
-        paper.plot(few_steps.PAPER_STEPS, few_steps.PAPER[row], color=colour, linestyle=dash)
-    ours.axhline(table.results[0].figures.frechet_floor, color=plots.INK, linewidth=1, linestyle=":", label="real images")
-    for ax, title, places in ((ours, "digits, this course", table.columns), (paper, "CIFAR-10, Song's Table 1", few_steps.PAPER_STEPS)):
+        bars = [
+            [a.frechet - a.frechet_low for a in f],
+            [a.frechet_high - a.frechet for a in f],
+        ]
+        steps = [
+            count * 1.03 ** (table.rows.index(row) - 2) for count in steps
+        ]  # side by side, so that no bar hides another
+        ours.errorbar(
+            steps,
+            [a.frechet for a in f],
+            bars,
+            label=few_steps.row_title(row),
+            color=colour,
+            linestyle=dash,
+            capsize=2,
+        )
+        paper.plot(
+            few_steps.PAPER_STEPS, few_steps.PAPER[row], color=colour, linestyle=dash
+        )
+    ours.axhline(
+        table.results[0].figures.frechet_floor,
+        color=plots.INK,
+        linewidth=1,
+        linestyle=":",
+        label="real images",
+    )
+    for ax, title, places in (
+        (ours, "digits, this course", table.columns),
+        (paper, "CIFAR-10, Song's Table 1", few_steps.PAPER_STEPS),
+    ):
         ax.set(xscale="log", yscale="log", xlabel="steps S", title=title)
         ax.set_xticks(places, [str(place) for place in places])
         ax.minorticks_off()
@@ -568,12 +787,25 @@ with plots.figure(
     ours.legend(fontsize=8.5)
 print("lowest figure of each column")
 for steps in table.columns:
-    mine = min((one for one in table.results if one.cell.steps == steps and not one.cell.quadratic and one.cell.seed == 0), key=lambda one: one.figures.frechet)
+    mine = min(
+        (
+            one
+            for one in table.results
+            if one.cell.steps == steps and not one.cell.quadratic and one.cell.seed == 0
+        ),
+        key=lambda one: one.figures.frechet,
+    )
     place = few_steps.PAPER_STEPS.index(steps)
     theirs = min(few_steps.PAPER, key=lambda row: few_steps.PAPER[row][place])
     zero, one = table.result("0", steps).figures, table.result("1", steps).figures
-    apart = "the intervals of η = 0 and η = 1 " + ("do not overlap" if zero.frechet_high < one.frechet_low or one.frechet_high < zero.frechet_low else "overlap")
-    print(f"S = {steps:>3}: ours {few_steps.row_title(mine.cell.row):<8} the paper's {few_steps.row_title(theirs):<8} {apart}")
+    apart = "the intervals of η = 0 and η = 1 " + (
+        "do not overlap"
+        if zero.frechet_high < one.frechet_low or one.frechet_high < zero.frechet_low
+        else "overlap"
+    )
+    print(
+        f"S = {steps:>3}: ours {few_steps.row_title(mine.cell.row):<8} the paper's {few_steps.row_title(theirs):<8} {apart}"
+    )
 
 # %% [markdown] id=table-reading
 # <details><summary>Answer</summary>
@@ -600,7 +832,10 @@ def final_variance(row: str, steps: int, s: float) -> float:
         x0 = now**0.5 * s / (now * s + 1 - now)  # E[x_0 | x_t] for x_t = 1
         eps = gaussian.eps_from_x0(1.0, x0, now)
         if row == few_steps.SIGMA_HAT:
-            mean, noise = gaussian.posterior_mean(1.0, x0, now, prev), (1 - now / prev) * (t_prev >= 0)
+            mean, noise = (
+                gaussian.posterior_mean(1.0, x0, now, prev),
+                (1 - now / prev) * (t_prev >= 0),
+            )
         else:
             sigma = gaussian.ddim_sigma(now, prev, float(row))
             mean, noise = gaussian.ddim_mean(x0, eps, prev, sigma), sigma**2
@@ -614,25 +849,52 @@ for s in (0.25, 0.002):
     for row in few_steps.PAPER:
         values = [final_variance(row, steps, s) for steps in few_steps.PAPER_STEPS]
         exact_rows[s, row] = values
-        print(f"  {few_steps.row_title(row):<8}" + "   ".join(f"S = {steps}: {value:6.3f}" for steps, value in zip(few_steps.PAPER_STEPS, values, strict=True)))
+        print(
+            f"  {few_steps.row_title(row):<8}"
+            + "   ".join(
+                f"S = {steps}: {value:6.3f}"
+                for steps, value in zip(few_steps.PAPER_STEPS, values, strict=True)
+            )
+        )
 with plots.figure(
     columns=2,
     height=3.2,
-    alt="Two panels: the variance of samples in units of the data's, over the number of steps. Left, for directions of large variance: the lines of η from 0 to 1 start below the right value, that of η = 1 lowest, and the line of σ̂ starts above; all approach it. Right, for "
-    "directions of small variance: σ̂ starts many times too high and comes down slowly.",
-    caption="How wide the samples are with a perfect network; dashed, the right width. Left, where the data vary much. Right, where they hardly vary: there the noise of σ̂'s long steps stays in.",
+    alt="Two panels, the left one linear, the right one logarithmic: the variance "
+    "of samples in units of the data's, over the number of steps. Left, for "
+    "directions of large variance: the lines of η from 0 to 1 start below the "
+    "right value, that of η = 1 lowest, and the line of σ̂ starts above; all "
+    "approach it. Right, for directions of small variance: σ̂ starts many times"
+    " too high and comes down slowly.",
+    caption="How wide the samples are with a perfect network; dashed, the right width. "
+    "Left, where the data vary much. Right, where they hardly vary: there the "
+    "noise of σ̂'s long steps stays in.",
 ) as axes:
     for ax, s in zip(axes, (0.25, 0.002), strict=True):
         for row in few_steps.PAPER:
-            ax.plot(few_steps.PAPER_STEPS, exact_rows[s, row], label=few_steps.row_title(row))
+            ax.plot(
+                few_steps.PAPER_STEPS, exact_rows[s, row], label=few_steps.row_title(row)
+            )
         ax.axhline(1, color=plots.INK, linewidth=1, linestyle="--")
-        ax.set(xscale="log", yscale="log", xlabel="steps S", title=f"s = {s}", ylabel="variance / s")
-        ax.set_xticks(few_steps.PAPER_STEPS, [str(steps) for steps in few_steps.PAPER_STEPS])
+        ax.set(
+            xscale="log",
+            yscale="log" if s < 0.1 else "linear",
+            xlabel="steps S",
+            title=f"s = {s}",
+            ylabel="variance / s",
+        )
+        ax.set_xticks(
+            few_steps.PAPER_STEPS, [str(steps) for steps in few_steps.PAPER_STEPS]
+        )
         ax.minorticks_off()
     axes[0].legend(fontsize=9)
 for s in (0.25, 0.002):
     assert all(abs(exact_rows[s, row][-1] - 1) < 0.2 for row in few_steps.PAPER)
-    assert exact_rows[s, "1"][0] < exact_rows[s, "0"][0] < 1 < exact_rows[s, few_steps.SIGMA_HAT][0]
+    assert (
+        exact_rows[s, "1"][0]
+        < exact_rows[s, "0"][0]
+        < 1
+        < exact_rows[s, few_steps.SIGMA_HAT][0]
+    )
 
 # %% [markdown] id=table-reading-2
 # On the left, $\eta = 1$ loses more of the variance than $\eta = 0$: its samples are too much alike. On the right, $\hat\sigma$ leaves noise where there should be none: each of its steps adds the noise that the forward process would add on the same stretch, and after the last long stretch no step is left that could take it away. That is the grain
@@ -647,9 +909,17 @@ for s in (0.25, 0.002):
 # %% id=table-seeds
 for row in ("0", "1"):
     for steps in (10, 50):
-        found = [one.figures.frechet for one in table.results if (one.cell.row, one.cell.steps, one.cell.quadratic) == (row, steps, False)]
+        found = [
+            one.figures.frechet
+            for one in table.results
+            if (one.cell.row, one.cell.steps, one.cell.quadratic) == (row, steps, False)
+        ]
         first = table.result(row, steps).figures
-        print(f"{few_steps.row_title(row)}, S = {steps}: seeds give " + ", ".join(f"{value:.3f}" for value in found) + f"; interval of the first [{first.frechet_low:.3f}, {first.frechet_high:.3f}]")
+        print(
+            f"{few_steps.row_title(row)}, S = {steps}: seeds give "
+            + ", ".join(f"{value:.3f}" for value in found)
+            + f"; interval of the first [{first.frechet_low:.3f}, {first.frechet_high:.3f}]"
+        )
 
 # %% [markdown] id=table-live
 # ### A cell of it, live
@@ -657,12 +927,21 @@ for row in ("0", "1"):
 # The samples of the first cell of this lesson are a small edition of two cells: 40 images each. And 50 steps for $\eta = 0$, to see what the larger number buys. Judged by the kernel distance, which may be compared across sample sizes.
 
 # %% id=table-live-run
-few["η = 0, S = 50"] = generate(pipeline, COUNT, SamplingSettings("ddim", 50), batch_size=COUNT, bar=quiet)
-stored = {"η = 0": table.result("0", 10), "σ̂": table.result(few_steps.SIGMA_HAT, 10), "η = 0, S = 50": table.result("0", 50)}
+few["η = 0, S = 50"] = generate(
+    pipeline, COUNT, SamplingSettings("ddim", 50), batch_size=COUNT, bar=quiet
+)
+stored = {
+    "η = 0": table.result("0", 10),
+    "σ̂": table.result(few_steps.SIGMA_HAT, 10),
+    "η = 0, S = 50": table.result("0", 50),
+}
 print("kernel distance × 1000    live, 40 samples          stored, 500 samples")
 for name, pixels in few.items():
     features = judge.extract(pixels)
-    live, range_ = metrics.kernel_distance(features, judge.train_features), uncertainty.kernel_interval(features, judge.train_features)
+    live, range_ = (
+        metrics.kernel_distance(features, judge.train_features),
+        uncertainty.kernel_interval(features, judge.train_features),
+    )
     kept = stored[name].figures
     print(
         f"{name:<15} {1000 * live:9.1f} [{1000 * range_.low:7.1f}, {1000 * range_.high:7.1f}]   {1000 * kept.kernel:9.1f} [{1000 * kept.kernel_low:7.1f}, {1000 * kept.kernel_high:7.1f}]"
@@ -685,10 +964,15 @@ judged = {
 }
 for name, pixels in judged.items():
     found = judge.figures(pixels, replicates=50)
-    print(f"{name:<22} N = {found.num_samples}: Fréchet {found.frechet:.3f} [{found.frechet_low:.3f}, {found.frechet_high:.3f}], kernel × 1000 {1000 * found.kernel:.2f}")
+    print(
+        f"{name:<22} N = {found.num_samples}: Fréchet {found.frechet:.3f} [{found.frechet_low:.3f}, {found.frechet_high:.3f}], kernel × 1000 {1000 * found.kernel:.2f}"
+    )
 everything = by_hand(features_train, features_train)
 print(f"the thief, all {len(train):,} images: Fréchet {everything:.2e}")
-assert judge.figures(judged["the thief"], replicates=2).frechet < judge.figures(judged["held-out real images"], replicates=2).frechet
+assert (
+    judge.figures(judged["the thief"], replicates=2).frechet
+    < judge.figures(judged["held-out real images"], replicates=2).frechet
+)
 
 # %% [markdown] id=thief-answer
 # <details><summary>Answer</summary>
@@ -714,24 +998,48 @@ looked_up = {
     "the thief": finished_neighbour(to_model_range(judged["the thief"]), real),
 }
 for name, (_, distance) in looked_up.items():
-    print(f"{name:<10} distance to the nearest training image: median {distance.median():.3f}, smallest {distance.min():.3f}")
+    print(
+        f"{name:<10} distance to the nearest training image: median {distance.median():.3f}, smallest {distance.min():.3f}"
+    )
 closest = looked_up["samples"][1].argsort()[:12]
 pairs = torch.cat([made[closest], real[looked_up["samples"][0][closest]]])
 plots.image_grid(
     pairs,
     12,
     row_labels=["sample", "nearest\ntraining image"],
-    alt="Two rows of twelve digits: samples, and below each the training image nearest to it. Most pairs show the same digit in a slightly different hand.",
-    caption="The twelve samples that are closest to a training image, and that image. The ones most likely to be copies: look whether they are.",
+    alt="Two rows of twelve digits: samples, and below each the training image "
+    "nearest to it. Most pairs show the same digit in a slightly different "
+    "hand.",
+    caption="The twelve samples that are closest to a training image, and that image. "
+    "The ones most likely to be copies: look whether they are.",
 )
 with plots.figure(
     6,
     2.6,
-    alt="Two histograms of the distance to the nearest training image, for samples and for held-out real images, lying largely over each other; a line at zero marks the thief.",
-    caption="The distances of a model that copied would pile up near 0, left of those of held-out images. The thief's are all 0.",
+    alt="Two histograms of the distance to the nearest training image, for samples "
+    "and for held-out real images, lying largely over each other; a line at "
+    "zero marks the thief.",
+    caption="The distances of a model that copied would pile up near 0, left of those "
+    "of held-out images. The thief's are all 0.",
 ) as ax:
-    ax.hist(looked_up["held-out"][1].numpy(), bins=25, range=(0, 0.6), density=True, color=plots.SKY, label="held-out images")
-    ax.hist(looked_up["samples"][1].numpy(), bins=25, range=(0, 0.6), density=True, histtype="step", linewidth=2, color=plots.VERMILION, label="samples")
+    ax.hist(
+        looked_up["held-out"][1].numpy(),
+        bins=25,
+        range=(0, 0.6),
+        density=True,
+        color=plots.SKY,
+        label="held-out images",
+    )
+    ax.hist(
+        looked_up["samples"][1].numpy(),
+        bins=25,
+        range=(0, 0.6),
+        density=True,
+        histtype="step",
+        linewidth=2,
+        color=plots.VERMILION,
+        label="samples",
+    )
     ax.axvline(0, color=plots.INK, linewidth=3, linestyle="-", label="the thief")
     ax.set(xlabel="distance to the nearest training image", yticks=[])
     ax.legend()
@@ -751,7 +1059,9 @@ def patches(pixels):
 
 grain = torch.randn(test.pixels.shape, generator=generator)
 spoilt = {
-    "blurred": avg_pool2d(pad(test.pixels.float(), [1] * 4, mode="replicate"), 3, stride=1).round().to(torch.uint8),
+    "blurred": avg_pool2d(pad(test.pixels.float(), [1] * 4, mode="replicate"), 3, stride=1)
+    .round()
+    .to(torch.uint8),
     "noise": (test.pixels + 40 * grain).round().clamp(0, 255).to(torch.uint8),
     "shifted": test.pixels.roll(2, dims=3),
     "0 to 4 only": test.pixels[test.labels < 5],
@@ -761,9 +1071,18 @@ ratio = {}
 for name, extract in extractors.items():
     seen = extract(train.pixels).double()
     floor = by_hand(extract(test.pixels).double(), seen)
-    ratio[name] = {kind: by_hand(extract(pixels).double(), seen) / floor for kind, pixels in spoilt.items()}
-    print(f"{name:<11}" + "   ".join(f"{kind} {value:6.1f}" for kind, value in ratio[name].items()) + "   (times the floor)")
-ranking = {name: sorted(values, key=values.get, reverse=True) for name, values in ratio.items()}
+    ratio[name] = {
+        kind: by_hand(extract(pixels).double(), seen) / floor
+        for kind, pixels in spoilt.items()
+    }
+    print(
+        f"{name:<11}"
+        + "   ".join(f"{kind} {value:6.1f}" for kind, value in ratio[name].items())
+        + "   (times the floor)"
+    )
+ranking = {
+    name: sorted(values, key=values.get, reverse=True) for name, values in ratio.items()
+}
 for name, order_of in ranking.items():
     print(f"{name:<11}from worst to best: " + ", ".join(order_of))
 assert ranking["classifier"] != ranking["patches"]
@@ -773,15 +1092,28 @@ plots.image_grid(
     8,
     row_labels=["real", *spoilt],
     width=5.5,
-    alt="Five rows of eight digits: real, blurred, with noise, shifted to the right, and only the digits 0 to 4.",
+    alt="Five rows of eight digits: real, blurred, with noise, shifted to the "
+    "right, and only the digits 0 to 4.",
     caption="The same real digits, spoilt in four ways.",
 )
-with plots.figure(6.4, 2.9, alt="Grouped bars on a logarithmic axis: for each of the four spoilt sets, the distance in units of the floor by the classifier's features and by patches. Their order differs between the two.", caption="What one extractor finds terrible, another hardly notices.") as ax:
+with plots.figure(
+    6.4,
+    2.9,
+    alt="Grouped bars on a logarithmic axis: for each of the four spoilt sets, the distance in "
+    "units of the floor by the classifier's features and by patches. Their order differs "
+    "between the two.",
+    caption="What one extractor finds terrible, another hardly notices.",
+) as ax:
     for i, (name, values) in enumerate(ratio.items()):
         places = [place + 0.38 * (i - 0.5) for place in range(len(values))]
         ax.bar(places, list(values.values()), 0.36, color=plots.COLOURS[i], label=name)
     ax.axhline(1, color=plots.INK, linewidth=1, linestyle="--")
-    ax.set(yscale="log", ylabel="times the floor", xticks=range(len(spoilt)), xticklabels=list(spoilt))
+    ax.set(
+        yscale="log",
+        ylabel="times the floor",
+        xticks=range(len(spoilt)),
+        xticklabels=list(spoilt),
+    )
     ax.legend()
 
 # %% [markdown] id=extractor-answer
@@ -802,8 +1134,6 @@ with plots.figure(6.4, 2.9, alt="Grouped bars on a logarithmic axis: for each of
 
 
 # %% id=clinic-run
-from ddpm_from_scratch import shipped_classifier
-
 network, _ = shipped_classifier("digits")
 by_class = test.labels.argsort()
 given = test.pixels[by_class]
@@ -812,7 +1142,9 @@ hundred = torch.randperm(len(given), generator=generator)[:100]
 
 @torch.no_grad()
 def features_of(pixels, batch, to_range=to_model_range):
-    return torch.cat([network.features(to_range(part)) for part in pixels.split(batch)]).double()
+    return torch.cat(
+        [network.features(to_range(part)) for part in pixels.split(batch)]
+    ).double()
 
 
 def distances(features, real):
@@ -842,23 +1174,45 @@ def bug_b(pixels, batch):
 
 reports = {
     "right": report(features_of, distances, features_train),
-    "A": report(lambda p, b: features_of(p, b, lambda part: part.float() / 255), distances, features_train),
+    "A": report(
+        lambda p, b: features_of(p, b, lambda part: part.float() / 255),
+        distances,
+        features_train,
+    ),
     "B": report(bug_b, distances, features_train),
     "C": report(features_of, not_centred, features_train),
     "D": report(features_of, distances, features_of(given, 500)),
 }
 print("report    all 297    100 of them    all 297, in batches of 20    moved by 2")
 for name, values in reports.items():
-    print(f"{name:<8}{values[0]:9.3f}      {values[1]:9.3f}       {values[2]:9.3f}                  {values[3]:9.3f}")
+    print(
+        f"{name:<8}{values[0]:9.3f}      {values[1]:9.3f}       {values[2]:9.3f}                  {values[3]:9.3f}"
+    )
 with plots.figure(
     7,
     3.1,
-    alt="Grouped bars of the five reports, four bars each. The first three bars of A are high. The third bar of B is much higher than its first. C looks like the right report but for its fourth bar. D has a first and a third bar of zero.",
-    caption="Five reports on the same images. A figure near the expected one proves little: look how it changes.",
+    alt="Grouped bars of the five reports, four bars each. The first three bars of "
+    "A are high. The third bar of B is much higher than its first. C looks like"
+    " the right report but for its fourth bar. D has a first and a third bar of"
+    " zero.",
+    caption="Five reports on the same images. A figure near the expected one proves "
+    "little: look how it changes.",
 ) as ax:
     for i, label in enumerate(("all 297", "100 of them", "batches of 20", "moved by 2")):
-        ax.bar([place + 0.2 * (i - 1.5) for place in range(len(reports))], [max(v[i], 1e-2) for v in reports.values()], 0.18, color=plots.COLOURS[i], label=label)
-    ax.set(yscale="log", xticks=range(len(reports)), xticklabels=list(reports), ylabel="Fréchet distance", ylim=(1e-2, 600))
+        ax.bar(
+            [place + 0.2 * (i - 1.5) for place in range(len(reports))],
+            [max(v[i], 1e-2) for v in reports.values()],
+            0.18,
+            color=plots.COLOURS[i],
+            label=label,
+        )
+    ax.set(
+        yscale="log",
+        xticks=range(len(reports)),
+        xticklabels=list(reports),
+        ylabel="Fréchet distance",
+        ylim=(1e-2, 600),
+    )
     ax.legend(fontsize=9, ncols=4, loc="upper center")
 
 # %% [markdown] id=clinic-answers

@@ -275,8 +275,10 @@ class Table:
         return "\n".join(lines)
 
     def _details(self) -> str:
-        columns = ("sampler", "S", "seed", "samples", "Fréchet", "bias of so few", "so many real images")
-        columns += ("kernel × 1000", "minutes")
+        columns = (
+            *("sampler", "S", "seed", "samples"),
+            *("Fréchet", "bias of so few", "so many real images", "kernel × 1000", "minutes"),
+        )
         lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
         for one in self.results:
             cell, f = one.cell, one.figures

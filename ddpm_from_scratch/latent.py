@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -68,10 +68,10 @@ def sample_from(
     """
     if eta > 0 and step_noise is None:
         raise ValueError("with eta above 0 each step needs its noise: give step_noise")
-    x = x_T
+    x, advance = x_T, cast(Any, scheduler.step)
     for step, t in enumerate(scheduler.timesteps):
-        noise = {} if step_noise is None or eta == 0 else {"variance_noise": step_noise(step)}
-        x = scheduler.step(model(x, t).sample, t, x, eta=eta, **noise).prev_sample
+        noise = step_noise(step) if step_noise is not None and eta > 0 else None
+        x = advance(model(x, t).sample, t, x, eta=eta, variance_noise=noise).prev_sample
     return x
 
 

@@ -239,10 +239,10 @@ def kernel_distance_inputs(generator: torch.Generator, index: int) -> Case:
 def _kernels(x, y, size=None, power=3, constant=1.0):
     size = x.shape[1] if size is None else size
     x, y = x.double(), y.double()
-    return tuple((a @ b.T / size + constant) ** power for a, b in ((x, x), (y, y), (x, y)))
+    return [(a @ b.T / size + constant) ** power for a, b in ((x, x), (y, y), (x, y))]
 
 
-def _unbiased(k_xx, k_yy, k_xy, cross=2.0):
+def _unbiased(k_xx, k_yy, k_xy, *, cross=2.0):
     n, m = len(k_xx), len(k_yy)
     within = (k_xx.sum() - k_xx.trace()) / (n * (n - 1)) + (k_yy.sum() - k_yy.trace()) / (m * (m - 1))
     return float(within - cross * k_xy.mean())

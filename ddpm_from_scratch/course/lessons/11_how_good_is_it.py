@@ -423,7 +423,7 @@ sizes = (100, 150, 250, 400, 700, 1200)
 frechet_at, kernel_at, kernel_spread = [], [], []
 against = mean_train + draw(1500, D) @ half
 for n in sizes:
-    sets = [mean_train + draw(n, D) @ half for _ in range(12)]
+    sets = [mean_train + draw(n, D) @ half for _ in range(8)]
     stats = [metrics.gaussian_statistics(one) for one in sets]
     frechet_at.append(
         sum(
@@ -644,7 +644,7 @@ likelihood = metrics.bits_per_dimension(
     fashion.unet.eval(),
     DDPMScheduler.from_config(fashion.scheduler.config),
     images,
-    24,
+    16,
     64,
     show_progress=False,
 )
@@ -656,7 +656,7 @@ for name, value in (
 ):
     print(f"{name:<20} {value:8.4f} bits per dimension")
 print(
-    f"standard error {likelihood.standard_error:.3f}: {len(images)} images, 24 of 999 timesteps each"
+    f"standard error {likelihood.standard_error:.3f}: {len(images)} images, 16 of 999 timesteps each"
 )
 asked = [
     (t, float(bits))
@@ -694,7 +694,7 @@ with plots.figure(
 # %% [markdown] id=bits-answer
 # <details><summary>Answer</summary>
 #
-# In those with little. Which garment it is takes a few bits *per image*; the exact grey level of each of 784 pixels takes several bits *per pixel*. That is why $L_{\text{simple}}$, which gives small $t$ less weight than the bound does, makes better samples and worse bits (Ho section 3.4, lesson 03): **the two kinds of figures measure different
+# In those with little. Which garment it is takes a few bits *per image*; the exact grey levels take bits *per pixel*, and there are 784 pixels. That is why $L_{\text{simple}}$, which gives small $t$ less weight than the bound does, makes better samples and worse bits (Ho section 3.4, lesson 03): **the two kinds of figures measure different
 # things**, and neither implies the other. Ho reports at most 3.75 bits for CIFAR-10; that is another dataset, and not to be compared with the figure above, least of all with one whose images are mostly black.
 #
 # </details>

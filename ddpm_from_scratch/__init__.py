@@ -5,6 +5,7 @@ from ddpm_from_scratch.classifier import FeatureClassifier, train_classifier
 from ddpm_from_scratch.config import ConfigMixin, FrozenConfig, register_to_config
 from ddpm_from_scratch.data import DATASETS, ImageDataset, ImageFolder, load_dataset, to_model_range, to_pixels
 from ddpm_from_scratch.evaluation import Evaluation, SamplingSettings, evaluate, generate, judge
+from ddpm_from_scratch.few_steps import Plan, Table, few_steps_table, quadratic_timesteps
 from ddpm_from_scratch.gaussian import (
     ddim_mean,
     ddim_sigma,
@@ -25,6 +26,18 @@ from ddpm_from_scratch.gaussian import (
 )
 from ddpm_from_scratch.hub import ModelMixin, shipped_model, shipped_models
 from ddpm_from_scratch.images import save_gif, save_sheet, sheet
+from ddpm_from_scratch.judges import Figures, Judge, classifier_judge, inception_judge, named_judge
+from ddpm_from_scratch.latent import (
+    encode_decode_errors,
+    explained_share,
+    interpolation_paths,
+    largest_jump,
+    observed_order,
+    path_length_ratio,
+    sample_from,
+    slerp,
+)
+from ddpm_from_scratch.likelihood import Likelihood
 from ddpm_from_scratch.metrics import (
     bits_per_dimension,
     class_shares,
@@ -40,6 +53,7 @@ from ddpm_from_scratch.models.resnet import Downsample2D, ResnetBlock2D, Upsampl
 from ddpm_from_scratch.models.unet import AttnDownBlock2D, AttnUpBlock2D, DownBlock2D, UNetMidBlock2D, UpBlock2D
 from ddpm_from_scratch.outputs import Output
 from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline, DiffusionPipeline, ImagePipelineOutput, numpy_to_pil
+from ddpm_from_scratch.provenance import machine, model_hash
 from ddpm_from_scratch.reference import Reference, classify, load_classifier, shipped_classifier
 from ddpm_from_scratch.schedulers import (
     DDIMScheduler,
@@ -72,6 +86,15 @@ from ddpm_from_scratch.training import (
     train,
     training_target,
 )
+from ddpm_from_scratch.uncertainty import (
+    Interval,
+    floor_at,
+    frechet_bias,
+    frechet_by_size,
+    frechet_interval,
+    gaussian_bias,
+    kernel_interval,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -92,13 +115,18 @@ __all__ = [
     "EMA",
     "Evaluation",
     "FeatureClassifier",
+    "Figures",
     "FrozenConfig",
     "ImageDataset",
     "ImageFolder",
     "ImagePipelineOutput",
+    "Interval",
+    "Judge",
+    "Likelihood",
     "LogFile",
     "ModelMixin",
     "Output",
+    "Plan",
     "Previews",
     "Progress",
     "ProgressBar",
@@ -108,6 +136,7 @@ __all__ = [
     "SamplingSettings",
     "Scheduler",
     "StopTraining",
+    "Table",
     "TensorBoard",
     "TimestepEmbedding",
     "TrainingConfig",
@@ -120,6 +149,7 @@ __all__ = [
     "alpha_bars",
     "bits_per_dimension",
     "class_shares",
+    "classifier_judge",
     "classify",
     "confident_share",
     "cosine",
@@ -128,30 +158,49 @@ __all__ = [
     "ddim_sigma",
     "diffusion_loss",
     "discretized_log_likelihood",
+    "encode_decode_errors",
     "eps_from_v",
     "eps_from_x0",
     "evaluate",
+    "explained_share",
+    "few_steps_table",
+    "floor_at",
     "forward_step",
+    "frechet_bias",
+    "frechet_by_size",
     "frechet_distance",
+    "frechet_interval",
+    "gaussian_bias",
     "gaussian_statistics",
     "generate",
+    "inception_judge",
+    "interpolation_paths",
     "judge",
     "kernel_distance",
+    "kernel_interval",
+    "largest_jump",
     "linear",
     "load_classifier",
     "load_dataset",
     "log_snr",
     "loss_weights",
+    "machine",
     "make_betas",
+    "model_hash",
+    "named_judge",
     "nats_to_bits",
     "normal_kl",
     "numpy_to_pil",
+    "observed_order",
+    "path_length_ratio",
     "posterior_mean",
     "posterior_variance",
     "q_sample",
+    "quadratic_timesteps",
     "randn",
     "register_to_config",
     "rescale_zero_terminal_snr",
+    "sample_from",
     "save_gif",
     "save_sheet",
     "scaled_dot_product_attention",
@@ -163,6 +212,7 @@ __all__ = [
     "shipped_models",
     "sigmoid",
     "sinusoidal_embedding",
+    "slerp",
     "small_unet",
     "snr",
     "to_model_range",

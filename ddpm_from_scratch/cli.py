@@ -44,6 +44,23 @@ class Benchmark(StrEnum):
     widgets = "widgets"
 
 
+class TableName(StrEnum):
+    """The tables that `ddpm eval` makes."""
+
+    ddim = "ddim"
+    bits = "bits"
+
+
+class Features(StrEnum):
+    """Whose features carry the distances."""
+
+    classifier = "classifier"
+    inception = "inception"
+
+
+DDIM_ROWS = "0,0.2,0.5,1,sigma-hat"
+
+
 def _device(name: str) -> Any:
     import torch
 
@@ -230,7 +247,9 @@ def evaluate(
     classifier: Annotated[
         str | None, typer.Option(help="The judge: digits, fashion, or a folder; a shipped model has its own.")
     ] = None,
-    num: Annotated[int, typer.Option(help="How many samples.")] = 10_000,
+    num: Annotated[
+        int | None, typer.Option(help="How many samples: 10,000; 5,000 a cell of --table ddim; 500 images of bits.")
+    ] = None,
     scheduler: Annotated[SamplerName, typer.Option(help="The sampler.")] = SamplerName.ddim,
     steps: Annotated[int, typer.Option(help="Network calls per sample.")] = 50,
     eta: Annotated[float, typer.Option(help="Noise of DDIM, from 0 (deterministic) to 1.")] = 0.0,
@@ -240,26 +259,57 @@ def evaluate(
         Path | None, typer.Option(help="Folder for samples and figures; stopped runs go on there.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples made at a time.")] = 250,
+    table: Annotated[
+        TableName | None,
+        typer.Option(help="ddim: samplers by numbers of steps. bits: bits per dimension of held-out images, by term."),
+    ] = None,
+    rows: Annotated[str, typer.Option(help="Rows of --table ddim: values of η, and sigma-hat.")] = DDIM_ROWS,
+    columns: Annotated[str, typer.Option(help="Columns of --table ddim: numbers of steps.")] = "10,20,50,100,1000",
+    long_num: Annotated[int, typer.Option(help="Samples of a cell with S = 1000 (η = 0, 1, σ̂ only).")] = 1000,
+    repeats: Annotated[int, typer.Option(help="Seeds of the cells S = 10 and 50, η = 0 and 1.")] = 3,
+    quadratic: Annotated[str, typer.Option(help="Numbers of steps for quadratic timesteps at η = 0.")] = "10,20,50",
+    features: Annotated[
+        Features, typer.Option(help="Features of --table ddim: the classifier's, or Inception's by torchmetrics.")
+    ] = Features.classifier,
+    dataset: Annotated[
+        str | None, typer.Option(help="The model's dataset, for bits and Inception; a shipped model has its own.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
+    per_image: Annotated[int, typer.Option(help="Timesteps at which --table bits asks each image; 0 for all.")] = 100,
     device: Device = "auto",
 ) -> None:
-    """Judge a model's samples beside real images: Fréchet and kernel distance, recognition, class shares."""
-    from ddpm_from_scratch import evaluation, reference
+    """Judge a model: its samples beside real images, a table of few steps, or bits per dimension."""
+    from ddpm_from_scratch import judges, reports
     from ddpm_from_scratch.pipelines import DDPMPipeline
 
-    judge = classifier or (model if model in reference.SHIPPED else None)
-    if judge is None:
-        raise ValueError(
-            f"say which classifier judges {model}: --classifier {', '.join(reference.SHIPPED)} or a folder"
+    judges.check_dataset(model, dataset or classifier or model)
+    pipeline = DDPMPipeline.from_pretrained(model).to(_device(device))
+    asked = reports.Request(
+        model=model,
+        classifier=classifier,
+        dataset=dataset,
+        root=root,
+        output=output,
+        seed=seed,
+        precision=precision,
+        batch_size=batch_size,
+    )
+    if table is TableName.ddim:
+        plan = reports.plan_of(
+            rows.split(","),
+            _numbers("--columns", columns),
+            num or 5000,
+            long_num,
+            seed,
+            repeats,
+            _numbers("--quadratic", quadratic) if quadratic else [],
         )
-    load = reference.shipped_classifier if judge in reference.SHIPPED else reference.load_classifier
-    network, real = load(judge)
-    pipeline = DDPMPipeline.from_pretrained(model)
-    place = _device(device)
-    settings = evaluation.SamplingSettings(str(scheduler), steps, eta, seed, precision)
-    figures = evaluation.evaluate(pipeline.to(place), network.to(place), real, num, settings, batch_size, output)
-    if output is not None:
-        (output / "evaluation.json").write_text(figures.to_json(), encoding="utf-8")
-    typer.echo(figures.table())
+        text = reports.ddim_table(pipeline, asked, plan, inception=features is Features.inception).to_markdown()
+    elif table is TableName.bits:
+        text = reports.bits_table(pipeline, asked, num or 500, per_image or None).to_markdown()
+    else:
+        text = reports.plain(pipeline, asked, num or 10_000, str(scheduler), steps, eta).table()
+    typer.echo(text)
 
 
 @app.command()

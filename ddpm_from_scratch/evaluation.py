@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ddpm_from_scratch import metrics
+from ddpm_from_scratch import metrics, uncertainty
 from ddpm_from_scratch.classifier import FeatureClassifier
+from ddpm_from_scratch.config import write_file
 from ddpm_from_scratch.hub import write_weights
+from ddpm_from_scratch.judges import check_shape
 from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline, DiffusionPipeline
+from ddpm_from_scratch.provenance import model_hash
 from ddpm_from_scratch.reference import Reference, classify, read_tensors
-from ddpm_from_scratch.schedulers import DDPMScheduler
+from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
+from ddpm_from_scratch.schedulers.ddpm import VARIANCE_TYPES
 from ddpm_from_scratch.training import seeded
 
 SETTINGS = "settings.json"
@@ -34,15 +38,17 @@ class SamplingSettings:
     """How samples are made. The images depend on these and the model alone, not on batches or interruptions.
 
     Args:
-        scheduler: "ddim", or "ddpm" with the variance type of the pipeline's own scheduler.
+        scheduler: "ddim" or "ddpm".
         num_inference_steps: S.
         eta: η of Song eq. 16, for "ddim".
         seed: image i is made by a generator that depends on (seed, i) alone, as in `ddpm sample`; a class-conditional
             model is asked for class i modulo their number.
         precision: "float32", or "bf16" for a network under autocast.
+        variance_type: of "ddpm", instead of that of the pipeline's own scheduler.
+        timesteps: of "ddim", the S timesteps visited, instead of those that the scheduler's spacing gives.
 
     Raises:
-        ValueError: an unknown choice or a value out of range.
+        ValueError: an unknown choice, a value out of range, timesteps that are not S or not strictly descending.
     """
 
     scheduler: str = "ddim"
@@ -50,6 +56,8 @@ class SamplingSettings:
     eta: float = 0.0
     seed: int = 0
     precision: str = "float32"
+    variance_type: str | None = None
+    timesteps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.scheduler not in ("ddim", "ddpm"):
@@ -60,17 +68,26 @@ class SamplingSettings:
             raise ValueError(f"eta must lie in [0, 1], and be 0 for 'ddpm', got {self.eta}")
         if self.num_inference_steps < 1 or self.seed < 0:
             raise ValueError("num_inference_steps must be at least 1 and seed not negative")
+        if self.variance_type is not None and (self.scheduler != "ddpm" or self.variance_type not in VARIANCE_TYPES):
+            raise ValueError(f"variance_type belongs to 'ddpm' and is one of {', '.join(VARIANCE_TYPES)}")
+        if self.timesteps is not None:
+            self._check_timesteps(self.timesteps)
+
+    def _check_timesteps(self, timesteps: tuple[int, ...]) -> None:
+        if self.scheduler != "ddim" or len(timesteps) != self.num_inference_steps:
+            raise ValueError(
+                f"timesteps belong to 'ddim' and are num_inference_steps = {self.num_inference_steps} many, "
+                f"got {len(timesteps)} for {self.scheduler!r}"
+            )
+        if any(now <= later for now, later in zip(timesteps, timesteps[1:], strict=False)):
+            raise ValueError(f"timesteps must descend, none twice, got {timesteps}")
+
+    def facts(self) -> dict[str, Any]:
+        """The settings by name, without those that say nothing."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 # ---------------------------------------------------------------- making samples
-
-
-def model_hash(model: torch.nn.Module) -> str:
-    """Twelve hexadecimal digits that depend on every weight of a model."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def generate(
@@ -80,6 +97,7 @@ def generate(
     batch_size: int = 250,
     folder: str | Path | None = None,
     num_classes: int = 10,
+    bar: Any = None,
 ) -> Tensor:
     """Samples as 8-bit pixels (N, C, H, W), like the images a model is trained on.
 
@@ -90,6 +108,7 @@ def generate(
         batch_size: made at a time; it does not change the images.
         folder: finished batches are kept here, and found again by a later call with the same model and settings.
         num_classes: classes that a class-conditional model is asked for in turn.
+        bar: a progress bar to move by samples × steps, instead of one of its own.
 
     Raises:
         ValueError: a number below 1, or a folder that holds samples of another model or of other settings.
@@ -101,13 +120,29 @@ def generate(
     done = store.load(num_samples)
     sampler = _Sampler(pipeline, settings, num_classes)
     starts = range(sum(map(len, done)), num_samples, batch_size)
-    total, steps = num_samples * settings.num_inference_steps, settings.num_inference_steps
-    with tqdm(total=total, initial=starts.start * steps, desc="samples × steps", unit_scale=True) as bar:
+    steps = settings.num_inference_steps
+    options = {"initial": starts.start * steps, "desc": "samples × steps", "unit_scale": True}
+    with tqdm(total=num_samples * steps, **options) if bar is None else nullcontext(bar) as moving:
         for start in starts:
-            indices = range(start, min(start + batch_size, num_samples))
-            done.append(sampler(indices, bar))
-            store.save(start, done[-1])
+            began = time.monotonic()
+            done.append(sampler(range(start, min(start + batch_size, num_samples)), moving))
+            store.save(start, done[-1], time.monotonic() - began)
     return torch.cat(done)
+
+
+def sampling_minutes(folder: str | Path) -> float:
+    """The minutes that went into the batches of samples in a folder, interruptions apart."""
+    seconds = [read_tensors(path).get("seconds") for path in sorted(Path(folder).glob("samples_*.safetensors"))]
+    return sum(float(s) for s in seconds if s is not None) / 60
+
+
+class _Visiting(DDIMScheduler):
+    """Visits the timesteps it is given, whatever number of steps a pipeline asks for."""
+
+    chosen: tuple[int, ...] = ()
+
+    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, timesteps: Any = None) -> None:
+        super().set_timesteps(device=device, timesteps=self.chosen)
 
 
 class _Sampler:
@@ -120,8 +155,13 @@ class _Sampler:
         self.pipeline: Any
         if settings.scheduler == "ddim":
             self.pipeline = DDIMPipeline(self.unet, pipeline.scheduler)
+            if settings.timesteps is not None:
+                self.pipeline.scheduler = _Visiting.from_config(self.pipeline.scheduler.config)
+                self.pipeline.scheduler.chosen = settings.timesteps
         else:
-            self.pipeline = DDPMPipeline(self.unet, DDPMScheduler.from_config(pipeline.scheduler.config))
+            changes: dict[str, Any] = {"variance_type": settings.variance_type} if settings.variance_type else {}
+            scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, **changes)
+            self.pipeline = DDPMPipeline(self.unet, scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
         if settings.precision == "bf16":
             self.unet.to(memory_format=torch.channels_last)
@@ -151,16 +191,16 @@ class _Store:
         if self.folder is None:
             return
         schedule = {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")}
-        now = {"model": model_hash(pipeline.unet), **asdict(settings), "schedule": schedule}
+        now = {"model": model_hash(pipeline.unet), **settings.facts(), "schedule": schedule}
         now = json.loads(json.dumps(now, default=str))
         path = self.folder / SETTINGS
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+            write_file(path, (json.dumps(now, indent=2) + "\n").encode())
             return
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-            changed = [key for key in now if saved[key] != now[key]]
+            changed = [key for key in {**now, **saved, "model": saved["model"]} if saved.get(key) != now.get(key)]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: choose another folder for the samples, or delete this one") from None
         if changed:
@@ -174,9 +214,9 @@ class _Store:
             found.append(read_tensors(self._path(count))["pixels"][: num_samples - count])
         return found
 
-    def save(self, start: int, pixels: Tensor) -> None:
+    def save(self, start: int, pixels: Tensor, seconds: float) -> None:
         if self.folder is not None:
-            write_weights(self._path(start), {"pixels": pixels.contiguous()})
+            write_weights(self._path(start), {"pixels": pixels.contiguous(), "seconds": torch.tensor(seconds)})
 
     def _path(self, start: int) -> Path:
         assert self.folder is not None
@@ -209,6 +249,8 @@ class Evaluation:
         settings: how the samples were made.
         model: hash of the model's weights.
         minutes: spent on sampling in this call, and judging.
+        frechet_bias: how far `frechet` lies above that of infinitely many samples; NaN for fewer than 4 samples.
+        frechet_floor_here: what as many real images as there are samples would score.
     """
 
     num_samples: int
@@ -224,6 +266,8 @@ class Evaluation:
     settings: SamplingSettings | None = None
     model: str = ""
     minutes: float = math.nan
+    frechet_bias: float = math.nan
+    frechet_floor_here: float = math.nan
 
     @property
     def frechet_ratio(self) -> float:
@@ -262,6 +306,8 @@ class Evaluation:
         """A short table in Markdown: figures, then the verdict."""
         rows = [
             ("Fréchet distance to the training images", f"{self.frechet:.4f}", f"{self.frechet_floor:.4f}"),
+            ("of it bias of so few samples", f"{self.frechet_bias:.4f}", ""),
+            (f"what {self.num_samples:,} real images would have", "", f"{self.frechet_floor_here:.4f}"),
             ("kernel distance to the training images", f"{self.kernel:.2e}", f"{self.kernel_floor:.2e}"),
             ("confident (> 0.9)", f"{self.confident_share:.2%}", f"{self.real_confident_share:.2%}"),
             *(
@@ -310,6 +356,8 @@ def judge(pixels: Tensor, classifier: FeatureClassifier, reference: Reference) -
         class_shares=metrics.class_shares(logits),
         real_class_shares=reference.class_shares.tolist(),
         real_count=int(reference.test_count),
+        frechet_bias=uncertainty.frechet_bias(features, reference.train) if len(features) >= 4 else math.nan,
+        frechet_floor_here=uncertainty.floor_at(reference.train, reference.test, len(features)),
     )
 
 
@@ -348,12 +396,4 @@ def check_fits(pipeline: DiffusionPipeline, classifier: FeatureClassifier) -> No
     Raises:
         ValueError: channels or sizes that differ.
     """
-    config = pipeline.unet.config
-    size = config.sample_size
-    height, width = (size, size) if size is None or isinstance(size, int) else size
-    made = (config.in_channels, height, width)
-    if made != classifier.image_shape:
-        raise ValueError(
-            f"the model makes images of shape {made}, the classifier takes {classifier.image_shape}: "
-            "choose the classifier of the model's dataset"
-        )
+    check_shape(classifier.image_shape, pipeline.unet.config, "the classifier takes")

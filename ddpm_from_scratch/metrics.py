@@ -84,17 +84,22 @@ def kernel_distance(features1: Tensor, features2: Tensor) -> float:
     x, y = features1.double(), features2.double()
     n, m = len(x), len(y)
     # unbiased: the pairs of a vector with itself are left out
-    within_x = (_kernel_sum(x, x) - _kernel(x.square().sum(dim=1), x).sum()) / (n * (n - 1))
-    within_y = (_kernel_sum(y, y) - _kernel(y.square().sum(dim=1), y).sum()) / (m * (m - 1))
+    within_x = (_kernel_sum(x, x) - _kernel_diagonal(x).sum()) / (n * (n - 1))
+    within_y = (_kernel_sum(y, y) - _kernel_diagonal(y).sum()) / (m * (m - 1))
     return float(within_x + within_y - 2 * _kernel_sum(x, y) / (n * m))
 
 
-def _kernel(products: Tensor, features: Tensor) -> Tensor:
-    return (products / features.shape[1] + 1) ** 3
+def kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(x·y / D + 1)³ of every pair; x (N, D) and y (M, D) → (N, M) (Binkowski et al. 2018, section 4)."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    return torch.stack([_kernel(block @ y.T, x).sum() for block in x.split(KERNEL_BLOCK)]).sum()
+    return torch.stack([kernel(block, y).sum() for block in x.split(KERNEL_BLOCK)]).sum()
+
+
+def _kernel_diagonal(x: Tensor) -> Tensor:
+    return (x.square().mean(dim=1) + 1) ** 3
 
 
 # ---------------------------------------------------------------- shares
@@ -161,6 +166,7 @@ def bits_per_dimension(
     seed: int = 0,
     discrete: bool = True,
     class_labels: Tensor | None = None,
+    show_progress: bool = True,
 ) -> BitsPerDimension:
     """The negative log-likelihood bound of a model, term by term (Ho eq. 5; discrete decoder eq. 13).
 
@@ -178,6 +184,7 @@ def bits_per_dimension(
         discrete: 8-bit pixels (values k/127.5 - 1) under the discrete decoder; False: continuous data under the
             Gaussian density, for checks against a known entropy.
         class_labels: (N,), for a class-conditional model.
+        show_progress: with a bar.
 
     Raises:
         ValueError: fewer than two images, or a number of timesteps out of range.
@@ -189,7 +196,7 @@ def bits_per_dimension(
     bound = _Bound(model, scheduler, discrete)
     pairs = torch.cat([_ask(seed, i, asked, T) for i in range(n)])  # columns: image, t, weight
     sums, counts, per_image = torch.zeros(T).double(), torch.zeros(T).double(), torch.zeros(2, n).double()
-    for part in tqdm(pairs.split(batch_size), desc="bits per dimension", unit="batch"):
+    for part in tqdm(pairs.split(batch_size), desc="bits per dimension", unit="batch", disable=not show_progress):
         index, t = part[:, 0].long(), part[:, 1].long()
         noise = gaussian.randn((len(t), *images.shape[1:]), list(_noise_generators(seed, index, t)))
         labels = None if class_labels is None else class_labels[index]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_from_scratch import UNet2DModel, cli, hub
+from ddpm_from_scratch import UNet2DModel, cli, few_steps, hub
 
 TINY = ["--dataset", "digits", "--widths", "16", "--batch-size", "4", "--preview-every", "0", "--warmup-steps", "0"]
 
@@ -68,7 +68,16 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["train", "--dataset", "digits", "--output", "x", "--widths", "32,64,128,256,512"], "halved"),
         (["train", "--dataset", "digits", "--output", "x", "--steps", "0"], "steps"),
         (["train", "--dataset", "digits"], "--output"),
-        (["eval", "digits", "--classifier", "fashion", "--num", "4"], "classifier"),
+        (["eval", "digits", "--classifier", "fashion", "--num", "4"], "trained on digits"),
+        (["eval", "fashion", "--classifier", "digits"], "trained on"),
+        (["eval", "digits", "--dataset", "mnist", "--table", "bits"], "trained on digits"),
+        (["eval", "digits", "--table", "bits", "--num", "2"], "unresized"),
+        (["eval", "digits", "--table", "ddim"], "--output"),
+        (["eval", "digits", "--table", "ddim", "--rows", "0,two", "--output", "x"], "sigma-hat"),
+        (["eval", "digits", "--table", "ddim", "--columns", "ten", "--output", "x"], "--columns"),
+        (["eval", "digits", "--table", "ddim", "--columns", "100", "--quadratic", "100", "--output", "x"], "twice"),
+        (["eval", "digits", "--table", "ddim", "--num", "0", "--output", "x"], "at least 1"),
+        (["eval", "digits", "--table", "ddpm"], "ddim"),
         (["info", "nothing-here"], "digits"),
         (["bench", "speed"], "widgets"),
         (["bench", "--image-size", "30"], "halved"),
@@ -136,6 +145,27 @@ def test_eval_writes_its_figures_and_goes_on_where_it_stopped(ddpm, tmp_path: Pa
     assert first[0] == again[0] == 0
     assert first[1] == again[1] and "Fréchet" in first[1]
     assert (tmp_path / "eval" / "evaluation.json").is_file()
+
+
+def test_eval_makes_the_table_of_few_steps_and_goes_on(ddpm, tmp_path: Path) -> None:
+    folder = tmp_path / "table"
+    options = ["--rows", "0,sigma-hat", "--columns", "2,3", "--num", 4, "--repeats", 1, "--quadratic", 2]
+    first = ddpm("eval", "digits", "--table", "ddim", *options, "--output", folder)
+    again = ddpm("eval", "digits", "--table", "ddim", *options, "--output", folder)
+    assert first == again and first[0] == 0
+    assert "`ddpm eval digits --table ddim --rows 0,sigma-hat --columns 2,3 --num 4 --repeats 1" in first[1]
+    assert "| σ̂ |" in first[1] and "η = 0, quadratic" in first[1] and str(tmp_path) not in first[1]
+    made = few_steps.Table.from_json((folder / "table.json").read_text(encoding="utf-8"))
+    assert len(made.results) == 5 and (folder / "table.csv").is_file() and (folder / "table.md").is_file()
+
+
+def test_eval_counts_bits_of_unresized_images(ddpm, trained: Path, tmp_path: Path) -> None:
+    options = ["--table", "bits", "--dataset", "digits", "--num", 2, "--per-image", 3, "--output", tmp_path / "bits"]
+    code, out, _ = ddpm("eval", trained, *options)
+    assert code == 0 and "standard error" in out and "--per-image 3" in out and str(tmp_path) not in out
+    assert {path.name for path in (tmp_path / "bits").iterdir()} == {"bits.json", "bits.csv", "bits.md"}
+    code, _, err = ddpm("eval", trained, "--table", "bits")
+    assert code == 1 and "--dataset" in err
 
 
 def test_progress_is_shown(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

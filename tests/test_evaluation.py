@@ -15,9 +15,10 @@ from torch import Tensor
 from ddpm_from_scratch import evaluation
 from ddpm_from_scratch.classifier import FeatureClassifier
 from ddpm_from_scratch.data import ImageDataset, load_dataset
-from ddpm_from_scratch.evaluation import Evaluation, SamplingSettings, check_fits, evaluate, generate, judge, model_hash
+from ddpm_from_scratch.evaluation import Evaluation, SamplingSettings, check_fits, evaluate, generate, judge
 from ddpm_from_scratch.models import small_unet
 from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline
+from ddpm_from_scratch.provenance import model_hash
 from ddpm_from_scratch.reference import Reference, measure, shipped_classifier
 from ddpm_from_scratch.schedulers import DDPMScheduler
 from ddpm_from_scratch.training import seeded
@@ -226,6 +227,8 @@ def test_real_test_images_score_the_floor_and_pass() -> None:
     assert found.frechet == pytest.approx(found.frechet_floor, rel=1e-3)
     assert found.frechet_ratio == pytest.approx(1, rel=1e-3)
     assert found.kernel == pytest.approx(found.kernel_floor, rel=1e-2, abs=1e-6)
+    assert found.frechet_floor_here == pytest.approx(found.frechet_floor, rel=1e-9)
+    assert 0 < found.frechet_bias < found.frechet
     assert found.confident_share == pytest.approx(found.real_confident_share, abs=1 / 297)
     assert all(v.met for v in found.verdict())
 

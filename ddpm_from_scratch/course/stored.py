@@ -1,0 +1,24 @@
+"""Results that took too long for a lesson, stored with the command that made them."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from ddpm_from_scratch.few_steps import Table
+
+
+def stored_table(name: str) -> Table:
+    """A table of few steps that comes with the course, as `ddpm eval --table ddim` wrote it.
+
+    Args:
+        name: "digits_few_steps".
+
+    Raises:
+        FileNotFoundError: there is no result of this name; the message lists those there are.
+        ValueError: the file is damaged.
+    """
+    folder = files("ddpm_from_scratch") / "course" / "results"
+    names = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
+    if name not in names:
+        raise FileNotFoundError(f"no stored result {name!r}: there are {', '.join(names)}")
+    return Table.from_json((folder / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,0 +1,188 @@
+"""What `ddpm eval` does: from a request to a report, with its files where a folder is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpm_from_scratch import evaluation, few_steps, judges, likelihood
+from ddpm_from_scratch.config import new_folder, write_file
+from ddpm_from_scratch.data import ImageDataset, load_dataset
+from ddpm_from_scratch.pipelines import DiffusionPipeline
+from ddpm_from_scratch.provenance import command_line
+from ddpm_from_scratch.reference import SHIPPED, load_classifier, shipped_classifier
+
+
+@dataclass(frozen=True)
+class Request:
+    """What all reports are asked for with.
+
+    Args:
+        model: its name, folder or hub id.
+        classifier: a shipped classifier's name or a folder; None for a shipped model's own.
+        dataset: the model's dataset; None for a shipped model's own.
+        root: where torchvision's datasets are.
+        output: folder for samples and figures.
+        seed, precision, batch_size: as in `generate`.
+    """
+
+    model: str
+    classifier: str | None = None
+    dataset: str | None = None
+    root: Path | None = None
+    output: Path | None = None
+    seed: int = 0
+    precision: str = "float32"
+    batch_size: int = 250
+
+    @property
+    def judge(self) -> str:
+        """The classifier asked for.
+
+        Raises:
+            ValueError: none was named, and the model is none that ships.
+        """
+        name = self.classifier or (self.model if self.model in SHIPPED else None)
+        if name is None:
+            choices = ", ".join(SHIPPED)
+            raise ValueError(f"say which classifier judges {self.model}: --classifier {choices} or a folder")
+        return name
+
+    def data(self, split: str) -> ImageDataset:
+        """The model's dataset, not resized.
+
+        Raises:
+            ValueError: none was named and the model is none that ships, or a folder without splits.
+        """
+        name = self.dataset or (judges.DATASETS_OF[self.model][0] if self.model in judges.DATASETS_OF else None)
+        if name is None:
+            raise ValueError(f"say on which dataset {self.model} was trained: --dataset NAME")
+        found = load_dataset(name, split, self.root)
+        if not isinstance(found, ImageDataset):
+            raise ValueError(f"{name} is a folder of images: a dataset with a test split is needed")
+        return found
+
+
+def plan_of(
+    rows: Sequence[str],
+    columns: Sequence[int],
+    num: int,
+    long_num: int,
+    seed: int,
+    repeats: int,
+    quadratic: Sequence[int],
+) -> few_steps.Plan:
+    """The plan that the command line's options describe.
+
+    Raises:
+        ValueError: a number of seeds or samples below 1.
+    """
+    if min(repeats, num, long_num) < 1:
+        raise ValueError("--num, --long-num and --repeats must be at least 1")
+    return few_steps.Plan(
+        rows=tuple(row.strip() for row in rows),
+        columns=tuple(columns),
+        num_samples=num,
+        long_samples=long_num,
+        seed=seed,
+        repeat_seeds=repeats,
+        quadratic_columns=tuple(quadratic),
+    )
+
+
+def ddim_table(
+    pipeline: DiffusionPipeline, asked: Request, plan: few_steps.Plan, inception: bool = False
+) -> few_steps.Table:
+    """The table of few steps, in `asked.output`.
+
+    Raises:
+        ValueError: no folder, or as `few_steps_table`.
+        ImportError, ConnectionError: as `inception_judge`.
+    """
+    if asked.output is None:
+        raise ValueError("a table takes long: say with --output where its cells are kept, so that it can be resumed")
+    options: dict[str, Any] = {
+        "table": "ddim",
+        "rows": ",".join(plan.rows),
+        "columns": ",".join(map(str, plan.columns)),
+        "num": plan.num_samples,
+        "long-num": plan.long_samples if set(plan.columns) & set(plan.long_columns) else None,
+        "repeats": plan.repeat_seeds,
+        "quadratic": ",".join(map(str, plan.quadratic_columns)),
+        "seed": asked.seed,
+        "precision": asked.precision,
+        "features": "inception" if inception else "classifier",
+        "classifier": _label(asked.classifier),
+        "dataset": asked.dataset,
+        "output": asked.output,
+    }
+    if inception:
+        judge = judges.inception_judge(asked.data("train"), asked.data("test"), pipeline.device)
+    else:
+        judge = judges.named_judge(asked.judge, pipeline.device)
+    return few_steps.few_steps_table(
+        pipeline,
+        judge,
+        asked.output,
+        plan,
+        model=_label(asked.model) or "",
+        command=command_line("eval", asked.model, options),
+        batch_size=asked.batch_size,
+        precision=asked.precision,
+    )
+
+
+def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image: int | None) -> likelihood.Likelihood:
+    """Bits per dimension of held-out images; with `asked.output`, `bits.json`, `bits.csv` and `bits.md` there.
+
+    Raises:
+        ValueError: as `likelihood.likelihood`.
+    """
+    options: dict[str, Any] = {
+        "table": "bits",
+        "num": num,
+        "per-image": per_image or 0,
+        "seed": asked.seed,
+        "dataset": asked.dataset,
+        "output": asked.output,
+    }
+    found = likelihood.likelihood(
+        pipeline,
+        asked.data("test"),
+        num,
+        per_image,
+        asked.seed,
+        asked.batch_size,
+        model=_label(asked.model) or "",
+        command=command_line("eval", asked.model, options),
+    )
+    if asked.output is not None:
+        folder = new_folder(asked.output)
+        for name, text in (("json", found.to_json()), ("csv", found.to_csv()), ("md", found.to_markdown())):
+            write_file(folder / f"bits.{name}", text.encode())
+    return found
+
+
+def plain(
+    pipeline: DiffusionPipeline, asked: Request, num: int, scheduler: str, steps: int, eta: float
+) -> evaluation.Evaluation:
+    """One set of samples beside real images; with `asked.output`, `evaluation.json` there.
+
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    load = shipped_classifier if asked.judge in SHIPPED else load_classifier
+    network, real = load(asked.judge)
+    settings = evaluation.SamplingSettings(scheduler, steps, eta, asked.seed, asked.precision)
+    network.to(pipeline.device)
+    figures = evaluation.evaluate(pipeline, network, real, num, settings, asked.batch_size, asked.output)
+    if asked.output is not None:
+        write_file(asked.output / "evaluation.json", figures.to_json().encode())
+    return figures
+
+
+def _label(name: str | None) -> str | None:
+    """A name as it may stand in a record: of a folder its last part."""
+    return Path(name).resolve().name if name is not None and Path(name).is_dir() else name

@@ -7,7 +7,7 @@ import torch
 
 from ddpm_from_scratch import DDIMPipeline
 from ddpm_from_scratch.course import few_steps
-from ddpm_from_scratch.evaluation import model_hash
+from ddpm_from_scratch.provenance import model_hash
 from ddpm_from_scratch.reference import shipped_classifier
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from ddpm_from_scratch.classifier import FeatureClassifier
 from ddpm_from_scratch.data import to_model_range, to_pixels
-from ddpm_from_scratch.evaluation import judge, model_hash
+from ddpm_from_scratch.evaluation import judge
 from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline
+from ddpm_from_scratch.provenance import model_hash
 from ddpm_from_scratch.reference import Reference, shipped_classifier
 from ddpm_from_scratch.schedulers import DDPMScheduler
 

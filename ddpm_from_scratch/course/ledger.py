@@ -343,12 +343,6 @@ EQUATIONS = (
         "tests/test_metrics.py::test_kernel_distance_is_unbiased",
     ),
     Equation(
-        "Guidance",
-        "section 3.2",
-        r"\tilde\varepsilon = (1+w)\, \varepsilon_\theta(x_t, t, c) - w\, \varepsilon_\theta(x_t, t, \varnothing)",
-        "12",
-        "course.exercises.l12.guided_eps",
-        "tests/test_guidance.py::test_guidance_follows_the_exact_classifier",
         "Heusel",
         "eq. 6",
         r"d^2 = \lVert \mu_1 - \mu_2 \rVert^2"
@@ -356,6 +350,14 @@ EQUATIONS = (
         "11",
         "metrics.frechet_distance",
         "tests/test_metrics.py::test_frechet_distance_in_two_dimensions_is_the_closed_form",
+    ),
+    Equation(
+        "Guidance",
+        "section 3.2",
+        r"\tilde\varepsilon = (1+w)\, \varepsilon_\theta(x_t, t, c) - w\, \varepsilon_\theta(x_t, t, \varnothing)",
+        "12",
+        "course.exercises.l12.guided_eps",
+        "tests/test_guidance.py::test_guidance_follows_the_exact_classifier",
     ),
     Equation(
         "IDDPM",

@@ -366,8 +366,8 @@ def min_snr_weight(alpha_bar_t: Tensor, gamma: float, predicts: str) -> Tensor:
     Returns weights of alpha_bar_t's shape.
     """
     snr = alpha_bar_t / (1 - alpha_bar_t)
-    per_x0 = {"sample": 1.0, "epsilon": snr, "v_prediction": snr + 1}
-    return snr.clamp(max=gamma) / per_x0[predicts]
+    divisor = {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}
+    return snr.clamp(max=gamma) / divisor[predicts]
 
 
 def min_snr_weight_inputs(generator: torch.Generator, index: int) -> Case:
@@ -495,8 +495,8 @@ def combine(gradients: list[Tensor], counts: list[int]) -> Tensor:
     counts: how many images each process had.
     Returns the gradient of the mean loss over all images.
     """
-    total = sum(g * n for g, n in zip(gradients, counts, strict=True))
-    return total / sum(counts)
+    weighted = [g * n for g, n in zip(gradients, counts, strict=True)]
+    return torch.stack(weighted).sum(dim=0) / sum(counts)
 
 
 def combine_inputs(generator: torch.Generator, index: int) -> Case:
@@ -543,7 +543,7 @@ COMBINE = Exercise(
     hints=(
         "A mean of means is the mean only if all groups are of the same size.",
         "mean over all = Σ_r n_r g_r / Σ_r n_r",
-        "`total = sum(... for g, n in zip(gradients, counts))`, then divide by the number of images",
+        "`weighted = [... for g, n in zip(gradients, counts)]`, then their sum, divided by the number of images",
     ),
     mistakes=(
         Mistake(

@@ -5,6 +5,7 @@ widgets are not (a file viewer, a web page). All of a widget's frames are drawn 
 drawn once, and only what moves is drawn again.
 """
 
+from .monitor import Recorder, TrainingMonitor, training_monitor
 from .noise import NoiseSlider, noise_slider
 
-__all__ = ["NoiseSlider", "noise_slider"]
+__all__ = ["NoiseSlider", "Recorder", "TrainingMonitor", "noise_slider", "training_monitor"]

@@ -68,10 +68,10 @@ class Zero(torch.nn.Module):
 
 
 def test_the_measurement_is_the_mean_squared_error_in_each_range_of_t() -> None:
-    """A network that says 0 at t < 500 and 1 above: E ε² = 1 and E (ε-1)² = 2; here by the very noises that are used."""
+    """A network that says 0 at t < 500 and 1 above: E ε² = 1 and E (ε-1)² = 2; by the noises used."""
     record, network = recorder(count=40, bins=4), Zero()
     found = record.measure(Progress(1, 6, 0.5, 1.0, 1e-3, 0.0, EMA(network), network, DDPMScheduler()))  # type: ignore[arg-type]
-    errors = [(record.noise[k : k + 10] - (k >= 20)).square().mean() for k in (0, 10, 20, 30)]
+    errors = [(record.noise[k : k + 10] - int(k >= 20)).square().mean() for k in (0, 10, 20, 30)]
     torch.testing.assert_close(found, torch.stack(errors))
     assert found[:2].mean() == pytest.approx(1, abs=0.2) and found[2:].mean() == pytest.approx(2, abs=0.3)
 

@@ -13,18 +13,23 @@ import torch
 from matplotlib import rc_context
 from torch import Tensor, nn
 
-from ddpm_from_scratch import training
+from ddpm_from_scratch import gaussian, schedules, training
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
 from ddpm_from_scratch.data import load_dataset
 from ddpm_from_scratch.models.unet import UNet2DOutput
 from ddpm_from_scratch.schedulers import DDPMScheduler
 
+ALPHA_BAR = schedules.alpha_bars(schedules.linear())
+
 # ---------------------------------------------------------------- networks to train within a second
 
 
 class TinyNetwork(nn.Module):
-    """ε for images of 8×8 pixels: three linear layers, as in lesson 03, called as a U-Net is."""
+    """ε for images of 8×8 pixels, called as a U-Net is.
+
+    Three linear layers predict the velocity v, from which ε follows (lesson 03): at large t that is nearly x_t.
+    """
 
     def __init__(self, width: int = 256, pixels: int = 64) -> None:
         super().__init__()
@@ -40,7 +45,8 @@ class TinyNetwork(nn.Module):
         share = t.to(x_t.dtype)[:, None] / 1000
         waves = share * math.pi * 2.0 ** torch.arange(6)
         x = torch.cat([x_t.flatten(1), share, waves.sin(), waves.cos()], dim=1)
-        return UNet2DOutput(sample=self.layers(x).view_as(x_t))
+        a = ALPHA_BAR[t].to(x_t.dtype).reshape(-1, 1, 1, 1)
+        return UNet2DOutput(sample=gaussian.eps_from_v(x_t, self.layers(x).view_as(x_t), a))
 
 
 class _Toy(nn.Module):
@@ -48,13 +54,12 @@ class _Toy(nn.Module):
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self.scale, self.neighbour, self.shift = (nn.Parameter(torch.randn(1, generator=generator)) for _ in range(3))
+        self.scales, self.shift = (nn.Parameter(torch.randn(n, generator=generator)) for n in (2, 1))
 
     def forward(self, x_t: Tensor, t: Tensor) -> UNet2DOutput:
         when = t.to(x_t.dtype).reshape(-1, *[1] * (x_t.ndim - 1)) / 1000
-        return UNet2DOutput(
-            sample=torch.tanh(self.scale * x_t + self.neighbour * x_t.roll(1, -1) + 3 * self.shift * when)
-        )
+        seen = self.scales[0] * x_t + self.scales[1] * x_t.roll(1, -1) + 3 * self.shift * when
+        return UNet2DOutput(sample=torch.tanh(seen))
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -359,21 +364,21 @@ def _normalise(parameters, largest_norm):
 
 
 def draw_training(answer):
-    """Loss of 300 steps of a tiny network on digits, by the learner's function and by the reference."""
+    """Loss of 200 steps of a tiny network on digits, by the learner's function and by the reference."""
     data = load_dataset("digits")
     x0 = data.images(slice(512))  # type: ignore[union-attr]
-    curves = {}
+    scheduler, curves = DDPMScheduler(), {}
     for name, step in (("yours", answer), ("reference", training_step)):
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
-            model = TinyNetwork(width=128)
+            model = TinyNetwork(width=64)
         optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
         losses = []
-        for _ in range(300):
+        for _ in range(200):
             batch = x0[torch.randint(len(x0), (32,), generator=generator)]
             noise, t = torch.randn(batch.shape, generator=generator), torch.randint(1000, (32,), generator=generator)
-            losses.append(float(step(model, optimiser, DDPMScheduler(), batch, noise, t, 1.0)))
+            losses.append(float(step(model, optimiser, scheduler, batch, noise, t, 1.0)))
         curves[name] = torch.tensor(losses).reshape(-1, 10).mean(1)
     with rc_context(plots.STYLE):
         figure = plots.new_figure(plots.WIDTH, 2.7, 1, 2, sharey=True)
@@ -763,11 +768,29 @@ def averaged(model: nn.Module, average: list[Tensor]) -> Iterator[nn.Module]:
         write_weights(model, own)
 
 
+STARTER = '''
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def averaged(model: nn.Module, average: list[Tensor]) -> Iterator[nn.Module]:
+    """Within `with averaged(model, average) as m:` the network has the averaged weights, afterwards its own again.
+
+    model: any network.
+    average: one tensor per weight, in the order of model.parameters(). It is not changed.
+    Yields the network. It gets its own weights back even if the block ends in an error.
+    """
+    # your code: about 6 lines
+    ...
+'''
+
+
 def averaged_inputs(generator: torch.Generator, index: int) -> Case:
     """Networks of three sizes and the averages that go with them."""
     sizes = ((3, 4, 2), (5, 2), (2, 6, 6, 1))[index]
-    layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
-    model = nn.Sequential(*layers)
+    with torch.random.fork_rng([]):
+        model = nn.Sequential(*(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
     write_weights(model, [torch.randn(p.shape, generator=generator) for p in model.parameters()])
     return Case({"model": model, "average": [torch.randn(p.shape, generator=generator) for p in model.parameters()]})
 
@@ -882,12 +905,6 @@ def _averaged_without_finally(model, average):
 
 
 @contextmanager
-def _averaged_for_good(model, average):
-    write_weights(model, average)
-    yield model
-
-
-@contextmanager
 def _averaged_not_at_all(model, average):
     own = [p.detach().clone() for p in model.parameters()]
     try:
@@ -958,6 +975,7 @@ AVERAGED = Exercise(
     lines=6,
     reference=averaged,
     inputs=averaged_inputs,
+    starter=STARTER,
     run=lend,
     hints=(
         "Three parts: before the `yield` the averaged weights go in, at the `yield` the block runs, after it the own "
@@ -970,8 +988,8 @@ AVERAGED = Exercise(
     mistakes=(
         Mistake(
             _averaged_without_a_copy,
-            "you kept the own weights without copying them: writing the average into the network changed them too, and "
-            "after the block the average stays",
+            "your network keeps the average after the block: either you give nothing back, or what you kept was no "
+            "copy, and writing the average into the network changed it too",
         ),
         Mistake(
             _averaged_without_finally,
@@ -990,11 +1008,6 @@ AVERAGED = Exercise(
         Mistake(
             _averaged_yields_nothing,
             "you yield nothing: `as m` then gets None, and the network is asked for",
-        ),
-        Mistake(
-            _averaged_for_good,
-            "you wrote the average and never gave the own weights back: training goes on from the average, and a "
-            "block that changes them is not undone",
         ),
         Mistake(
             _averaged_saved_too_late,

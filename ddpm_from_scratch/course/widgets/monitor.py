@@ -25,7 +25,7 @@ from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.gaussian import randn
 from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.schedulers import DDPMScheduler
-from ddpm_from_scratch.training import CHECKPOINT, Progress, StopTraining, TrainingConfig, modes_kept, train
+from ddpm_from_scratch.training import CHECKPOINT, Callback, Progress, StopTraining, TrainingConfig, modes_kept, train
 
 from .base import LIVE_DPI, Explorer, LiveFigure
 
@@ -109,7 +109,7 @@ class TrainingMonitor(Explorer):
     Args:
         model, scheduler, dataset, config: as for `train`.
         recorder: what is kept of the run; one that was a callback before goes on where it ended.
-        checkpoint: folder of an earlier run of the same `config` (more steps allowed), to go on from; it is not changed.
+        checkpoint: folder of an earlier run of the same `config` (more steps allowed) to go on from; not changed.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class TrainingMonitor(Explorer):
 
     def _work(self) -> None:
         self.start_button.disabled, self.stop_button.disabled = True, False
-        callbacks = [self.recorder, self._after_step]
+        callbacks: list[Callback] = [self.recorder, self._after_step]
         try:
             train(self.model, self.scheduler, self.dataset, self.config, self._folder.name, callbacks, resume=True)
         except Exception as error:

@@ -346,6 +346,10 @@ SYMBOLS = (
         "fixed_small",
         "03",
     ),
+    Symbol("B", "number of images in a batch", "", "", "batch_size", "06"),
+    Symbol(r"\mathrm{lr}", "learning rate, how far a step goes", "", "", "learning_rate", "06"),
+    Symbol("d", "decay of the averaged weights; $1/(1-d)$ is their horizon", "", "", "EMAModel.decay", "06"),
+    Symbol(r"\bar w_n", "averaged weights after $n$ updates", "", "", "EMAModel.shadow_params", "06"),
     Symbol(
         r"\sigma_t",
         "standard deviation of the noise in one step back",

@@ -268,9 +268,29 @@ def training_step_inputs(generator: torch.Generator, index: int) -> Case:
     return Case({**args, "largest_norm": (0.05, 0.2, math.inf)[index]})
 
 
+class _Momentum:
+    """Gradient descent with a memory, called as PyTorch's optimisers are, which take seconds to import."""
+
+    def __init__(self, parameters: Any, lr: float, momentum: float) -> None:
+        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": lr, "momentum": momentum}]
+        self.moving: dict[nn.Parameter, Tensor] = {}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for p in self.param_groups[0]["params"]:
+            p.grad = None if set_to_none or p.grad is None else torch.zeros_like(p.grad)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        group = self.param_groups[0]
+        for p in group["params"]:
+            if p.grad is not None:
+                self.moving[p] = group["momentum"] * self.moving.get(p, torch.zeros_like(p)) + p.grad
+                p -= group["lr"] * self.moving[p]
+
+
 def three_steps(answer: Callable[..., Any], model: nn.Module, x0: Any, noise: Any, t: Any, largest_norm: float) -> Any:
     """Losses and weights of three steps in a row, by an optimiser with a memory."""
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    optimiser = _Momentum(model.parameters(), lr=0.3, momentum=0.9)
     scheduler, losses, weights = DDPMScheduler(), [], []
     for batch in zip(x0, noise, t, strict=True):
         losses.append(answer(model, optimiser, scheduler, *batch, largest_norm))

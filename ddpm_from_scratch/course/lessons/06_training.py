@@ -37,7 +37,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddpm_from_scratch import gaussian, schedules, training
+from ddpm_from_scratch import gaussian, shipped_model, training
 from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution, widgets
 from ddpm_from_scratch.data import ImageDataset, load_dataset
 from ddpm_from_scratch.models import UNet2DModel, small_unet
@@ -630,9 +630,7 @@ with plots.figure(
 
 
 # %% id=damage
-shipped = UNet2DModel.from_pretrained(
-    Path(training.__file__).parent / "assets/models/digits/unet"
-)
+shipped = UNet2DModel.from_pretrained(shipped_model("digits"), subfolder="unet").eval()
 c, count = 0.2, 8
 ranges = {"undamaged": (0, 0), "error at t < 200": (0, 200), "error at t ≥ 800": (800, T)}
 
@@ -667,8 +665,8 @@ plots.image_grid(
     torch.cat(rows),
     columns=count,
     row_labels=list(ranges),
-    alt="Three rows of eight samples. The first two rows show the same clean digits. In the third row the images are shifted in "
-    "brightness and the digits have changed or are deformed.",
+    alt="Three rows of eight samples. The first two rows show the same clean digits, a little fainter in the second. "
+    "The third row shows white blots that fill the image.",
     caption="Two networks with the same loss (the second and the third row), sampled from the same noise.",
 )
 

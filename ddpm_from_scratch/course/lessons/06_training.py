@@ -530,9 +530,9 @@ assert (1 - losses[first]) / (1 - losses[last]) > 0.75
 #
 # $$1 - \frac{1-\bar\alpha_t}{\bar\alpha_t\lambda_i + 1-\bar\alpha_t} = \frac{\bar\alpha_t\lambda_i}{\bar\alpha_t\lambda_i + 1-\bar\alpha_t},$$
 #
-# and the loss is the mean of this over $i$. No network is needed for it. A network that is not below it has learnt nothing about shapes.
+# and the loss is the mean of this over $i$. No network is needed for it, only $\mu$ and $C$ of the training images. Where a network lies above it, it has not even learnt what those two say.
 #
-# **The best answer on the training images.** If the data *are* the $N$ training images, each with probability $1/N$, lesson 03's mixture with all $s_k = 0$ gives $\varepsilon^*$ exactly: the answer of a network that knows all of them by heart. This is the
+# **The best answer on the training images.** If the data *are* the $N$ training images, each with probability $1/N$, lesson 03's mixture with all $s_k = 0$ gives $\varepsilon^*$ exactly: $\hat x_0$ is the mean of the training images, each weighted with its probability given $x_t$. It is the answer of a network that knows all of them by heart. This is the
 # floor of the *training* loss. No one should want to reach it: its samples are the training images.
 
 # %% id=bounds-compute
@@ -544,51 +544,64 @@ eigenvalues, vectors = torch.linalg.eigh(covariance)
 eigenvalues = eigenvalues.clamp(min=0)
 
 
-def gaussian_loss(level):
-    return float((level * eigenvalues / (level * eigenvalues + 1 - level)).mean())
-
-
 def gaussian_eps(x_t, level):
     gain = (1 - level) ** 0.5 / (level * eigenvalues + 1 - level)
     return ((x_t - level**0.5 * mean) @ vectors * gain) @ vectors.T
 
 
+def gaussian_loss(level):
+    return float((level * eigenvalues / (level * eigenvalues + 1 - level)).mean())
+
+
+def lesson_3(x_t, level, points):
+    n = len(points)
+    parts = torch.full((n,), 1 / n).double(), points, torch.zeros(n).double()
+    return exact_eps(x_t, level, *parts)
+
+
 def by_heart(x_t, level):
-    n = len(pixels)
-    return exact_eps(
-        x_t, level, torch.full((n,), 1 / n).double(), pixels, torch.zeros(n).double()
-    )
+    distance = torch.cdist(x_t, level**0.5 * pixels) ** 2
+    share = torch.softmax(-distance / (2 * (1 - level)), dim=1)  # of each training image
+    return gaussian.eps_from_x0(x_t, share @ pixels, level)
 
 
 generator = torch.Generator().manual_seed(4)
-times = torch.arange(50, 1000, 100)
-floor, straight = [], []
+times, floor = torch.arange(50, 1000, 100), []
 for t in times.tolist():
     level = float(alpha_bar[t])
     x0 = pixels[torch.randint(len(pixels), (300,), generator=generator)]
     eps = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     x_t = gaussian.q_sample(x0, eps, level)
-    floor.append(float(((eps - by_heart(x_t, level)) ** 2).mean()))
+    best = by_heart(x_t, level)
+    assert torch.allclose(best[:2], lesson_3(x_t[:2], level, pixels), atol=1e-6)
+    floor.append(float(((eps - best) ** 2).mean()))
     measured = ((eps - gaussian_eps(x_t, level)) ** 2).mean(1)
-    straight.append(gaussian_loss(level))
-    off = float((measured.mean() - straight[-1]) / (measured.std() / len(x0) ** 0.5))
+    off = float(
+        (measured.mean() - gaussian_loss(level)) / (measured.std() / len(x0) ** 0.5)
+    )
     assert abs(off) < 4.5, (t, off)
 print(
-    f"formula of the Gaussian answer against {len(x0)} draws at each of {len(times)} t: within 4.5 standard errors"
+    f"the formula against {len(x0)} draws at each of {len(times)} t: within 4.5 standard errors"
 )
-print(
-    f"mean over t: mean and covariance {sum(straight) / 10:.3f}, by heart {sum(floor) / 10:.4f}"
-)
-for step, by_t in recorder.by_t.items():
-    print(
-        f"network at step {step:>3}: {by_t.mean():.3f}, at the ten ranges of t "
-        + " ".join(f"{v:.3f}" for v in by_t.tolist())
-    )
+
+# the Gaussian answer on the images, t and noises by which the recorder measured the network
+t = (recorder.share * T).long()
+level = alpha_bar[t][:, None]
+eps = recorder.noise.flatten(1).double()
+x_t = gaussian.q_sample(recorder.x0.flatten(1).double(), eps, level)
+straight = ((eps - gaussian_eps(x_t, level)) ** 2).mean(1).reshape(10, -1).mean(1)
+rows = {f"network, step {step}": by_t for step, by_t in recorder.by_t.items()}
+rows["mean and covariance"] = straight
+print("held-out images:     mean    in the ten ranges of t")
+for name, by_t in rows.items():
+    values = " ".join(f"{v:.3f}" for v in by_t.tolist())
+    print(f"{name:<20} {by_t.mean():.3f}   {values}")
 with plots.figure(
     width=7.5,
     height=3.4,
-    alt="Loss over t on a logarithmic axis. All curves fall from small t to large t. The dashed curve of the Gaussian answer lies high, "
-    "the network's first measurement near or above it, its last one below it for small and middle t; the curve of knowing by heart lies far below for middle t.",
+    alt="Loss over t on a logarithmic axis, as stairs. The network's first measurement is flat from the middle on, at a few hundredths. "
+    "Its last one falls by more than a decade from small to large t. The Gaussian answer falls further, below the network at both ends. "
+    "The dotted curve of knowing by heart lies far below for small and middle t.",
     caption="The network at its first and last measurement (held-out images), between what needs no network and what should not be reached. "
     "On this axis one sees the progress that the mean hides.",
 ) as ax:
@@ -601,11 +614,13 @@ with plots.figure(
             linewidth=2.4,
             label=f"network, step {step}",
         )
-    ax.plot(
-        times,
+    ax.stairs(
         straight,
+        torch.arange(0, 1001, 100),
+        baseline=None,
         color=plots.VERMILION,
         linestyle="--",
+        linewidth=2.4,
         label="mean and covariance only",
     )
     ax.plot(
@@ -615,13 +630,63 @@ with plots.figure(
     ax.legend()
 
 # %% [markdown] id=by-t-read
-# Read it from right to left. At large $t$ nearly all of $x_t$ is noise: every answer is good, and the mean is full of these small numbers. At the smallest $t$ the noise is hardly visible, every answer is poor, and this one range is a large part of the mean. What is
-# learnt about shapes shows in between, and there as a *ratio*, not as a difference.
+# Read it from right to left. At large $t$ nearly all of $x_t$ is noise: every answer is good, and the mean is full of these small numbers. At the smallest $t$ the noise is hardly visible, every answer is poor, and this one range is a large part of the mean. From
+# measurement to measurement the middle and the right end still halve when the mean hardly moves: look at *ratios*, not at differences.
 #
-# And *by heart* is no competitor for held-out images: it is what the loss on the training images would approach in a run that goes on for ever.
+# *By heart* is no competitor for held-out images: it is what the loss on the training images would approach in a run that goes on for ever.
 
 # %% [markdown] id=untold
 # ## What the loss does not tell
+#
+# The table above holds a surprise. After this short run, the network's mean loss is no better than that of the Gaussian answer, which knows nothing but $\mu$ and $C$.
+#
+# > **Predict before you run.** Both can be sampled from. Whose samples look more like digits?
+
+
+# %% id=same-loss
+count = 8
+start = torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(6))
+
+
+@torch.no_grad()
+def ddim(predict, x, steps=20):
+    """Images in [-1, 1] from noise x, by predict(x_t, t) → ε, in few steps (lesson 08)."""
+    sampler = DDIMScheduler()
+    sampler.set_timesteps(steps)
+    for t in sampler.timesteps.tolist():
+        x = sampler.step(predict(x, torch.full((len(x),), t)), t, x).prev_sample
+    return x.clamp(-1, 1)
+
+
+def gaussian_answer(x_t, t):
+    eps = gaussian_eps(x_t.flatten(1).double(), alpha_bar[t][:, None])
+    return eps.float().view_as(x_t)
+
+
+network.eval()
+print(
+    f"mean held-out loss: network {losses[last]:.3f}, Gaussian answer {straight.mean():.3f}"
+)
+plots.image_grid(
+    torch.cat(
+        [ddim(lambda x, t: network(x, t).sample, start), ddim(gaussian_answer, start)]
+    ),
+    columns=count,
+    row_labels=["network", "mean and\ncovariance"],
+    alt="Two rows of eight samples from the same noise. Above, strokes on black, some of which are a zero, a one or a four. Below, soft clouds with no "
+    "clear strokes.",
+    caption="Two answers with nearly the same loss, sampled from the same noise.",
+)
+
+# %% [markdown] id=same-loss-answer
+# <details><summary>Answer</summary>
+#
+# The network's. A Gaussian's samples are clouds: they have the right mean and the right correlation between any two pixels, but no strokes. The Gaussian answer earns its small loss at the two ends of $t$: at the right end it is perfect without effort, and at the left end it knows exactly which
+# patterns no digit ever has. What makes a digit is decided in between. More training makes the network better at the ends too (press Start in the monitor): then its loss falls below, and the samples change little.
+#
+# </details>
+#
+# ### The same error at another t
 #
 # An experiment with the model `digits` that comes with the course, trained like ours, but longer and on all ten digits. We damage its answers in two ways. Each adds the same constant error $c$ to every pixel of $\varepsilon_\theta$ in a range of 200 timesteps, so each adds
 # the same amount to the loss, up to chance: $0.2\,c^2$.
@@ -631,7 +696,7 @@ with plots.figure(
 
 # %% id=damage
 shipped = UNet2DModel.from_pretrained(shipped_model("digits"), subfolder="unet").eval()
-c, count = 0.2, 8
+c = 0.2
 ranges = {"undamaged": (0, 0), "error at t < 200": (0, 200), "error at t ≥ 800": (800, T)}
 
 
@@ -641,21 +706,11 @@ def damaged(x_t, t, between):
     return shipped(x_t, t).sample + c * inside.view(-1, 1, 1, 1)
 
 
-@torch.no_grad()
-def ddim(predict, x, steps=20):
-    sampler = DDIMScheduler()
-    sampler.set_timesteps(steps)
-    for t in sampler.timesteps.tolist():
-        x = sampler.step(predict(x, torch.full((len(x),), t)), t, x).prev_sample
-    return x.clamp(-1, 1)
-
-
 x0 = load_dataset("digits", split="test", image_size=16).images(slice(200))
 generator = torch.Generator().manual_seed(5)
 eps = torch.randn(x0.shape, generator=generator)
 t = torch.arange(200) * 5
 x_t = scheduler.add_noise(x0, eps, t)
-start = torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(6))
 rows = []
 for name, between in ranges.items():
     loss = float(((eps - damaged(x_t, t, between)) ** 2).mean())
@@ -677,7 +732,7 @@ plots.image_grid(
 #
 # </details>
 #
-# So the mean loss compares two runs of the *same* kind at best. Across schedules, weights over $t$ or things to predict it compares nothing. Look at samples, always from the same noise, and measure them (lesson 11).
+# So the mean loss compares two moments of the *same* run at best. Across schedules, weights over $t$ or things to predict it compares nothing. Look at samples, always from the same noise, and measure them (lesson 11).
 #
 # ### And the average?
 #
@@ -712,7 +767,7 @@ plots.image_grid(
 # %% [markdown] id=overfit
 # ## Eight images by heart
 #
-# Before a long run, a short test: **can the network learn eight images by heart?** A sound loop can, and this is the one case with a known end: the floor is lesson 03's $\varepsilon^*$ for eight points, and the samples must be the eight images. If this fails, there is a bug, and you have found it in seconds.
+# Before a long run, a short test: **can the network learn eight images by heart?** A sound loop can, and this is the one case with a known end: the floor is lesson 03's $\varepsilon^*$ for eight points, and the samples must come close to the eight images. If this fails, there is a bug, and you have found it in seconds.
 #
 # The network here is `TinyNetwork`, three linear layers on 8×8 pixels: a few milliseconds a step.
 
@@ -744,13 +799,7 @@ for t in (50, 150, 300, 500, 700, 900):
     x0 = eight.repeat(50, 1, 1, 1)
     eps = torch.randn(x0.shape, generator=generator)
     x_t = gaussian.q_sample(x0, eps, level)
-    best = exact_eps(
-        x_t.flatten(1).double(),
-        level,
-        torch.full((8,), 0.125).double(),
-        points,
-        torch.zeros(8).double(),
-    )
+    best = lesson_3(x_t.flatten(1).double(), level, points)
     with torch.no_grad():
         said = tiny(x_t, torch.full((len(x0),), t)).sample
     print(

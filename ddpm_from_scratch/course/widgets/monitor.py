@@ -29,7 +29,7 @@ from ddpm_from_scratch.training import CHECKPOINT, Callback, Progress, StopTrain
 
 from .base import LIVE_DPI, Explorer, LiveFigure
 
-LOSSES = (0.01, 2.0)
+LOSSES = (1e-3, 2.0)
 MEMORY = 0.95
 REDRAW_SECONDS = 0.5
 

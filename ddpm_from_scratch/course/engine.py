@@ -213,7 +213,9 @@ def _place(case: Case) -> str:
     """The case in words: its t and the shape of its first tensor, else its arguments."""
     shapes = [f"{name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)]
     t = f"at t = {case.facts['t']} " if "t" in case.facts else ""
-    return f"{t}with " + ", ".join(shapes[:1] or [f"{name} = {value!s:.40}" for name, value in case.args.items()])
+    return f"{t}with " + ", ".join(
+        shapes[:1] or [f"{k} = {' '.join(str(v).split()):.40}" for k, v in case.args.items()]
+    )
 
 
 def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -207,6 +207,14 @@ DIFFUSION_LOSS = Exercise(
         Mistake(
             lambda m, s, x0, e, t: _squared(m, s, x0, e, t, at=t + 1).mean(),
             "you told the network t+1, where x_t was made with t: in code both count from 0",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t, at=t / 1000).mean(),
+            "you told the network t/T: the networks of this course take t itself and scale it inside",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t, x_t=s.add_noise(e, x0, t)).mean(),
+            "you swapped the image and the noise when you made x_t",
         ),
         Mistake(
             lambda m, s, x0, e, t: _squared(m, s, x0, e, t).sqrt().mean(),
@@ -458,6 +466,10 @@ TRAINING_STEP = Exercise(
             "you limited each weight tensor by itself: the length is that of the whole gradient",
         ),
         Mistake(
+            _step("zbcs", lambda parameters, _: nn.utils.clip_grad_norm_(parameters, 1.0)),
+            "you limited the gradient to the length 1: the limit is an argument, `largest_norm`",
+        ),
+        Mistake(
             _step("zbcs", _normalise),
             "you gave every gradient the same length: one that is short enough should stay as it is",
         ),
@@ -605,6 +617,14 @@ LEARNING_RATE = Exercise(
             "you forgot to halve 1 + cos: it starts at 2",
         ),
         Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * 0.5 * (1 - math.cos(math.pi * s / n)),
+            "you turned the cosine upside down: at step {step} of {steps} yours is on its way up",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(s, n - 1),
+            "you let the cosine reach 0 at the last step, which then moves nothing: it ends at step {steps}, one later",
+        ),
+        Mistake(
             lambda s, p, w, n: p * min(1.0, (s + 1) / w) * math.cos(math.pi * s / n),
             "you used the bare cosine: it is 0 in the middle of the run and negative after it",
         ),
@@ -642,59 +662,55 @@ LEARNING_RATE = Exercise(
 # ---------------------------------------------------------------- 06.4
 
 
-def ema_update(average: list[Tensor], weights: list[Tensor], decay: float, updates: int) -> list[Tensor]:
-    """The exponential moving average after one more update.
+def ema_update(average: Tensor, weights: Tensor, decay: float, updates: int) -> Tensor:
+    """The exponential moving average of one weight tensor after one more update.
 
-    average, weights: lists of tensors of the same shapes: the average so far, and the network's present weights.
+    average, weights: of the same shape: the average so far, and the network's present weights.
     decay: what the average keeps of itself in one update, in the long run.
     updates: how many updates there were, this one included: 1, 2, 3, ...
     Early on the average keeps less: (1 + updates) / (10 + updates), as long as that is below `decay`.
-    Returns the new average as a list of new tensors; the inputs stay as they are.
+    Returns the new average as a new tensor; the inputs stay as they are.
     """
     keep = min(decay, (1 + updates) / (10 + updates))
-    return [keep * a + (1 - keep) * w for a, w in zip(average, weights, strict=True)]
+    return keep * average + (1 - keep) * weights
 
 
 def ema_update_inputs(generator: torch.Generator, index: int) -> Case:
     """The first update, an early one, one where the limit begins, and a late one."""
-    shapes = (((3, 2), (4,)), ((2, 3, 3),), ((5,), (1,), (2, 2)), ((6, 2), (3,)))[index]
-    draws = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2)]
+    shape = ((3, 2), (2, 3, 3), (5,), (2, 4, 3, 3))[index]
+    average, weights = (torch.randn(shape, generator=generator) for _ in range(2))
     decay, updates = ((0.99, 1), (0.999, 40), (0.9, 80), (0.95, 5000))[index]
-    return Case({"average": draws[0], "weights": draws[1], "decay": decay, "updates": updates})
+    return Case({"average": average, "weights": weights, "decay": decay, "updates": updates})
 
 
 def ema_by_lerp(average, weights, decay, updates):
-    return [torch.lerp(a, w, 1 - min(decay, (1 + updates) / (10 + updates))) for a, w in zip(average, weights)]  # noqa: B905
+    return torch.lerp(average, weights, 1 - min(decay, (1 + updates) / (10 + updates)))
 
 
 def ema_in_float64(average, weights, decay, updates):
     step = 1 - min(decay, (1 + updates) / (10 + updates))
-    return [(a.double() + step * (w.double() - a.double())).to(a.dtype) for a, w in zip(average, weights, strict=True)]
+    return (average.double() + step * (weights.double() - average.double())).to(average.dtype)
 
 
 def ema_in_place_on_a_copy(average, weights, decay, updates):
     keep = decay if decay < (1 + updates) / (10 + updates) else (1 + updates) / (10 + updates)
-    new = [a.clone() for a in average]
-    for a, w in zip(new, weights, strict=True):
-        a.mul_(keep).add_(w, alpha=1 - keep)
+    return average.clone().mul_(keep).add_(weights, alpha=1 - keep)
+
+
+def ema_by_loop(average, weights, decay, updates):
+    keep, new = min(decay, 1 - 9 / (10 + updates)), torch.empty_like(average)
+    pairs = zip(average.flatten().tolist(), weights.flatten().tolist(), strict=True)
+    new.view(-1)[:] = torch.tensor([keep * a + (1 - keep) * w for a, w in pairs], dtype=average.dtype)
     return new
 
 
-def ema_as_one_vector(average, weights, decay, updates):
-    flat_average, flat_weights = (torch.cat([v.flatten() for v in values]) for values in (average, weights))
-    keep = min(decay, 1 - 9 / (10 + updates))
-    mixed = (keep * flat_average + (1 - keep) * flat_weights).split([a.numel() for a in average])
-    return [piece.reshape(a.shape) for piece, a in zip(mixed, average, strict=True)]
-
-
-def ema_by_foreach(average, weights, decay, updates):
+def ema_row_by_row(average, weights, decay, updates):
     keep = min(decay, (1 + updates) / (10 + updates))
-    return list(torch._foreach_add(torch._foreach_mul(average, keep), torch._foreach_mul(weights, 1 - keep)))
+    return torch.stack([keep * a + (1 - keep) * w for a, w in zip(average, weights, strict=True)])
 
 
 def _mix(average, weights, keep, add=None):
-    add = 1 - keep if add is None else add
-    return [keep * a + add * w for a, w in zip(average, weights, strict=True)]
+    return keep * average + (1 - keep if add is None else add) * weights
 
 
 def _early(n):
@@ -714,8 +730,8 @@ EMA_UPDATE = Exercise(
     hints=(
         "A mixture of the old average and the present weights whose two shares add up to 1. First find the share that "
         "is kept.",
-        "d = min(decay, (1+n) / (10+n)); new = d · average + (1-d) · weights, tensor by tensor.",
-        "`keep = min(..., ...)`, then a list over `zip(average, weights)`",
+        "d = min(decay, (1+n) / (10+n)); new = d · average + (1-d) · weights, element by element.",
+        "`keep = min(..., ...)`, then a sum of two products",
     ),
     mistakes=(
         Mistake(
@@ -756,11 +772,15 @@ EMA_UPDATE = Exercise(
             "you kept all of the old average: what comes in must make room for itself",
         ),
         Mistake(
-            lambda a, w, d, n: _mix(a, w, min(d, _early(n)))[:1],
-            "you returned the first tensor of the list alone",
+            lambda a, w, d, n: _mix(a, w, min(d, _early(n)), add=1 - d),
+            "you used two decays, one for what is kept and another for what comes in: the shares do not add up to 1",
+        ),
+        Mistake(
+            lambda a, w, d, n: a.clone(),
+            "you returned the old average: `weights` is not used",
         ),
     ),
-    alternatives=(ema_by_lerp, ema_in_float64, ema_in_place_on_a_copy, ema_as_one_vector, ema_by_foreach),
+    alternatives=(ema_by_lerp, ema_in_float64, ema_in_place_on_a_copy, ema_by_loop, ema_row_by_row),
 )
 
 
@@ -823,18 +843,21 @@ class _Stop(Exception):
 
 def lend(answer: Callable[..., Any], model: nn.Module, average: list[Tensor]) -> Any:
     """What the weights are within the block, after it, and after a block that trained and then failed."""
+    own = [p.detach().clone() for p in model.parameters()]
     found: dict[str, Any] = {}
     with answer(model, average) as lent:
         found["the weights within the block"] = flat(model)
         found["what the block gets"] = flat(lent) if isinstance(lent, nn.Module) else lent
     found["the weights after the block"] = flat(model)
+    write_weights(model, own)
+    found["the error in the block reaches the caller"] = False
     try:
         with answer(model, average), torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(1)
             raise _Stop
     except _Stop:
-        pass
+        found["the error in the block reaches the caller"] = True
     found["the weights after an error in the block"] = flat(model)
     found["the average afterwards"] = torch.cat([a.flatten() for a in average])
     return found
@@ -936,6 +959,26 @@ def _averaged_not_at_all(model, average):
 
 
 @contextmanager
+def _averaged_swallows_errors(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, average)
+    with suppress(Exception):
+        yield model
+    write_weights(model, own)
+
+
+@contextmanager
+def _averaged_given_back_after_errors(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, average)
+    try:
+        yield model
+    except Exception:
+        write_weights(model, own)
+        raise
+
+
+@contextmanager
 def _averaged_by_sharing(model, average):
     own = [p.detach().clone() for p in model.parameters()]
     for p, a in zip(model.parameters(), average, strict=True):
@@ -1017,6 +1060,15 @@ AVERAGED = Exercise(
             _averaged_without_finally,
             "you give the own weights back after a good end only: a block that ends in an error leaves the network "
             "with the average",
+        ),
+        Mistake(
+            _averaged_swallows_errors,
+            "you keep the error of the block to yourself: the weights are given back, but whoever called must hear of "
+            "the error",
+        ),
+        Mistake(
+            _averaged_given_back_after_errors,
+            "you give the own weights back after an error, but not after a good end",
         ),
         Mistake(
             _averaged_not_at_all,

@@ -349,7 +349,7 @@ for n in (10, 100, 1000, 5000):
     assert math.isclose(float(share_early[n]), closed, rel_tol=1e-9)
 
 # %% exercise 06.4
-# Write one update of the average, with the early rule. This is what `EMA.update` becomes.
+# Write one update of the average of one weight tensor, with the early rule. This is what `EMA.update` becomes, for all tensors of a network at once.
 
 # %% [markdown] id=lending
 # ### Lending the average
@@ -368,6 +368,23 @@ def write_weights(model: nn.Module, values: list[Tensor]) -> None:
 
 # %% exercise 06.5
 # Write the context manager. `write_weights` above copies a list of tensors into a network. This is what `EMA.averaged` becomes.
+
+# %% id=ema-check
+# the package's EMA beside the finished function of exercise 06.4
+from ddpm_from_scratch.course.exercises.l06 import ema_update as updated
+
+layer = nn.Linear(3, 2)
+average, by_hand = training.EMA(layer, decay=0.9), layer.weight.detach().clone()
+for n in range(1, 121):
+    moved = torch.randn(2, 3, generator=torch.Generator().manual_seed(n))
+    write_weights(layer, [moved, moved[:, 0]])
+    average.update()
+    by_hand = updated(by_hand, moved, 0.9, n)
+with average.averaged() as lent:
+    apart = (lent.weight - by_hand).abs().max()
+print(f"after 120 updates: EMA against exercise 06.4 {float(apart.detach()):.0e}")
+print(f"given back afterwards: {torch.equal(layer.weight, moved)}")
+assert apart < 1e-5 and torch.equal(layer.weight, moved)
 
 # %% [markdown] id=repeat
 # ## Randomness that can be repeated
@@ -599,9 +616,9 @@ for name, by_t in rows.items():
 with plots.figure(
     width=7.5,
     height=3.4,
-    alt="Loss over t on a logarithmic axis, as stairs. The network's first measurement is flat from the middle on, at a few hundredths. "
-    "Its last one falls by more than a decade from small to large t. The Gaussian answer falls further, below the network at both ends. "
-    "The dotted curve of knowing by heart lies far below for small and middle t.",
+    alt="Loss over t on a logarithmic axis, as stairs. The network's first measurement is flat from the middle on, near two hundredths. "
+    "Its last one falls by more than a decade from small to large t. The Gaussian answer is close to it at small and middle t and far below it at large t. "
+    "The dotted curve of knowing by heart lies far below for small t.",
     caption="The network at its first and last measurement (held-out images), between what needs no network and what should not be reached. "
     "On this axis one sees the progress that the mean hides.",
 ) as ax:
@@ -630,8 +647,8 @@ with plots.figure(
     ax.legend()
 
 # %% [markdown] id=by-t-read
-# Read it from right to left. At large $t$ nearly all of $x_t$ is noise: every answer is good, and the mean is full of these small numbers. At the smallest $t$ the noise is hardly visible, every answer is poor, and this one range is a large part of the mean. From
-# measurement to measurement the middle and the right end still halve when the mean hardly moves: look at *ratios*, not at differences.
+# Read it from right to left. At large $t$ nearly all of $x_t$ is noise: every answer is good, and the mean is full of these small numbers. At the smallest $t$ the noise is hardly visible, every answer is poor, and this one range is a large part of the mean. Between
+# the first and the last measurement the right end fell by a far larger factor than the left end, and the mean does not show it: look at *ratios*, not at differences.
 #
 # *By heart* is no competitor for held-out images: it is what the loss on the training images would approach in a run that goes on for ever.
 
@@ -771,7 +788,7 @@ print(
 plots.image_grid(
     torch.cat(rows),
     columns=count,
-    row_labels=["own weights", "averaged"],
+    row_labels=["own", "averaged"],
     alt="Two rows of eight samples from the same noise, by the network's own weights and by the averaged ones.",
     caption="The same run, the same step, the same noise: above the weights as the last batches left them, below their average.",
 )
@@ -828,7 +845,7 @@ assert distance.min(1).values.median() < 0.05
 plots.image_grid(
     torch.cat([eight, made]),
     columns=8,
-    row_labels=["the eight", "samples"],
+    row_labels=["images", "samples"],
     alt="Two rows of eight small digits: the training images above, and samples below that each look like one of them.",
     caption="Above what was learnt by heart, below samples. Some of the eight come more than once: the noise chooses.",
 )

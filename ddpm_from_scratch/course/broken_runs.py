@@ -58,7 +58,7 @@ def bug_d(x0: Tensor, noise: Tensor, t: Tensor, first_noise: Tensor) -> Batch:
 RUNS: dict[str, Callable[..., Batch]] = {"sound": sound, "A": bug_a, "B": bug_b, "C": bug_c, "D": bug_d}
 
 
-def run(name: str, images: Tensor, held_out: Tensor, steps: int = 800, batch_size: int = 32) -> BrokenRun:
+def run(name: str, images: Tensor, held_out: Tensor, steps: int = 600, batch_size: int = 32) -> BrokenRun:
     """Trains a `TinyNetwork` from the same start and with the same draws, whatever the bug.
 
     Args:

@@ -414,7 +414,7 @@ def draw_training(answer):
         figure = plots.new_figure(plots.WIDTH, 2.7, 1, 2, sharey=True)
         for ax, (name, curve) in zip(figure.axes, curves.items(), strict=True):
             ax.plot(10 * np.arange(len(curve)) + 5, curve.numpy())
-            ax.set(title=name, xlabel="training step", ylabel="loss" * (name == "yours"), ylim=(0, 1.1))
+            ax.set(title=name, xlabel="training step", ylabel="loss" * (name == "yours"), ylim=(0, 0.45))
     return figure
 
 

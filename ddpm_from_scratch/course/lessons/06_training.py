@@ -809,7 +809,7 @@ eight = tiny_digits[:8]
 torch.manual_seed(0)
 tiny = TinyNetwork()
 optimiser = torch.optim.AdamW(tiny.parameters(), fused=True)
-example = training.TrainingConfig(steps=1200, learning_rate=3e-3, warmup_steps=50)
+example = training.TrainingConfig(steps=1500, learning_rate=3e-3, warmup_steps=50)
 generator = torch.Generator().manual_seed(8)
 for step in range(example.steps):
     x0 = eight[torch.randint(8, (64,), generator=generator)]

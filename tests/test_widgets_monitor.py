@@ -57,14 +57,14 @@ def stop_after(one: widgets.TrainingMonitor, step: int) -> None:
 
 
 class Zero(torch.nn.Module):
-    """Says that there is no noise."""
+    """Answers its weight times x_t, and `shift` more at t ≥ 500."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.weight, self.shift = torch.nn.Parameter(torch.zeros(1)), 1.0
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> Any:
-        return type("Output", (), {"sample": x * self.weight + (t >= 500).float().view(-1, 1, 1, 1)})
+        return type("Output", (), {"sample": x * self.weight + self.shift * (t >= 500).float().view(-1, 1, 1, 1)})
 
 
 def test_the_measurement_is_the_mean_squared_error_in_each_range_of_t() -> None:
@@ -74,6 +74,18 @@ def test_the_measurement_is_the_mean_squared_error_in_each_range_of_t() -> None:
     errors = [(record.noise[k : k + 10] - int(k >= 20)).square().mean() for k in (0, 10, 20, 30)]
     torch.testing.assert_close(found, torch.stack(errors))
     assert found[:2].mean() == pytest.approx(1, abs=0.2) and found[2:].mean() == pytest.approx(2, abs=0.3)
+
+
+def test_a_measurement_uses_the_averaged_weights_in_eval_mode_and_gives_back() -> None:
+    """The average answers x_t: E (ε - x_t)² at large t is nearly 0, where the own weights' answer of 0 has 1."""
+    record, network = recorder(count=40, bins=4), Zero()
+    ema, modes = EMA(network), []
+    ema.shadow = [torch.ones(1)]
+    network.register_forward_hook(lambda module, *_: modes.append(module.training))
+    network.shift = 0.0
+    found = record.measure(Progress(1, 6, 0.5, 1.0, 1e-3, 0.0, ema, network, DDPMScheduler()))  # type: ignore[arg-type]
+    assert found[3] < 0.01 < 0.3 < found[0]
+    assert modes == [False] and network.training and network.weight.item() == 0
 
 
 def test_the_smoothed_loss_of_a_constant_is_that_constant_from_the_start() -> None:

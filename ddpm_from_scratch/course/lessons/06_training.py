@@ -272,12 +272,12 @@ assert largest < 1e-15
 #
 # In the long run the variance $V$ of $w$ no longer changes: $V = \rho^2 V + \mathrm{lr}^2 s^2$, so $V = \mathrm{lr}^2 s^2 / (1-\rho^2)$.
 #
-# The **exponential moving average** (EMA) keeps a second set of weights, $\bar w_n = d\,\bar w_{n-1} + (1-d)\, w_n$. Unrolled, $\bar w_n = (1-d) \sum_{k\ge0} d^k\, w_{n-k}$. Weights that are $m$ steps
-# apart have covariance $\rho^m V$, so
+# The **exponential moving average** (EMA) keeps a second set of weights, $\bar w_n = d\,\bar w_{n-1} + (1-d)\, w_n$. Unrolled, $\bar w_n = (1-d) \sum_{k\ge0} d^k\, w_{n-k}$. Weights that are $\ell$ steps
+# apart have covariance $\rho^\ell V$, so
 #
-# $$\operatorname{Var} \bar w = (1-d)^2\, V \sum_{j,k} d^{\,j+k} \rho^{|j-k|} = (1-d)^2\, V\, \frac{1}{1-d^2}\Big(1 + 2\sum_{m\ge1} (d\rho)^m\Big) = \frac{1-d}{1+d}\;\frac{1+d\rho}{1-d\rho}\;V .$$
+# $$\operatorname{Var} \bar w = (1-d)^2\, V \sum_{j,k} d^{\,j+k} \rho^{|j-k|} = (1-d)^2\, V\, \frac{1}{1-d^2}\Big(1 + 2\sum_{\ell\ge1} (d\rho)^\ell\Big) = \frac{1-d}{1+d}\;\frac{1+d\rho}{1-d\rho}\;V .$$
 #
-# (For the second step sort the pairs by their distance $m$: the sum over the smaller index gives $1/(1-d^2)$ for each $m$, and each $m \ge 1$ occurs twice. The last step is a geometric series.)
+# (For the second step sort the pairs by their distance $\ell$: the sum over the smaller index gives $1/(1-d^2)$ for each $\ell$, and each $\ell \ge 1$ occurs twice. The last step is a geometric series.)
 #
 # > **Predict before you run.** $\mathrm{lr} = 0.1$, $d = 0.99$. How much smaller is the average's distance from $w^*$ than the weight's own: 2 times, 3 times, 10 times?
 

@@ -713,7 +713,7 @@ plots.image_grid(
 #
 # </details>
 #
-# This is the bar. So short a training just about reaches it, as the losses say, and hardly more: press Start in the monitor, and see when the loss by $t$ drops below the dashed line. Without such a yardstick one would have taken "the loss fell by more than nine tenths" for success.
+# This is the bar. So short a training comes near it, as the losses say, and no further; `digits` has passed it. Press Start in the monitor, and see when the loss by $t$ drops below the dashed line of the figure above. Without such a yardstick one would have taken "the loss fell by more than nine tenths" for success.
 
 # %% [markdown] id=untold
 # ## What the loss does not tell
@@ -788,10 +788,16 @@ print(
 plots.image_grid(
     torch.cat(rows),
     columns=count,
-    row_labels=["own", "averaged"],
+    row_labels=["own", "EMA"],
     alt="Two rows of eight samples from the same noise, by the network's own weights and by the averaged ones.",
     caption="The same run, the same step, the same noise: above the weights as the last batches left them, below their average.",
 )
+
+# %% [markdown] id=average-answer
+# The same steps, the same gradients, and a clearly smaller loss: what the average leaves out is the hovering. This run keeps its rate constant, so the weights never come to rest by themselves. A rate that falls to 0, as in exercise 06.3, brings
+# them to rest too; then the average gains less.
+#
+# The last line printed is about clipping: it touched a few steps only.
 
 # %% [markdown] id=overfit
 # ## Eight images by heart

@@ -458,6 +458,10 @@ SYMBOLS = (
     Symbol("r, j", "receptive field, and distance of neighbours in input pixels", "", "", "", "04"),
     Symbol("L, n", "resolutions, and ResNet blocks per resolution on the way down", "", "", "layers_per_block", "05"),
     Symbol("c_l", "channels at resolution $l$, the finest first", "", "", "block_out_channels", "05"),
+    Symbol("B", "number of images in a batch", "", "", "batch_size", "06"),
+    Symbol(r"\mathrm{lr}", "learning rate, how far a step goes", "", "", "learning_rate", "06"),
+    Symbol("d", "decay of the averaged weights; $1/(1-d)$ is their horizon", "", "", "EMAModel.decay", "06"),
+    Symbol(r"\bar w_n", "averaged weights after $n$ updates", "", "", "EMAModel.shadow_params", "06"),
     Symbol(
         r"\sigma_t",
         "standard deviation of the noise in one step back",

@@ -5,6 +5,7 @@ widgets are not (a file viewer, a web page). All of a widget's frames are drawn 
 drawn once, and only what moves is drawn again.
 """
 
+from .monitor import Recorder, TrainingMonitor, training_monitor
 from .noise import NoiseSlider, noise_slider
 from .posterior import PosteriorExplorer, posterior_explorer
 from .sampler import SamplerExplorer, sampler_explorer
@@ -14,12 +15,15 @@ from .tracer import UNetTracer, unet_tracer
 __all__ = [
     "NoiseSlider",
     "PosteriorExplorer",
+    "Recorder",
     "SamplerExplorer",
     "ScheduleExplorer",
+    "TrainingMonitor",
     "UNetTracer",
     "noise_slider",
     "posterior_explorer",
     "sampler_explorer",
     "schedule_explorer",
+    "training_monitor",
     "unet_tracer",
 ]

@@ -15,7 +15,7 @@ class ResnetBlock2D(nn.Module):
         temb_channels: length of the timestep embedding.
         groups, eps: of both group norms.
         time_scale_shift: "default" adds the projected embedding; "scale_shift" scales and shifts the second norm's
-            output with it (Nichol and Dhariwal 2021, section 3).
+            output with it (Nichol and Dhariwal 2021, appendix A).
         output_scale_factor: divides the sum of input and result.
     """
 

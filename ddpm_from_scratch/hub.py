@@ -76,8 +76,7 @@ def resolve(
         ValueError: a subfolder that leaves the model's folder.
     """
     if others:
-        supported = "subfolder, revision, token, cache_dir, local_files_only, and those of its own signature"
-        raise TypeError(f"from_pretrained does not support {', '.join(others)}: its options are {supported}")
+        raise TypeError(f"from_pretrained has no {', '.join(others)}; it takes token, cache_dir, local_files_only")
     inside = Path(subfolder or ".")
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"subfolder {subfolder!r} leaves the model's folder")
@@ -413,16 +412,18 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
 
     def _load(self, files: list[Path], dtype: torch.dtype) -> None:
         """Takes the weights in `files`, whose names and shapes are compared before any memory is taken."""
-        expected = {key: tuple(value.shape) for key, value in self.state_dict().items()}
+        own = self.state_dict()
+        expected = {key: tuple(value.shape) for key, value in own.items()}
         if files[0].suffix == ".safetensors":
             check_shapes(read_shapes(files), expected, files[0])
         state = read_weights(files)
         check_shapes({key: tuple(value.shape) for key, value in state.items()}, expected, files[0])
         for key, value in state.items():
-            if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
-                kind = f"{value.dtype}, {value.layout}, on {value.device}"
-                raise ValueError(f"{files[0]}: {key} is not a plain tensor of floating-point numbers ({kind})")
-        self.load_state_dict({key: value.to(dtype, copy=True) for key, value in state.items()}, assign=True)
+            target = dtype if own[key].is_floating_point() else own[key].dtype
+            if value.layout != torch.strided or value.is_meta or (target == dtype and not value.is_floating_point()):
+                raise ValueError(f"{files[0]}: {key} is not {target}: {value.dtype} {value.layout} {value.device}")
+            state[key] = value.to(target, copy=True)
+        self.load_state_dict(state, assign=True)
         self.requires_grad_(True)
 
 

@@ -148,7 +148,7 @@ def test_weights_that_are_no_real_numbers(saved: Path, dtype: torch.dtype, safe:
     state = load_file(unet / SAFETENSORS) | {"conv_in.bias": torch.zeros(4, dtype=dtype)}
     save_file(state, unet / SAFETENSORS) if safe else torch.save(state, unet / BIN)
     load = lambda: UNet2DModel.from_pretrained(unet, use_safetensors=safe)  # noqa: E731
-    refused(load, saved, "conv_in.bias is not a plain tensor of floating-point numbers", str(dtype))
+    refused(load, saved, "conv_in.bias is not torch.float32: ", str(dtype))
 
 
 @pytest.mark.parametrize("safe", [True, False])
@@ -164,7 +164,11 @@ def test_weights_in_double_precision_are_rounded_once(saved: Path, safe: bool) -
 def test_tensors_in_a_pickle_that_hold_no_numbers(saved: Path, odd: str) -> None:
     bias = torch.zeros(4).to_sparse() if odd == "sparse" else torch.zeros(4, device="meta")
     torch.save(load_file(saved / "unet" / SAFETENSORS) | {"conv_in.bias": bias}, saved / "unet" / BIN)
-    refused(lambda: UNet2DModel.from_pretrained(saved / "unet", use_safetensors=False), saved, "not a plain tensor")
+    refused(
+        lambda: UNet2DModel.from_pretrained(saved / "unet", use_safetensors=False),
+        saved,
+        "conv_in.bias is not torch.float32",
+    )
 
 
 def test_a_pickle_whose_keys_are_no_names(saved: Path) -> None:

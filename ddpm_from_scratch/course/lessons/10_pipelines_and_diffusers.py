@@ -69,13 +69,11 @@ def seeded(seed):
 # %% id=diagram
 with plots.figure(
     height=2.5,
-    alt="A diagram. Noise goes into a frame called pipeline and an image comes out. In the "
-    "frame "
+    alt="A diagram. Noise goes into a frame called pipeline and an image comes out. In it "
     "are two boxes, the model and the scheduler, with an arrow from the model to the "
     "scheduler, labelled prediction, and one back, labelled next sample.",
-    caption="A pipeline: the model says what the noise is, the scheduler takes the step, and "
-    "round "
-    "it goes.",
+    caption="A pipeline: the model says what the noise is, the scheduler takes the step, "
+    "and round it goes.",
 ) as ax:
     ax.set(xlim=(0, 10), ylim=(0, 3))
     ax.axis("off")
@@ -106,9 +104,10 @@ with plots.figure(
 # %% [markdown] id=one-line
 # ## One line
 #
-# `google/ddpm-celebahq-256` is a DDPM trained on faces, at 256×256, published by the authors of Diffusers. Loading it is one line, running it another.
-# If the hub can be reached, the next cell fetches 0.45 GB. If it cannot (or if `HF_HUB_OFFLINE=1` is set) you get the same network with
-# random weights and small images, in the same files, and a sentence that says so; everything works except that its images are noise.
+# `google/ddpm-celebahq-256` is a DDPM trained on faces, at 256×256, published on the Hugging Face hub. Loading it is one line, running it another.
+# If the hub can be reached, the next cell fetches 0.45 GB (and on a CPU the cells with this network then take minutes). If it cannot, or if
+# `HF_HUB_OFFLINE=1` is set, you get the same network with random weights and small images, in the same files, and a sentence that says so;
+# everything works except that its images are noise.
 
 # %% id=celeba
 celeba, what = published("google/ddpm-celebahq-256", folder)
@@ -126,9 +125,8 @@ plots.image_grid(
     width=2.2,
     alt="One small square image. With random weights and four steps it is coloured noise; "
     "with the published weights and a thousand steps it is a face.",
-    caption=f"`pipeline().images[0]`: {what}, {steps} steps. With random weights there is "
-    "nothing "
-    "to see yet.",
+    caption=f"`pipeline().images[0]`: {what}, {steps} steps. With random weights there "
+    "is nothing to see yet.",
 )
 del pipeline
 
@@ -284,7 +282,7 @@ assert less_noisy.shape == noisy.shape
 # Write it once, for all schedulers.
 
 # %% [markdown] id=loops-text
-# First with the big network and DDPM, as Diffusers' introduction does it, then the same with DDIM: two lines differ. (Offline at 32×32 and in 4 steps, since the weights are random.)
+# First with the big network and DDPM, as Diffusers' introduction does it, then with DDIM: another class, fewer steps, and the loop is the same. (Offline at 32×32 and in 4 steps each, since the weights are random.)
 
 
 # %% id=loops
@@ -295,13 +293,11 @@ start_noise = torch.randn(1, church_model.config.in_channels, side, side).to(dev
 
 ddpm = DDPMScheduler.from_pretrained(church)
 ddpm.set_timesteps(1000 if device == "cuda" else 4)
-sample, seen = start_noise, [start_noise]
+sample, seen, source = start_noise, [start_noise], torch.Generator(device).manual_seed(0)
 for t in ddpm.timesteps:
     with torch.no_grad():
         residual = church_model(sample, t).sample  # 1. predict the noise
-    sample = ddpm.step(
-        residual, t, sample, generator=torch.Generator(device).manual_seed(0)
-    ).prev_sample  # 2. one step
+    sample = ddpm.step(residual, t, sample, generator=source).prev_sample  # 2. one step
     seen.append(sample)
 
 ddim = DDIMScheduler.from_pretrained(church)  # the same file, read by another class

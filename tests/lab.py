@@ -209,10 +209,9 @@ def illegible(page: Any) -> list[str]:
 def photograph(page: Any, path: Path) -> None:
     """A picture of the whole notebook, not only of what fits the window."""
     size = page.viewport_size
-    height = page.evaluate(
-        "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
-    )
-    page.set_viewport_size({"width": size["width"], "height": min(int(height) + 200, 16_000)})
+    page.set_viewport_size({"width": size["width"], "height": 300})
+    bottom = "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
+    page.set_viewport_size({"width": size["width"], "height": min(int(page.evaluate(bottom)) + 150, 16_000)})
     page.wait_for_timeout(500)
     page.screenshot(path=path)
     page.set_viewport_size(size)

@@ -95,8 +95,9 @@ class ScheduleExplorer(Explorer):
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
         wide = {"width": "24em"}
-        self.schedule = ipywidgets.Dropdown(
-            options=list(NAMES), value=schedule, description="schedule", layout={"width": "16em"}
+        # JupyterLab keeps the arrow keys from a drop-down list, not from a slider
+        self.schedule = ipywidgets.SelectionSlider(
+            options=list(NAMES), value=schedule, description="schedule", layout=wide
         )
         self.steps = ipywidgets.IntSlider(T, 1, max(T, MAX_T), description="steps T", layout=wide)
         self.beta_start = ipywidgets.SelectionSlider(

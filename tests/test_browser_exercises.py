@@ -53,7 +53,7 @@ def test_from_a_wrong_answer_to_kept_progress(lab: Lab, page: Any, screenshots: 
         assert illegible(page) == []
 
     choose(page, "Kernel", "Restart Kernel…")
-    page.locator(".jp-Dialog").get_by_role("button", name="Restart").click()
+    page.locator(".jp-Dialog .jp-mod-accept").click()
     wait_for_kernel(page)
     last = page.locator(".jp-CodeCell").nth(3)
     last.locator(".cm-content").click()

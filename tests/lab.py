@@ -95,10 +95,11 @@ def wait_for_kernel(page: Any) -> None:
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
 
 
-def choose(page: Any, *path: str) -> None:
+def choose(page: Any, menu: str, *path: str) -> None:
     """Choose an entry of the menu bar, such as `choose(page, "Run", "Run All Cells")`."""
+    page.locator(".lm-MenuBar-itemLabel").get_by_text(menu, exact=True).click()
     for entry in path:
-        page.get_by_role("menuitem", name=entry, exact=True).first.click()
+        page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).last.click()
 
 
 def run_all(page: Any, notebook: Path, seconds: float) -> nbformat.NotebookNode:
@@ -139,7 +140,7 @@ def warnings_on(page: Any) -> list[str]:
 def set_theme(page: Any, theme: str) -> None:
     """Choose the theme "Light" or "Dark" and wait until it is there."""
     choose(page, "Settings", "Theme", f"JupyterLab {theme}")
-    page.locator(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]").wait_for()
+    page.locator(f"body[data-jp-theme-light={'true' if theme == 'Light' else 'false'}]").wait_for(state="attached")
     page.wait_for_timeout(500)
 
 
@@ -208,10 +209,9 @@ def illegible(page: Any) -> list[str]:
 def photograph(page: Any, path: Path) -> None:
     """A picture of the whole notebook, not only of what fits the window."""
     size = page.viewport_size
-    height = page.evaluate(
-        "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
-    )
-    page.set_viewport_size({"width": size["width"], "height": min(int(height) + 200, 16_000)})
+    page.set_viewport_size({"width": size["width"], "height": 300})
+    bottom = "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
+    page.set_viewport_size({"width": size["width"], "height": min(int(page.evaluate(bottom)) + 150, 16_000)})
     page.wait_for_timeout(500)
     page.screenshot(path=path)
     page.set_viewport_size(size)

@@ -59,12 +59,14 @@ ROWS = [
     Row(
         "widgets.schedule_explorer(images[[28, 1]])",
         [
-            Keys("schedule", ["ArrowDown", "ArrowDown"], "cosine"),
+            Keys("schedule", ["ArrowRight", "ArrowRight"], "cosine"),
             Keys("zero terminal SNR", ["Space"], True),
-            Keys("schedule", ["ArrowUp", "ArrowUp"], "linear"),
-            Keys("last β", ["ArrowRight"] * 2, 10 ** (np.log10(0.02) + 0.1)),
+            Keys("schedule", ["ArrowLeft", "ArrowLeft"], "linear"),
+            Keys("last β", ["ArrowRight"] * 2, 0.05),
             Keys("last β", ["End"], 1.0),
-            Keys("last β", ["ArrowLeft"] * 4, 10**-0.2),
+            Keys("last β", ["ArrowLeft", "ArrowLeft"], 0.5),
+            Keys("first β", ["End"], 1.0),
+            Keys("first β", ["Home"], 1e-6),
             Keys("steps T", ["Home"], 1),
             Keys("steps T", ["ArrowRight"] * 9, 10),
         ],

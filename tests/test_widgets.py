@@ -94,6 +94,7 @@ def test_t_stays_within_the_schedule(images):
 def test_controls_have_labels_and_the_picture_its_words(slider):
     assert slider.slider.description and slider.box.description
     assert "histogram" in slider.picture.tooltip
+    assert slider.picture.get_state()["description"] == ""  # without it the browser fails on the tooltip
 
 
 def test_moving_opens_no_figures(slider):

@@ -113,10 +113,18 @@ def test_the_cosine_does_not_mind_the_range(images):
     assert "half way" in explorer.text.value
 
 
+def test_any_range_may_be_given_and_is_among_the_choices(images):
+    explorer = widgets.schedule_explorer(images, beta_start=0.00085, beta_end=0.012)
+    assert drawn(explorer)[0][[0, -1]].tolist() == pytest.approx([0.00085, 0.012])
+    labels = [label for label, _ in explorer.beta_start.options]
+    assert labels[0] == "0.000001" and "0.00085" in labels and labels[-1] == "1"
+    assert len(explorer.beta_end.options) == len(labels) == 38
+
+
 def test_no_choice_of_the_controls_breaks(explorer):
     for name in NAMES:
         for T in (1, 2, 4000):
-            for low, high in ((1e-6, 1e-6), (1e-6, 1.0), (1e-3, 0.98), (1.0, 1e-6)):
+            for low, high in ((1e-6, 1e-6), (1e-6, 1.0), (1e-3, 0.7), (1.0, 1e-6)):
                 explorer.schedule.value, explorer.steps.value = name, T
                 explorer.beta_start.value, explorer.beta_end.value = low, high
                 explorer.zero_snr.value = not explorer.zero_snr.value

@@ -947,7 +947,7 @@ except ValueError as message:
 # ## Move it yourself
 #
 # All of this lesson's knobs in one place: the rule, the number of steps, the range of $\beta$, the rescale. The noise is drawn once and kept, so what
-# changes in the images is the schedule's doing. Drag a slider, or click it and use the arrow keys, or type into its number.
+# changes in the images is the schedule's doing. Drag a slider, or click it and use the arrow keys; the number of steps can be typed.
 #
 # Try: take $T$ from 1000 down to 100 and watch the last image; then mend it with the range alone. Tick the rescale: where do $\beta$ and log-SNR go? Then ask for something
 # impossible: a range that falls, a $\beta$ of 1.

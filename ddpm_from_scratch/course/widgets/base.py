@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import ipywidgets
 import numpy as np
+import traitlets
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -53,6 +54,19 @@ class LiveFigure:
         return buffer.getvalue()
 
 
+class Picture(ipywidgets.Image):
+    """A PNG picture whose `tooltip` says what it shows.
+
+    The browser's half of ipywidgets gives a tooltip to a widget only if its `description` is empty, and fails on
+    pictures, which have none.
+    """
+
+    description = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, words: str) -> None:
+        super().__init__(format="png", tooltip=words, layout={"max_width": "100%"})
+
+
 class Explorer(ipywidgets.VBox):
     """Controls above one live picture and a line of text; a fixed picture where there are no widgets.
 
@@ -63,7 +77,7 @@ class Explorer(ipywidgets.VBox):
     """
 
     def __init__(self, controls: Sequence[ipywidgets.Widget], alt: str, fixed: str) -> None:
-        self.picture = ipywidgets.Image(format="png", tooltip=alt, layout={"max_width": "100%"})
+        self.picture = Picture(alt)
         self.text = ipywidgets.HTML()
         self.fixed = fixed
         row = ipywidgets.HBox(list(controls), layout={"flex_flow": "row wrap"})

@@ -94,13 +94,18 @@ class ScheduleExplorer(Explorer):
         self.noise = torch.randn(self.images.shape, generator=torch.Generator().manual_seed(seed))
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
-        wide, log = {"width": "24em"}, {"min": -6, "max": 0, "step": 0.05, "readout_format": ".2g"}
-        self.schedule = ipywidgets.Dropdown(
-            options=list(NAMES), value=schedule, description="schedule", layout={"width": "16em"}
+        wide = {"width": "24em"}
+        # JupyterLab keeps the arrow keys from a drop-down list, not from a slider
+        self.schedule = ipywidgets.SelectionSlider(
+            options=list(NAMES), value=schedule, description="schedule", layout=wide
         )
         self.steps = ipywidgets.IntSlider(T, 1, max(T, MAX_T), description="steps T", layout=wide)
-        self.beta_start = ipywidgets.FloatLogSlider(beta_start, description="first β", layout=wide, **log)
-        self.beta_end = ipywidgets.FloatLogSlider(beta_end, description="last β", layout=wide, **log)
+        self.beta_start = ipywidgets.SelectionSlider(
+            options=_betas_to_choose(beta_start), value=beta_start, description="first β", layout=wide
+        )
+        self.beta_end = ipywidgets.SelectionSlider(
+            options=_betas_to_choose(beta_end), value=beta_end, description="last β", layout=wide
+        )
         self.zero_snr = ipywidgets.Checkbox(
             zero_snr, description="zero terminal SNR", indent=False, layout={"width": "12em"}
         )
@@ -200,6 +205,12 @@ class ScheduleExplorer(Explorer):
             "the rescaled schedule follows the linear one, and falls to minus infinity at the end. In JupyterLab you "
             "can choose the schedule yourself.",
         )
+
+
+def _betas_to_choose(first: float) -> list[tuple[str, float]]:
+    """Six values in each power of ten from 0.000001 to 1, and `first`, with their labels."""
+    values = {round(digit * 10.0**power, 9) for power in range(-6, 0) for digit in (1, 1.5, 2, 3, 5, 7)}
+    return [(f"{beta:.9f}".rstrip("0").rstrip("."), beta) for beta in sorted({*values, 1.0, first})]
 
 
 def _bars(betas: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ widgets are not (a file viewer, a web page). All of a widget's frames are drawn 
 drawn once, and only what moves is drawn again.
 """
 
+from .interpolation import InterpolationExplorer, interpolation_explorer
 from .noise import NoiseSlider, noise_slider
 
-__all__ = ["NoiseSlider", "noise_slider"]
+__all__ = ["InterpolationExplorer", "NoiseSlider", "interpolation_explorer", "noise_slider"]

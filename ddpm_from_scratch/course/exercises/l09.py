@@ -27,7 +27,7 @@ def level(t: int) -> float:
 
 
 def ode_step(x: Tensor, eps: Tensor, alpha_bar_from: float, alpha_bar_to: float) -> Tensor:
-    """One Euler step of the ODE of DDIM, in either direction (Song eq. 13).
+    """One Euler step of the ODE of DDIM, in either direction (Song eq. 13, 14).
 
     x, eps: any shape, the same; eps is what the network says at x.
     alpha_bar_from, alpha_bar_to: ᾱ now and at the step moved to, in (0, 1]; which is larger says the direction.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -526,7 +527,7 @@ def draw_row(answer, steps: int = 8, count: int = 6) -> Tensor:
     """A row of clothes between two seeds, by the learner's interpolation, decoded by DDIM."""
     ends = [torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(seed)) for seed in (2, 3)]
     x = torch.cat([answer(*ends, i / (count - 1)) for i in range(count)]).float()
-    scheduler = DDIMScheduler(timestep_spacing="trailing")
+    scheduler: Any = DDIMScheduler(timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
     with torch.no_grad():
         for t in scheduler.timesteps.tolist():
@@ -671,10 +672,8 @@ def grid_in_float64(corners, rows, columns):
 
 
 def grid_transposed_twice(corners, rows, columns):
-    by_column = [
-        torch.cat([slerp(slerp(*corners[[0, 2], None], v), slerp(*corners[[1, 3], None], v), w) for v in _places(rows)])
-        for w in _places(columns)
-    ]
+    a, b, c, d = corners[:, None]
+    by_column = [torch.cat([slerp(slerp(a, c, v), slerp(b, d, v), w) for v in _places(rows)]) for w in _places(columns)]
     return torch.stack(by_column).transpose(0, 1)
 
 

@@ -251,8 +251,8 @@ print(f"code at t = 999 against (x_0 - m)/s: largest difference {(code - (points
 # Write the encoder. The package has it as `ddim_invert(model, x0, scheduler)`.
 
 # %% id=encode-digits
-real = load_dataset("digits").resized(16).images(slice(1500, 1505))
-scheduler = ddim(40, spacing="linspace", clip=False)
+real = load_dataset("digits", split="test").resized(16).images(slice(0, 5))
+scheduler = ddim(30, spacing="linspace", clip=False)
 with torch.no_grad():
     codes = ddim_invert(digits, real, scheduler)
 back = decode(digits, codes, scheduler)
@@ -309,8 +309,8 @@ lost = []
 for n in few:
     scheduler = ddim(n, spacing="linspace", clip=False)
     with torch.no_grad():
-        coded = ddim_invert(digits, real[:4], scheduler)
-    lost.append(float((decode(digits, coded, scheduler) - real[:4]).square().mean().sqrt()))
+        coded = ddim_invert(digits, real[:3], scheduler)
+    lost.append(float((decode(digits, coded, scheduler) - real[:3]).square().mean().sqrt()))
 order = measured_order(torch.tensor(few), torch.tensor(lost))
 print("digits, encode, then decode: " + ", ".join(f"{n} steps {e:.3f}" for n, e in zip(few, lost, strict=True)) + f": order {order:.2f}")
 
@@ -421,7 +421,7 @@ plots.image_grid(
 
 # %% id=semantic-run
 scheduler = ddim(25, spacing="linspace", clip=False)
-chosen = load_dataset("digits").resized(16).images([1500, 1503])
+chosen = load_dataset("digits", split="test").resized(16).images([0, 3])
 with torch.no_grad():
     code_a, code_b = ddim_invert(digits, chosen, scheduler)[:, None]
 places = [i / 7 for i in range(8)]
@@ -497,24 +497,24 @@ def features(x):
 unrelated = features(decode(digits, draw(30, 24, 1, 16, 16), ddim(S)))
 typical = torch.pdist(unrelated).mean()
 start, end = draw(0, 1, 1, 16, 16), draw(1, 1, 1, 16, 16)
-fine = torch.cat([between(start, end, i / 32) for i in range(33)])
+fine = torch.cat([between(start, end, i / 24) for i in range(25)])
 step_noise = {
     "DDIM": None,
-    "DDPM, shared noise": draw(31, S, 1, 1, 16, 16).expand(-1, 33, -1, -1, -1),
-    "DDPM, fresh noise": draw(32, S, 33, 1, 16, 16),
+    "DDPM, shared noise": draw(31, S, 1, 1, 16, 16).expand(-1, 25, -1, -1, -1),
+    "DDPM, fresh noise": draw(32, S, 25, 1, 16, 16),
 }
 steps_of = {}
 for name, noise in step_noise.items():
     f = features(decode(digits, fine, ddim(S), 0.0 if noise is None else 1.0, noise)) / typical
     steps_of[name] = f.diff(dim=0).norm(dim=1)
-    coarse = f[::8].diff(dim=0).norm(dim=1)
-    print(f"{name:<19} ends apart {(f[-1] - f[0]).norm():.2f}   mean step with 5 images {coarse.mean():.2f}, with 33 {steps_of[name].mean():.2f}")
+    coarse = f[::6].diff(dim=0).norm(dim=1)
+    print(f"{name:<19} ends apart {(f[-1] - f[0]).norm():.2f}   mean step with 5 images {coarse.mean():.2f}, with 25 {steps_of[name].mean():.2f}")
 plots.curves(
-    torch.arange(1, 33),
+    torch.arange(1, 25),
     steps_of,
     "step along the path",
     "length in feature space",
-    alt="Three curves over 32 steps. DDPM with fresh noise jumps around 1 all the time. DDIM is low "
+    alt="Three curves over 24 steps. DDPM with fresh noise jumps around 1 all the time. DDIM is low "
     "with single peaks. DDPM with shared noise is close to 0 everywhere.",
     caption="How far each step goes, in units of the distance of two unrelated images. The peaks of "
     "DDIM are where one digit becomes another.",
@@ -568,10 +568,9 @@ from ddpm_from_scratch.course.exercises.l09 import slerp
 # Write the grid. `slerp` is now the finished function, whatever your own does.
 
 # %% id=explorer
-explorer = widgets.interpolation_explorer(
+widgets.interpolation_explorer(
     lambda x: decode(digits, x, ddim(12)), (1, 16, 16), seeds=(0, 1, 2, 3), columns=9, rows=5
 )
-explorer
 
 # %% [markdown] id=explorer-text
 # All images are made beforehand, when the seeds are chosen; the sliders only choose among them. Try the same seed at A and B, and try to find the place where one digit becomes another.

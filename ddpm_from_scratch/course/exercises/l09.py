@@ -120,6 +120,18 @@ ODE_STEP = Exercise(
             "you scaled by ᾱ where its square root belongs (t = {t} → {t_to})",
         ),
         Mistake(
+            lambda x, e, a, b: b**0.5 * x / a**0.5 + (_sigma(b) - _sigma(a)) * e,
+            "you scaled x back and left the step in ε as it is for x̄: both belong to x̄ (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: x + (_sigma(b) - _sigma(a)) * e,
+            "you took the Euler step on x itself: the ODE is for x̄ (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: gaussian.ddim_mean(gaussian.x0_from_eps(x, e, a).clamp(-1, 1), e, b),
+            "you clipped x̂_0: a clipped step has no inverse, and it is no step of the ODE (t = {t} → {t_to})",
+        ),
+        Mistake(
             lambda x, e, a, b: (x - (1 - a) ** 0.5 * e) / a**0.5,
             "you went all the way to x̂_0: the step ends at t = {t_to}",
         ),
@@ -218,9 +230,9 @@ def encode_recursively(model, x0, timesteps, alpha_bar):
     return ode_step(x, model(x, timesteps[min(1, len(timesteps) - 1)]), a, float(alpha_bar[timesteps[0]]))
 
 
-def _climb(model, x0, steps, alpha_bar, *, ask="from", start=1.0, keep=None):
+def _climb(model, x0, steps, alpha_bar, *, ask="from", first=None, start=1.0, keep=None):
     """The loop with another t for the model, or another first level."""
-    x, now, t_now = x0, start, steps[0]
+    x, now, t_now = x0, start, steps[0] if first is None else first
     for t in steps:
         eps = model(x, t if ask == "to" else t_now) if keep is None else keep
         x = ode_step(x, eps, now, float(alpha_bar[t]))
@@ -275,6 +287,11 @@ ENCODE = Exercise(
         Mistake(
             lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, start=float(ab[ts[-1]])),
             "you started at the level of t = {first}: the model is asked there, but the image is clean, at level 1",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, first=0),
+            "you asked the model at t = 0 about the clean image: the timesteps visited begin at {first}, and decoding "
+            "asks there too",
         ),
         Mistake(
             lambda m, x, ts, ab: _climb(m, x, ts[::-1][:-1], ab),
@@ -499,6 +516,11 @@ def _of_the_batch(z0, z1, w):
     return (torch.sin((1 - w) * angle) * z0 + torch.sin(w * angle) * z1) / torch.sin(angle)
 
 
+def _norms_of_the_batch(z0, z1, w):
+    angle = ((z0 * z1).flatten(1).sum(1) / (z0.norm() * z1.norm())).acos().view(-1, *[1] * (z0.ndim - 1))
+    return (torch.sin((1 - w) * angle) * z0 + torch.sin(w * angle) * z1) / torch.sin(angle)
+
+
 def _in_each_row(z0, z1, w):
     angle = torch.cosine_similarity(z0, z1, dim=-1).clamp(-1, 1).acos()[..., None].clamp(min=1e-3)
     return (torch.sin((1 - w) * angle) * z0 + torch.sin(w * angle) * z1) / torch.sin(angle)
@@ -569,6 +591,14 @@ SLERP = Exercise(
             _lerp_rescaled,
             "you took the straight line and corrected its length: that stays on the sphere, but does not move along it "
             "evenly",
+        ),
+        Mistake(
+            lambda a, b, w: (1 - w) ** 0.5 * a + w**0.5 * b,
+            "you took √(1-w) and √w as weights: right in length where θ is 90°, but not evenly along the circle",
+        ),
+        Mistake(
+            _norms_of_the_batch,
+            "you divided by the length of the whole batch of {B}: each sample has its own, so take the norm per sample",
         ),
         Mistake(
             _of_the_batch,

@@ -57,11 +57,14 @@ def ddim(steps, spacing="trailing", clip=True):
 
 @torch.no_grad()
 def decode(model, x, scheduler, eta=0.0, step_noise=None):
-    """From x_T to images, (N, C, H, W); `step_noise`, one tensor per step, is needed where eta is above 0."""
+    """From x_T to images, (N, C, H, W), by DDIM, or by DDPM with eta = 1 and one `step_noise` per step."""
     for i, t in enumerate(scheduler.timesteps.tolist()):
         output = model(x, t)
-        noise = {} if step_noise is None else {"variance_noise": step_noise[i]}
-        x = scheduler.step(getattr(output, "sample", output), t, x, eta=eta, **noise).prev_sample
+        output = getattr(output, "sample", output)
+        if eta == 0:
+            x = scheduler.step(output, t, x).prev_sample
+        else:  # lesson 08: with ε̂ derived anew from the clipped x̂_0, this is DDPM step for step
+            x = scheduler.step(output, t, x, eta, True, variance_noise=step_noise[i]).prev_sample
     return x
 
 
@@ -79,7 +82,7 @@ from ddpm_from_scratch.course.exercises.l09 import slerp as between
 
 ends = draw(2, 1, 1, 28, 28), draw(3, 1, 1, 28, 28)
 path = torch.cat([between(*ends, i / 7) for i in range(8)])
-walk = decode(fashion, path, ddim(15))
+walk = decode(fashion, path, ddim(12))
 plots.image_grid(
     torch.cat([path / 2, walk]),
     8,
@@ -256,18 +259,31 @@ scheduler = ddim(30, spacing="linspace", clip=False)
 with torch.no_grad():
     codes = ddim_invert(digits, real, scheduler)
 back = decode(digits, codes, scheduler)
-neighbours = torch.corrcoef(torch.stack([codes[..., 1:].flatten(), codes[..., :-1].flatten()]))[0, 1]
-print(f"codes: mean {codes.mean():+.2f}, standard deviation {codes.std():.2f}, correlation of neighbouring pixels {neighbours:+.2f}")
-print(f"the images themselves: mean {real.mean():+.2f}, standard deviation {real.std():.2f}")
+
+
+def in_two_scales(x):
+    """Standard deviations of the means of 2 × 2 pixels, and of what is left."""
+    coarse = torch.nn.functional.avg_pool2d(x, 2)
+    detail = x - coarse.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    return float(coarse.std()), float(detail.std())
+
+
+print("standard deviation: all, of means of 2 × 2 pixels, of the rest")
+for name, x in (("images", real), ("codes", codes), ("N(0, I)", draw(50, *real.shape))):
+    print(f"{name:<8} {x.std():.2f}   " + "   ".join(f"{v:.2f}" for v in in_two_scales(x)))
 print(f"decoded again: root mean squared error of a pixel {(back - real).square().mean().sqrt():.3f}")
 plots.image_grid(
     torch.cat([real, codes / 2, back]),
     5,
     row_labels=["image", "code", "decoded"],
-    alt="Three rows of five pictures: handwritten digits, their codes, which look like noise, and "
+    alt="Three rows of five pictures: handwritten digits, their codes, which look like noise of small amplitude, and "
     "the digits decoded from the codes, nearly the same as those above.",
     caption="Five digits that the model was not trained on, their codes, and what comes back.",
 )
+
+# %% [markdown] id=codes-note
+# Look at the second row again: it is noise, but quieter than a draw from $\mathcal N(0, I)$, and the table says where. These digits are smooth (they were enlarged from 8 × 8 pixels), so fine detail is a direction in which the data hardly vary. There $s \approx 0$: *every* noise decodes to "no detail", so no particular noise is called for,
+# and the way up from exactly no detail ends near the middle, 0. The same holds for border pixels that are always black. The code of a real image is one of many that decode to it, and not a typical draw.
 
 # %% [markdown] id=loss
 # ## How much is lost
@@ -389,7 +405,7 @@ with plots.figure(
 
 # %% id=lerp-pictures
 straight = torch.cat([torch.lerp(*ends, i / 7) for i in range(8)])
-flat = decode(fashion, straight, ddim(15))
+flat = decode(fashion, straight, ddim(12))
 
 
 def contrast(x):
@@ -457,7 +473,7 @@ plots.image_grid(
 # > **Predict before you run.** Which of the three paths is smooth? Which gets from one image to another?
 
 # %% id=three-paths
-S = 15
+S = 12
 shared = draw(20, S, 1, 1, 28, 28)
 fresh = draw(21, S, 8, 1, 28, 28)
 paths = {
@@ -509,16 +525,18 @@ for name, noise in step_noise.items():
     steps_of[name] = f.diff(dim=0).norm(dim=1)
     coarse = f[::6].diff(dim=0).norm(dim=1)
     print(f"{name:<19} ends apart {(f[-1] - f[0]).norm():.2f}   mean step with 5 images {coarse.mean():.2f}, with 25 {steps_of[name].mean():.2f}")
-plots.curves(
-    torch.arange(1, 25),
-    steps_of,
-    "step along the path",
-    "length in feature space",
-    alt="Three curves over 24 steps. DDPM with fresh noise jumps around 1 all the time. DDIM is low "
+with plots.figure(
+    width=7,
+    height=3.2,
+    alt="Three curves over 24 steps. DDPM with fresh noise is high and jumps up and down. DDIM is low "
     "with single peaks. DDPM with shared noise is close to 0 everywhere.",
     caption="How far each step goes, in units of the distance of two unrelated images. The peaks of "
     "DDIM are where one digit becomes another.",
-)
+) as ax:
+    plots.draw_curves(
+        ax, torch.arange(1, 25), steps_of, "step along the path", "length in feature space"
+    )
+    ax.set_ylim(-0.05, 2.3)
 
 # %% [markdown] id=share-text
 # **How much does $x_T$ decide?** Take six $x_T$ and six lots of step noise, make all 36 images, and ask which of the two the features depend on. Write $f_{ij}$ for the features with $x_T$ number $i$ and step noise number $j$, $\bar f_{i\cdot}$ for the mean over $j$, and $\bar f$ for that over all. The share that $x_T$ explains by itself is

@@ -326,6 +326,22 @@ EQUATIONS = (
         SCHEDULERS + "test_encoding_then_decoding_returns_the_image_as_steps_shrink",
     ),
     Equation(
+        "Song",
+        "eq. 14",
+        r"d\bar x / d\sigma = \varepsilon_\theta(\bar x / \sqrt{\sigma^2+1},\ t)",
+        "09",
+        "course.exercises.l09.ode_step",
+        ORACLE + "test_ddim_converges_to_the_exact_transport",
+    ),
+    Equation(
+        "Song",
+        "section 5.3",
+        r"z_w = \tfrac{\sin((1-w)\theta)}{\sin\theta}\, z_0 + \tfrac{\sin(w\theta)}{\sin\theta}\, z_1",
+        "09",
+        "course.exercises.l09.slerp",
+        "tests/test_widgets_interpolation.py::test_between_the_corners_the_noise_is_on_the_sphere",
+    ),
+    Equation(
         "Ho",
         "eq. 13",
         r"p_\theta(x_0 \mid x_1) = \textstyle\prod_i \int_{\delta_-(x_0^i)}^{\delta_+(x_0^i)}"
@@ -500,6 +516,19 @@ SYMBOLS = (
     Symbol(r"J_\sigma", "the bound for $q_\\sigma$", "", r"J_\sigma", "", "08"),
     Symbol(r"\tau", "the timesteps that are visited", "", r"\tau", "timesteps", "08"),
     Symbol("S", "their number", "", r"S, \dim(\tau)", "num_inference_steps", "08"),
+    Symbol(r"\bar x = x_t/\sqrt{\bar\alpha_t}", "$x_t$ with the shrinking undone", "", r"\bar x", "", "09"),
+    Symbol(
+        r"\sigma(t) = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}",
+        "noise on the scale of $\\bar x$, the time of the ODE",
+        "",
+        r"\sigma(t)",
+        "",
+        "09",
+    ),
+    Symbol(
+        r"z_0, z_1, z_w", "two noises, and the one at the share $w$ of the way", "", r"z_0, z_1, z_\alpha", "", "09"
+    ),
+    Symbol(r"\theta", "angle between two noises, in lesson 09", "", r"\theta", "", "09"),
     Symbol(r"\mu, \Sigma", "mean and covariance of feature vectors", "", "", "", "11"),
     Symbol("D", "number of features, or of pixels", "D", "", "", "11"),
     Symbol("N", "number of samples that are judged", "", "", "", "11"),

@@ -5,6 +5,7 @@ widgets are not (a file viewer, a web page). All of a widget's frames are drawn 
 drawn once, and only what moves is drawn again.
 """
 
+from .interpolation import InterpolationExplorer, interpolation_explorer
 from .monitor import Recorder, TrainingMonitor, training_monitor
 from .noise import NoiseSlider, noise_slider
 from .posterior import PosteriorExplorer, posterior_explorer
@@ -13,6 +14,7 @@ from .schedule import ScheduleExplorer, schedule_explorer
 from .tracer import UNetTracer, unet_tracer
 
 __all__ = [
+    "InterpolationExplorer",
     "NoiseSlider",
     "PosteriorExplorer",
     "Recorder",
@@ -20,6 +22,7 @@ __all__ = [
     "ScheduleExplorer",
     "TrainingMonitor",
     "UNetTracer",
+    "interpolation_explorer",
     "noise_slider",
     "posterior_explorer",
     "sampler_explorer",

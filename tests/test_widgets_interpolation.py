@@ -1,0 +1,139 @@
+"""The interpolation explorer: right images, right frames, nothing decoded while a slider moves."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from PIL import Image
+from torch import Tensor
+
+from ddpm_from_scratch.course import plots, widgets
+
+SHAPE = (1, 8, 8)
+
+
+class Decoder:
+    """Counts its calls; a smooth function of the noise."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.tanh(x)
+
+
+@pytest.fixture
+def decode() -> Decoder:
+    return Decoder()
+
+
+@pytest.fixture
+def explorer(decode):
+    return widgets.interpolation_explorer(decode, SHAPE, seeds=(5, 6, 7, 8), columns=6, rows=4)
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def noise(seed: int) -> Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_corners_are_the_images_of_the_seeds(explorer):
+    corners = [explorer.images[row, column] for row in (0, -1) for column in (0, -1)]
+    for image, seed in zip(corners, (5, 6, 7, 8), strict=True):
+        torch.testing.assert_close(image, torch.tanh(noise(seed)), rtol=0, atol=1e-5)
+
+
+def test_between_the_corners_the_noise_is_on_the_sphere(explorer):
+    latents = torch.atanh(explorer.images)
+    sizes = latents.flatten(2).norm(dim=-1)
+    ends = torch.stack([noise(seed).norm() for seed in (5, 6, 7, 8)])
+    assert float(sizes.min()) > 0.95 * float(ends.min()) and float(sizes.max()) < 1.05 * float(ends.max())
+
+
+def test_sliders_choose_an_image_and_decode_nothing(explorer, decode):
+    assert decode.calls == 1
+    before = explorer.picture.value
+    explorer.across.value, explorer.down.value = 3, 2
+    assert explorer.picture.value != before
+    np.testing.assert_allclose(explorer.large.get_array(), plots.montage(explorer.images[2, 3, None], 1))
+    assert "60% of the way from A to B" in explorer.text.value and "67% of the way down" in explorer.text.value
+    assert decode.calls == 1
+
+
+def test_the_marker_stands_around_the_image_shown(explorer):
+    explorer.across.value, explorer.down.value = 5, 1
+    xs, ys = explorer.marker.get_data()
+    page = plots.montage(explorer.images.flatten(0, 1), explorer.columns)
+    inside = page[round(min(ys) + 0.5) : round(max(ys) + 0.5), round(min(xs) + 0.5) : round(max(xs) + 0.5)]
+    np.testing.assert_allclose(inside, plots.to_pixels(explorer.images[1, 5, None])[0])
+
+
+def test_another_seed_makes_other_images(explorer, decode):
+    kept = explorer.images[-1, 0].clone()
+    explorer.boxes[1].value = 60
+    assert decode.calls == 2
+    torch.testing.assert_close(explorer.images[0, -1], torch.tanh(noise(60)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(explorer.images[-1, 0], kept)
+    assert explorer.picture.value == explorer.frame(0, 0)
+
+
+def test_the_same_seed_twice_is_one_image(explorer):
+    explorer.boxes[1].value = 5
+    assert explorer.images.isfinite().all()
+    torch.testing.assert_close(explorer.images[0, 2], torch.tanh(noise(5)), rtol=0, atol=1e-5)
+
+
+def test_a_frame_equals_the_figure_drawn_from_scratch(explorer):
+    frame = pixels(explorer.frame(2, 4))
+    for artist in explorer.live.moving:
+        artist.set_animated(False)
+    explorer.live.canvas.draw()
+    np.testing.assert_array_equal(frame, np.asarray(explorer.live.canvas.buffer_rgba())[..., :3])
+
+
+def test_a_frame_does_not_depend_on_the_one_before(explorer):
+    first = explorer.frame(1, 1)
+    explorer.frame(3, 5)
+    assert explorer.frame(1, 1) == first
+
+
+def test_moving_opens_no_figures_and_is_quick(explorer):
+    figure = explorer.live.figure
+    children = sum(len(ax.get_children()) for ax in figure.axes)
+    times = []
+    for column in range(6):
+        start = time.perf_counter()
+        explorer.across.value = 5 - column
+        times.append(time.perf_counter() - start)
+    assert sum(len(ax.get_children()) for ax in figure.axes) == children
+    assert plt.get_fignums() == []
+    print(f"median {sorted(times)[3] * 1000:.0f} ms")
+
+
+def test_controls_have_labels_and_the_picture_its_words(explorer):
+    for control in (explorer.across, explorer.down, *explorer.boxes):
+        assert control.description and control.tooltip
+    assert "grid of images" in explorer.picture.tooltip
+
+
+def test_without_widgets_a_fixed_picture_is_shown(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert re.search(r'<img alt="[^"]{40,}" src="data:image/png;base64,', bundle["text/html"])
+    assert "<figcaption" in bundle["text/html"]
+
+
+def test_one_row_and_colour(decode):
+    explorer = widgets.interpolation_explorer(decode, (3, 8, 8), columns=4, rows=1)
+    assert explorer.images.shape == (1, 4, 3, 8, 8)
+    assert pixels(explorer.picture.value).ndim == 3

@@ -104,6 +104,7 @@ def kernel_interval(features: Tensor, real_features: Tensor, replicates: int = R
     own.fill_diagonal_(0)
     to_real = torch.cat([metrics.kernel(block, y).mean(dim=1) for block in x.split(metrics.KERNEL_BLOCK)])
     counts = resampled_counts(len(x), replicates, seed)
+    counts = counts[counts.amax(dim=1) < len(x)]  # one sample again and again has no pair
     pairs = len(x) ** 2 - counts.square().sum(dim=1)
     found = (counts @ own * counts).sum(dim=1) / pairs - 2 * counts @ to_real / len(x)
     return centred_interval(figure, found)  # the part within the real images is the same in all, and is moved away

@@ -65,6 +65,13 @@ def test_intervals_hold_the_mean_figure_as_often_as_they_say(name: str) -> None:
     assert all(i.low <= figure <= i.high for i, figure in zip(intervals, figures, strict=True))
 
 
+def test_the_smallest_sets_have_finite_intervals() -> None:
+    """Of 4 samples, one in 64 sets holds a single sample four times, which has no pair."""
+    for seed in range(5):
+        found = uncertainty.kernel_interval(draws(4, seed), draws(10, 9), replicates=500, seed=seed)
+        assert math.isfinite(found.low) and found.low < found.high < math.inf
+
+
 def test_at_the_floor_the_interval_errs_on_the_safe_side() -> None:
     """200 sets from the very Gaussian that they are compared with: too wide, so it holds the mean even more often."""
     sets = [draws(150, seed) for seed in range(200)]

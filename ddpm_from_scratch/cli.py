@@ -298,7 +298,7 @@ def evaluate(
         plan = reports.plan_of(
             rows.split(","),
             _numbers("--columns", columns),
-            num or 5000,
+            5000 if num is None else num,
             long_num,
             seed,
             repeats,
@@ -306,9 +306,9 @@ def evaluate(
         )
         text = reports.ddim_table(pipeline, asked, plan, inception=features is Features.inception).to_markdown()
     elif table is TableName.bits:
-        text = reports.bits_table(pipeline, asked, num or 500, per_image or None).to_markdown()
+        text = reports.bits_table(pipeline, asked, 500 if num is None else num, per_image or None).to_markdown()
     else:
-        text = reports.plain(pipeline, asked, num or 10_000, str(scheduler), steps, eta).table()
+        text = reports.plain(pipeline, asked, 10_000 if num is None else num, str(scheduler), steps, eta).table()
     typer.echo(text)
 
 

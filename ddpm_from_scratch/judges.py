@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ddpm_from_scratch import metrics, uncertainty
 from ddpm_from_scratch.classifier import FeatureClassifier
@@ -173,8 +174,8 @@ def inception_judge(train: ImageDataset, test: ImageDataset, device: torch.devic
 
     @torch.no_grad()
     def extract(pixels: Tensor) -> Tensor:
-        parts = (part.expand(-1, 3, -1, -1).to(device) for part in pixels.split(64))
-        return torch.cat([network(part).cpu() for part in parts])
+        parts = tqdm(pixels.split(64), desc="Inception", unit="batch", leave=False)
+        return torch.cat([network(part.expand(-1, 3, -1, -1).to(device)).cpu() for part in parts])
 
     of_train, of_test = extract(train.pixels), extract(test.pixels)
     kept = of_train[:KERNEL_FEATURES]

@@ -50,8 +50,8 @@ class Request:
             raise ValueError(f"say which classifier judges {self.model}: --classifier {choices} or a folder")
         return name
 
-    def data(self, split: str) -> ImageDataset:
-        """The model's dataset, not resized.
+    def data(self, split: str, image_size: int | None = None) -> ImageDataset:
+        """The model's dataset, resized only where a size is given.
 
         Raises:
             ValueError: none was named and the model is none that ships, or a folder without splits.
@@ -59,7 +59,7 @@ class Request:
         name = self.dataset or (judges.DATASETS_OF[self.model][0] if self.model in judges.DATASETS_OF else None)
         if name is None:
             raise ValueError(f"say on which dataset {self.model} was trained: --dataset NAME")
-        found = load_dataset(name, split, self.root)
+        found = load_dataset(name, split, self.root, image_size)
         if not isinstance(found, ImageDataset):
             raise ValueError(f"{name} is a folder of images: a dataset with a test split is needed")
         return found
@@ -119,7 +119,8 @@ def ddim_table(
         "output": asked.output,
     }
     if inception:
-        judge = judges.inception_judge(asked.data("train"), asked.data("test"), pipeline.device)
+        train, test = (asked.data(split, pipeline.unet.config.sample_size) for split in ("train", "test"))
+        judge = judges.inception_judge(train, test, pipeline.device)
     else:
         judge = judges.named_judge(asked.judge, pipeline.device)
     return few_steps.few_steps_table(

@@ -99,14 +99,27 @@ def kernel_interval(features: Tensor, real_features: Tensor, replicates: int = R
         ValueError: as `metrics.kernel_distance`, or fewer than two replicates.
     """
     figure = metrics.kernel_distance(features, real_features)
+    counts = resampled_counts(len(features), replicates, seed)
+    counts = counts[counts.amax(dim=1) < len(features)]  # one sample again and again has no pair
+    return centred_interval(figure, kernel_replicates(features, real_features, counts))
+
+
+def kernel_replicates(features: Tensor, real_features: Tensor, counts: Tensor) -> Tensor:
+    """The kernel distance of resampled sets, but for its part within the real images, which is the same in all.
+
+    Args:
+        features, real_features: (N, D) and (M, D).
+        counts: (B, N), how often each sample is in each set, in none of them one sample alone.
+
+    Returns:
+        (B,), float64.
+    """
     x, y = features.double(), real_features.double()
     own = metrics.kernel(x, x)
     own.fill_diagonal_(0)
     to_real = torch.cat([metrics.kernel(block, y).mean(dim=1) for block in x.split(metrics.KERNEL_BLOCK)])
-    counts = resampled_counts(len(x), replicates, seed)
     pairs = len(x) ** 2 - counts.square().sum(dim=1)
-    found = (counts @ own * counts).sum(dim=1) / pairs - 2 * counts @ to_real / len(x)
-    return centred_interval(figure, found)  # the part within the real images is the same in all, and is moved away
+    return (counts @ own * counts).sum(dim=1) / pairs - 2 * counts @ to_real / len(x)
 
 
 # ---------------------------------------------------------------- sample size and bias

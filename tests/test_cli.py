@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_from_scratch import UNet2DModel, cli, few_steps, hub
+from ddpm_from_scratch import UNet2DModel, cli, few_steps, hub, judges
 
 TINY = ["--dataset", "digits", "--widths", "16", "--batch-size", "4", "--preview-every", "0", "--warmup-steps", "0"]
 
@@ -157,6 +157,14 @@ def test_eval_makes_the_table_of_few_steps_and_goes_on(ddpm, tmp_path: Path) -> 
     assert "| σ̂ |" in first[1] and "η = 0, quadratic" in first[1] and str(tmp_path) not in first[1]
     made = few_steps.Table.from_json((folder / "table.json").read_text(encoding="utf-8"))
     assert len(made.results) == 5 and (folder / "table.csv").is_file() and (folder / "table.md").is_file()
+
+
+def test_eval_takes_inceptions_features_where_they_are(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the network, and the model's dataset resized to its images."""
+    options = ["--table", "ddim", "--rows", "0", "--columns", "2", "--num", 4, "--repeats", 1, "--quadratic", ""]
+    monkeypatch.setattr(judges, "inception_network", lambda device: lambda x: x.float().mean(dim=(2,)).flatten(1))
+    code, out, _ = ddpm("eval", "digits", *options, "--features", "inception", "--output", tmp_path / "table")
+    assert code == 0 and "Inception on digits" in out and "--features inception" in out
 
 
 def test_eval_counts_bits_of_unresized_images(ddpm, trained: Path, tmp_path: Path) -> None:

@@ -65,6 +65,26 @@ def test_intervals_hold_the_mean_figure_as_often_as_they_say(name: str) -> None:
     assert all(i.low <= figure <= i.high for i, figure in zip(intervals, figures, strict=True))
 
 
+def test_a_sample_drawn_twice_is_no_pair_with_itself() -> None:
+    """By hand over the pairs of different samples, each as often as both were drawn."""
+    x, y = draws(4, 0), draws(5, 1, SHIFT)
+    counts = torch.tensor([[2.0, 1, 1, 0], [1, 1, 1, 1], [0, 3, 0, 1]], dtype=torch.float64)
+    found = uncertainty.kernel_replicates(x, y, counts)
+    for row, value in zip(counts.tolist(), found.tolist(), strict=True):
+        pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+        weight = sum(row[i] * row[j] for i, j in pairs)
+        within = sum(row[i] * row[j] * float(x[i] @ x[j] / D + 1) ** 3 for i, j in pairs) / weight
+        between = sum(row[i] * float(x[i] @ z / D + 1) ** 3 for i in range(4) for z in y) / 20
+        assert value == pytest.approx(within - 2 * between, rel=1e-12)
+
+
+def test_the_smallest_sets_have_finite_intervals() -> None:
+    """Of 4 samples, one in 64 sets holds a single sample four times, which has no pair."""
+    for seed in range(5):
+        found = uncertainty.kernel_interval(draws(4, seed), draws(10, 9), replicates=500, seed=seed)
+        assert math.isfinite(found.low) and found.low < found.high < math.inf
+
+
 def test_at_the_floor_the_interval_errs_on_the_safe_side() -> None:
     """200 sets from the very Gaussian that they are compared with: too wide, so it holds the mean even more often."""
     sets = [draws(150, seed) for seed in range(200)]

@@ -486,9 +486,9 @@ with plots.figure(
 # In $D$ dimensions every feature pays this, and every *pair* of features pays for its covariance: with eigenvalues $\lambda_i$ of $\Sigma$, a small change $E$ of $\Sigma$ costs $\frac12\sum_{ij} E_{ij}^2/(\lambda_i + \lambda_j)$, and $\mathrm{Var}\,E_{ij} = \lambda_i\lambda_j(1 + \delta_{ij})/(N-1)$ (with $\delta_{ij} = 1$ for $i = j$, else 0). That is
 # `uncertainty.gaussian_bias`, the line in the left panel. It grows with the number of features. So:
 #
-# - **Compare Fréchet distances of equal N only.** FID of 5,000 samples is not the FID of 50,000.
+# - **Compare Fréchet distances of equal N only.** FID of 5,000 samples is not the FID of 50,000. Even then a small difference may be one of biases: the bias depends on the samples' own covariance (Chong and Forsyth 2020).
 # - **Print the floor beside it**: what as many *real* images score.
-# - The bias can be estimated from the samples themselves. If the figure is $a + b/N$ on average, then the two halves of a set have $a + 2b/N$: the halves give $b/N$ more than the whole, and that is the bias (`uncertainty.frechet_bias`; Chong and Forsyth 2020 draw the line through more sizes).
+# - The bias can be estimated from the samples themselves. If the figure is $a + b/N$ on average, then the two halves of a set have $a + 2b/N$: the halves give $b/N$ more than the whole, and that is the bias (`uncertainty.frechet_bias`; the same authors draw the line through more sizes).
 
 # %% id=size-real
 print("                  N     Fréchet   bias by halves   so many real images have")

@@ -343,11 +343,15 @@ def grade(
     if jobs < 0 or seconds <= 0 or memory < 100:
         raise ValueError("--jobs must be at least 0, --seconds above 0, --memory at least 100")
     place = output or folder
+    limits = Limits(seconds=seconds, memory=memory)
+    files = f"{place}: {gradebook.CSV}, {gradebook.TABLE}, {gradebook.JUNIT}"
     with tqdm(total=len(grading.find(folder)), unit="notebook", desc="grading", disable=None) as bar:
-        limits = Limits(seconds=seconds, memory=memory)
-        rows = grading.grade_folder(folder, place, limits, jobs, trust, lambda name: bar.update())
+        try:
+            rows = grading.grade_folder(folder, place, limits, jobs, trust, lambda name: bar.update())
+        except KeyboardInterrupt:
+            _fail(f"stopped: what was graded so far is in {files}", 130)
     typer.echo(gradebook.as_table(rows))
-    typer.echo(f"Gradebook in {place}: {gradebook.CSV}, {gradebook.TABLE}, {gradebook.JUNIT}")
+    typer.echo(f"Gradebook in {files}")
 
 
 @course.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,8 @@ def find(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give the folder that holds the students' notebooks")
-    found = [path for path in folder.rglob("*.ipynb") if not any(part[0] == "." for part in path.relative_to(folder).parts)]
+    below = (path.relative_to(folder) for path in folder.rglob("*.ipynb"))
+    found = [folder / path for path in below if not any(part.startswith(".") for part in path.parts)]
     if not found:
         raise ValueError(f"no notebooks (*.ipynb) in {folder}")
     return sorted(found)
@@ -69,7 +71,10 @@ def grade_folder(
     paths = find(folder)
     if not trust and (reason := why_not()):
         raise ValueError(f"{reason}; with --trust the notebooks run without one, with all your rights")
+    if sys.platform == "win32":
+        raise ValueError("grading needs Linux, or with --trust a Mac")
     rows: list[Row] = []
+    gradebook.write(rows, output)
     with tempfile.TemporaryDirectory() as place:
         made = edition.make(Path(place))
         made.chmod(0o755)
@@ -94,7 +99,7 @@ def _judged(tasks: Sequence[Task], settings: tuple[Any, ...], jobs: int) -> Iter
             while waiting and len(running) < jobs:
                 task = waiting.pop()
                 mine, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_judge, args=(theirs, task, settings, limit), daemon=True)
+                process: BaseProcess = context.Process(target=_judge, args=(theirs, task, settings, limit), daemon=True)
                 process.start()
                 theirs.close()
                 running[mine] = task, process

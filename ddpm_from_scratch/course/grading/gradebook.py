@@ -94,7 +94,7 @@ def as_csv(rows: Sequence[Row]) -> str:
         ["student", "notebook", "exercise", "title", "attempted", "right", "mistake", "package", "status", "comment"]
     )
     for row in rows:
-        attempted = row.status in (Status.RIGHT, Status.WRONG)
+        attempted = row.status in (Status.RIGHT, Status.WRONG, Status.NOT_RUN)
         values = [
             *(row.student, row.notebook, row.exercise, row.title),
             *("yes" if fact else "no" for fact in (attempted, row.status is Status.RIGHT)),
@@ -112,14 +112,8 @@ def as_table(rows: Sequence[Row]) -> str:
     parts = [_lesson_table(lesson, [row for row in rows if row.exercise[:2] == lesson]) for lesson in lessons]
     if lessons:
         parts.append(LEGEND)
-    remarks = [row for row in rows if row.comment]
-    if remarks:
-        parts.append("\n".join(f"- {_cell(' '.join(filter(None, _where(row))))}: {_cell(row.comment)}" for row in remarks))
-    return "\n\n".join(parts) + "\n"
-
-
-def _where(row: Row) -> tuple[str, str]:
-    return row.notebook, row.exercise
+    remarks = [f"- {_cell(f'{row.notebook} {row.exercise}')}: {_cell(row.comment)}" for row in rows if row.comment]
+    return "\n\n".join([*parts, *(["\n".join(remarks)] if remarks else [])]) + "\n"
 
 
 def _lesson_table(lesson: str, rows: Sequence[Row]) -> str:
@@ -143,7 +137,7 @@ def _lesson_table(lesson: str, rows: Sequence[Row]) -> str:
 
 def _cell(text: str) -> str:
     """Text that means nothing to markdown."""
-    return re.sub(r"([\\|`*_<\[\]])", r"\\\1", plain_line(text))
+    return re.sub(r"([\\|`*<\[\]])", r"\\\1", plain_line(text))
 
 
 def as_junit(rows: Sequence[Row]) -> str:
@@ -152,8 +146,9 @@ def as_junit(rows: Sequence[Row]) -> str:
     for name in dict.fromkeys(row.notebook for row in rows):
         mine = [row for row in rows if row.notebook == name]
         kinds = [_junit_kind(row) for row in mine]
-        counts = {f"{kind}s" if kind != "skipped" else kind: str(kinds.count(kind)) for kind in KINDS}
-        suite = ElementTree.SubElement(root, "testsuite", name=plain_line(name), tests=str(len(mine)), **counts)
+        suite = ElementTree.SubElement(root, "testsuite", name=plain_line(name), tests=str(len(mine)))
+        for counted, kind in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+            suite.set(counted, str(kinds.count(kind)))
         for row, kind in zip(mine, kinds, strict=True):
             title = plain_line(f"{row.exercise} {row.title}".strip() or "the notebook")
             case = ElementTree.SubElement(suite, "testcase", classname=plain_line(row.student), name=title)
@@ -163,9 +158,6 @@ def as_junit(rows: Sequence[Row]) -> str:
                 ElementTree.SubElement(case, "system-out").text = "This is the package's own function."
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-
-KINDS = ("failure", "error", "skipped")
 
 
 def _junit_kind(row: Row) -> str:

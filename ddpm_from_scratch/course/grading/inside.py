@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -24,9 +25,6 @@ from ddpm_from_scratch.course import display, exercises
 from ddpm_from_scratch.course.attempt import attempt
 from ddpm_from_scratch.course.grading import plain
 
-LENGTH = 8
-"""Bytes in front of each message that hold its length."""
-
 
 class CellTimeout(BaseException):
     """A cell ran too long."""
@@ -34,14 +32,14 @@ class CellTimeout(BaseException):
 
 def send(pipe: BinaryIO, value: Any) -> None:
     message = plain.pack(value)
-    pipe.write(len(message).to_bytes(LENGTH, "big") + message)
+    pipe.write(len(message).to_bytes(plain.FRAME, "big") + message)
     pipe.flush()
 
 
 def receive(pipe: BinaryIO) -> Any:
     """The next message; None at the end."""
-    head = pipe.read(LENGTH)
-    return plain.unpack(pipe.read(int.from_bytes(head, "big"))) if len(head) == LENGTH else None
+    head = pipe.read(plain.FRAME)
+    return plain.unpack(pipe.read(int.from_bytes(head, "big"))) if len(head) == plain.FRAME else None
 
 
 def take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -64,13 +62,13 @@ def set_limits(memory: int, disk: int, seconds: int) -> None:
     limits = {"CORE": 0, "FSIZE": disk, "NOFILE": 256, "NPROC": 256, "CPU": seconds}
     if memory:
         with suppress(OSError):  # no such file elsewhere than on Linux
-            taken = re.search(r"VmSize:\s*(\d+) kB", open("/proc/self/status").read())
+            taken = re.search(r"VmSize:\s*(\d+) kB", Path("/proc/self/status").read_text())
             limits["AS"] = memory + int(taken[1]) * 1024 if taken else memory
     for name, value in limits.items():
         with suppress(AttributeError, ValueError, OSError):
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
     with suppress(OSError):  # should the machine run out of memory, this process goes first
-        open("/proc/self/oom_score_adj", "w").write("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def make_shell() -> InteractiveShell:

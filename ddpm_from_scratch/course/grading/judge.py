@@ -113,7 +113,7 @@ def _verdicts(notebook: StudentNotebook, sandbox: Sandbox) -> list[Verdict]:
     """Runs the cells in order, and asks for each answer right after its cell; nothing after the last answer."""
     found: dict[str, Verdict] = {}
     stopped = ""
-    failed: dict[int, str] = {}
+    failed = ""
     pending = {n: [a for a in notebook.answers if a.cell == n and not a.blank] for n in range(len(notebook.cells))}
     last = max((n for n, answers in pending.items() if answers), default=-1)
     try:
@@ -122,10 +122,10 @@ def _verdicts(notebook: StudentNotebook, sandbox: Sandbox) -> list[Verdict]:
         for n in range(last + 1):
             limit = sandbox.limits.cell_seconds
             reply = sandbox.request(limit + PATIENCE, do="run", source=notebook.cells[n], seconds=limit)
-            if reply.get("error"):
-                failed[n] = f"{reply['error']!s:.60}: {reply.get('message', '')!s:.200}"
             for answer in pending[n]:
-                found[answer.exercise.id] = _verdict(answer, sandbox, failed.get(n, ""))
+                found[answer.exercise.id] = _verdict(answer, sandbox, failed)
+            if reply.get("error"):
+                failed = f"{reply['error']!s:.60}: {reply.get('message', '')!s:.200}"
     except SandboxEnded as ended:
         stopped = f"not run to here: {ended}"
     return [found.get(answer.exercise.id) or _unasked(answer, stopped) for answer in notebook.answers]
@@ -146,7 +146,9 @@ def _verdict(answer: Answer, sandbox: Sandbox, failed: str) -> Verdict:
     exercise = answer.exercise
     found = sandbox.request(PATIENCE + sandbox.limits.cell_seconds, do="find", expression=answer.expression)
     if problem := found.get("problem"):
-        return Status.MISSING, None, False, f"{problem!s:.200}" + f" (its cell stopped: {failed})" * bool(failed)
+        if str(problem).startswith("NameError"):
+            problem = f"no {answer.expression} where exercise {exercise.id} is checked: renamed?"
+        return Status.MISSING, None, False, f"{problem!s:.200}" + f" (an earlier cell stopped: {failed})" * bool(failed)
     remote = Remote(**vars(exercise) | {"seconds": exercise.seconds + 2 * PATIENCE})
     verdict = grade(remote, RemoteAnswer(sandbox, exercise))
     if sandbox.ended:

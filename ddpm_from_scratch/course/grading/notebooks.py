@@ -12,7 +12,7 @@ from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
 
-from ddpm_from_scratch.course import exercises
+from ddpm_from_scratch.course import build, exercises
 from ddpm_from_scratch.course.exercise import Exercise
 
 MAX_BYTES = 50_000_000
@@ -65,7 +65,11 @@ def read(path: Path) -> StudentNotebook:
     cells = _code_cells(_content(path))
     lesson = _lesson(path, cells)
     trees = [_tree(source) for _, source in cells]
-    answers = tuple(_answer(exercise, cells, trees) for exercise in exercises.of_lesson(lesson))
+    handed_out = {
+        cell.text for source in build.sources() if source.name[:2] == lesson for cell in build.read_source(source)
+    }
+    own = [tree for (_, source), tree in zip(cells, trees, strict=True) if source.strip() not in handed_out]
+    answers = tuple(_answer(exercise, cells, trees, own) for exercise in exercises.of_lesson(lesson))
     return StudentNotebook(lesson, tuple(source for _, source in cells), answers)
 
 
@@ -126,12 +130,23 @@ def _tree(source: str) -> ast.Module | str:
 # ---------------------------------------------------------------- one answer
 
 
-def _answer(exercise: Exercise, cells: list[tuple[str, str]], trees: list[ast.Module | str]) -> Answer:
+def _answer(
+    exercise: Exercise, cells: list[tuple[str, str]], trees: list[ast.Module | str], own: list[ast.Module | str]
+) -> Answer:
+    """Looks for the last check of the exercise, else for a definition of its name; `own` are the student's cells.
+
+    A lesson may check an example: that counts as an answer only under the exercise's own name.
+    """
     unreadable = {name: tree for (name, _), tree in zip(cells, trees, strict=True) if isinstance(tree, str)}
     own_cell = f"{exercise.id[:2]}-ex{exercise.id[3:]}"
-    asked = [(n, call.args[1]) for n, tree in enumerate(trees) for call in _checks(tree, exercise.id)]
-    if asked and not (own_cell in unreadable and ast.unparse(asked[-1][1]) == exercise.name):
-        cell, expression = asked[-1][0], ast.unparse(asked[-1][1])
+    asked = [
+        (n, given)
+        for n, tree in enumerate(trees)
+        for given in _checks(tree, exercise.id)
+        if given == exercise.name or tree in own
+    ]
+    if asked and not (own_cell in unreadable and asked[-1][1] == exercise.name):
+        cell, expression = asked[-1]
     elif defined := [n for n, tree in enumerate(trees) if _defines(tree, exercise.name)]:
         cell, expression = defined[-1], exercise.name
     elif own_cell in unreadable:
@@ -144,11 +159,11 @@ def _answer(exercise: Exercise, cells: list[tuple[str, str]], trees: list[ast.Mo
     return Answer(exercise, cell, expression, "", blank, _borrows(earlier, definition, expression, exercise.package))
 
 
-def _checks(tree: ast.Module | str, exercise_id: str) -> list[ast.Call]:
-    """Calls `check("01.1", answer)`."""
+def _checks(tree: ast.Module | str, exercise_id: str) -> list[str]:
+    """The second argument of each call `check("01.1", answer)`, as source."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if isinstance(tree, ast.Module) else []
     return [
-        call
+        ast.unparse(call.args[1])
         for call in calls
         if getattr(call.func, "id", getattr(call.func, "attr", "")) == "check"
         and len(call.args) == 2

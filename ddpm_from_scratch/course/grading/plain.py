@@ -18,6 +18,8 @@ from torch import Tensor
 MAX_LEAVES = 10_000
 MAX_TEXT = 2_000
 HEAD = 4
+FRAME = 8
+"""Bytes in front of a message in a pipe, which hold its length."""
 
 
 def pack(value: Any) -> bytes:

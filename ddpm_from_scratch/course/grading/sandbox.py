@@ -17,7 +17,6 @@ from typing import Any
 
 from ddpm_from_scratch.course.grading import plain, seccomp
 
-LENGTH = 8
 MAX_REPLY = 64_000_000
 HOME = "/home/student"
 COURSE = "/course"
@@ -107,7 +106,12 @@ def font_lists() -> list[Path]:
 def environment(home: str, edition: str) -> dict[str, str]:
     """All environment variables of the process."""
     fixed = {"LANG": "C.UTF-8", "USER": "student", "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    places = {"HOME": home, "PYTHONPATH": edition, "MPLCONFIGDIR": f"{home}/.matplotlib", "IPYTHONDIR": f"{home}/ipython"}
+    places = {
+        "HOME": home,
+        "PYTHONPATH": edition,
+        "MPLCONFIGDIR": f"{home}/.matplotlib",
+        "IPYTHONDIR": home,
+    }
     return fixed | places | {"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -180,14 +184,14 @@ class Sandbox:
             raise SandboxEnded(self.ended)
         message = plain.pack(request)
         by = min(time.monotonic() + seconds, self._end)
-        self._write(len(message).to_bytes(LENGTH, "big") + message, by)
+        self._write(len(message).to_bytes(plain.FRAME, "big") + message, by)
         reply = self._receive(by)
         if not isinstance(reply, dict):
             self._fail("the notebook wrote into the grader's pipe")
         return reply
 
     def _receive(self, by: float) -> Any:
-        length = int.from_bytes(self._read(LENGTH, by), "big")
+        length = int.from_bytes(self._read(plain.FRAME, by), "big")
         if length > MAX_REPLY:
             self._fail(f"a result of more than {MAX_REPLY // MB} MB")
         try:

@@ -434,7 +434,7 @@ STUBBORN = {
         "did not finish",
     ),
     "catches every exception": (
-        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        "def loop():\n    while True: pass\nwhile True:\n    try: loop()\n    except BaseException: pass",
         "✓ !",
         "did not finish",
     ),

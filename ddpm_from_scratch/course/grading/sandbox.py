@@ -193,7 +193,7 @@ class Sandbox:
     def _receive(self, by: float) -> Any:
         length = int.from_bytes(self._read(plain.FRAME, by), "big")
         if length > MAX_REPLY:
-            self._fail(f"a result of more than {MAX_REPLY // MB} MB")
+            self._fail(f"a result of more than {MAX_REPLY // MB} MB, or the notebook wrote into the grader's pipe")
         try:
             return plain.unpack(self._read(length, by))
         except ValueError:

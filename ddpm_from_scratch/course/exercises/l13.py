@@ -65,9 +65,9 @@ def make_schedule(T: int, beta_1: float, beta_T: float) -> Tensor:
 
 def make_schedule_inputs(generator: torch.Generator, index: int) -> Case:
     """The schedule of the paper, the short one of the lesson, and two random ones."""
-    T = (1000, 200, 10, 3)[index]
+    T = (1000, 100, 10, 3)[index]
     low, high = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-    beta_1, beta_T = ((1e-4, 0.02), (5e-4, 0.1), (0.01 + 0.05 * low, 0.3 + 0.2 * high), (0.1 * low + 0.1, 0.5))[index]
+    beta_1, beta_T = ((1e-4, 0.02), (1e-3, 0.2), (0.01 + 0.05 * low, 0.3 + 0.2 * high), (0.1 * low + 0.1, 0.5))[index]
     return Case({"T": T, "beta_1": beta_1, "beta_T": beta_T})
 
 
@@ -392,7 +392,8 @@ def run_train(answer, weight, images, alpha_bar, steps, batch_size, learning_rat
 
 
 def train_by_index_select(model, images, alpha_bar, steps, batch_size, learning_rate, generator):
-    optimiser, losses = torch.optim.Adam(model.parameters(), lr=learning_rate), []
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    losses: list[float] = []
     while len(losses) < steps:
         indices = torch.randint(0, images.shape[0], (batch_size,), generator=generator)
         t = torch.randint(0, alpha_bar.shape[0], (batch_size,), generator=generator)
@@ -409,7 +410,7 @@ def train_by_index_select(model, images, alpha_bar, steps, batch_size, learning_
 def train_adam_by_hand(model, images, alpha_bar, steps, batch_size, learning_rate, generator):
     parameters = list(model.parameters())
     first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
-    losses = []
+    losses: list[float] = []
     for step in range(1, steps + 1):
         x0 = images[torch.randint(len(images), (batch_size,), generator=generator)]
         t = torch.randint(len(alpha_bar), (batch_size,), generator=generator)
@@ -420,12 +421,13 @@ def train_adam_by_hand(model, images, alpha_bar, steps, batch_size, learning_rat
             v.lerp_(g * g, 0.001)
             move = m / (1 - 0.9**step) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
             p.data.sub_(learning_rate * move)
-        losses.append(loss.detach())
+        losses.append(loss.item())
     return losses
 
 
 def train_in_float64(model, images, alpha_bar, steps, batch_size, learning_rate, generator):
-    optimiser, losses = torch.optim.Adam([{"params": model.parameters()}], lr=learning_rate), []
+    losses: list[float] = []
+    optimiser = torch.optim.Adam([{"params": model.parameters()}], lr=learning_rate)
     for _ in range(steps):
         indices = torch.randint(len(images), (batch_size,), generator=generator)
         t = torch.randint(len(alpha_bar), (batch_size,), generator=generator)

@@ -70,6 +70,8 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["train", "--dataset", "digits"], "--output"),
         (["eval", "digits", "--classifier", "fashion", "--num", "4"], "classifier"),
         (["info", "nothing-here"], "digits"),
+        (["course", "grade", "nowhere"], "holds the students' notebooks"),
+        (["course", "grade", ".", "--seconds", "0"], "--seconds above 0"),
     ],
 )
 def test_a_fault_gets_one_line_and_writes_nothing(

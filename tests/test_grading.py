@@ -510,7 +510,15 @@ def test_refuses_without_a_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="apt install bubblewrap.*with --trust"):
         folder.grade_folder(tmp_path, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb"]
+    for message, said in (
+        ("Unknown option --size", "0.8 or newer"),
+        ("No permissions", r"here \(bwrap: No permissions\)"),
+    ):
+        (tmp_path / "bwrap").write_text(f"#!/bin/sh\necho 'bwrap: {message}' >&2\nexit 1\n", encoding="utf-8")
+        (tmp_path / "bwrap").chmod(0o755)
+        with pytest.raises(ValueError, match=said):
+            folder.grade_folder(tmp_path, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "bwrap"]
 
 
 def test_notebooks_are_found_below_the_folder(tmp_path: Path) -> None:

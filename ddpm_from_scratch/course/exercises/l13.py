@@ -49,6 +49,19 @@ class Scale(nn.Module):
         return self.weight * x_t * (1 + level / 10)
 
 
+def _record(x0: object, asked: list[int]) -> dict[str, Tensor] | None:
+    """What a sampler is judged by: when it called the network, and its samples.
+
+    Raises:
+        TypeError: it returned no tensor.
+    """
+    if x0 is None:
+        return None
+    if not isinstance(x0, Tensor):
+        raise TypeError(f"return the samples, one tensor: yours is a {type(x0).__name__}")
+    return {"t of the network calls": torch.tensor(asked, dtype=torch.long), "x_0": x0}
+
+
 # ---------------------------------------------------------------- 13.1
 
 
@@ -368,8 +381,8 @@ def train_inputs(generator: torch.Generator, index: int) -> Case:
     shape = ((30, 1), (12, 1, 4, 4), (9, 3))[index]
     steps, batch_size, rate = ((4, 8, 0.05), (3, 6, 0.1), (5, 1, 0.03))[index]
     args = {
-        "weight": torch.rand((), generator=generator) * 0.2 + 0.1,
         "images": torch.randn(shape, generator=generator),
+        "weight": torch.rand((), generator=generator) * 0.2 + 0.1,
         "alpha_bar": schedules.alpha_bars(schedules.linear(25, 0.002, 0.3)),
         "steps": steps,
         "batch_size": batch_size,
@@ -379,13 +392,15 @@ def train_inputs(generator: torch.Generator, index: int) -> Case:
     return Case(args, {"N": shape[0]})
 
 
-def run_train(answer, weight, images, alpha_bar, steps, batch_size, learning_rate, seed):
+def run_train(answer, images, weight, alpha_bar, steps, batch_size, learning_rate, seed):
     """The losses, the weight afterwards, and the timesteps that the network saw."""
     model = Scale(weight.float())
     generator = torch.Generator().manual_seed(seed)
     losses = answer(model, images.float(), alpha_bar, steps, batch_size, learning_rate, generator)
     if losses is None:
         return None
+    if not isinstance(losses, list | tuple | Tensor) or isinstance(losses, Tensor) and losses.ndim != 1:
+        raise TypeError(f"return the losses of all {steps} steps: yours is a {type(losses).__name__}")
     values = torch.as_tensor([float(loss) for loss in losses])
     seen = torch.cat([t.reshape(-1) for _, t in model.given]) if model.given else torch.zeros(0, dtype=torch.long)
     return {"losses": values, "weight": model.weight.detach(), "t": seen}
@@ -628,7 +643,7 @@ def run_ddpm_sample(answer, x_T, alpha_bar, seed, clip, mean, std):
     """The samples, and the timesteps at which the network was called."""
     model = Oracle(mean, std, alpha_bar)
     x0 = answer(model, x_T.float(), alpha_bar, torch.Generator().manual_seed(seed), clip)
-    return None if x0 is None else {"t of the network calls": model.asked, "x_0": x0}
+    return _record(x0, model.asked)
 
 
 def _level(alpha_bar, t):
@@ -900,7 +915,7 @@ def run_ddim_sample(answer, x_T, alpha_bar, timesteps, eta, seed, clip, mean, st
     model = Oracle(mean, std, alpha_bar)
     generator = torch.Generator().manual_seed(seed) if eta > 0 else None
     x0 = answer(model, x_T.float(), alpha_bar, timesteps, eta, generator, clip)
-    return None if x0 is None else {"t of the network calls": model.asked, "x_0": x0}
+    return _record(x0, model.asked)
 
 
 def _ddim(previous=None, end=1.0, eta=None, keep=None, noise=True, redo=False, clip=None, root=0.5):

@@ -56,6 +56,8 @@ def why_not() -> str:
         ran = subprocess.run(command, capture_output=True, text=True, pass_fds=[handle] * (handle > 0), timeout=60)
     if ran.stdout.strip() == "2":
         return ""
+    if "Unknown option" in ran.stderr:
+        return "the sandbox needs bubblewrap 0.8 or newer"
     return f"bubblewrap cannot make a sandbox here ({(ran.stderr.strip().splitlines() or ['no output'])[-1][:200]})"
 
 

@@ -31,7 +31,6 @@
 
 # %% id=setup
 import math
-import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +38,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddpm_from_scratch.course import check, exercises, hint, plots, progress, setup, solution
+from ddpm_from_scratch.course import (
+    check,
+    exercises,
+    hint,
+    plots,
+    progress,
+    setup,
+    solution,
+)
 from ddpm_from_scratch.course.engine import grade
 from ddpm_from_scratch.course.exercises.l13 import Oracle
 from ddpm_from_scratch.data import ImageDataset, load_dataset, to_pixels
@@ -81,7 +88,7 @@ print(f"{sum(points for points, _ in RUBRIC.values())} points and a bonus of {BO
 # %% [markdown] id=contract
 # ## The contract
 #
-# Five functions. The checks never look inside them: they call them with stand-ins for a network, which note what they are asked, and compare
+# Five functions. The checks never look inside them. They call them with stand-ins for a network, which note what they are asked, and compare
 # what comes out. So the order of the draws is part of each contract: the same generator must give the same samples.
 #
 # | function | gives | from |
@@ -92,8 +99,8 @@ print(f"{sum(points for points, _ in RUBRIC.values())} points and a bonus of {BO
 # | `ddpm_sample(model, x_T, alpha_bar, generator, clip)` | $x_0$ | lessons 03, 07 |
 # | `ddim_sample(model, x_T, alpha_bar, timesteps, eta, generator, clip)` | $x_0$ | lesson 08 |
 #
-# `model(x_t, t)` is always the predicted noise $\varepsilon_\theta(x_t, t)$, with `t` a tensor of shape (B,). The functions take data of any rank: images, points, single numbers. You may use PyTorch
-# and nothing else; write helper functions as you like. Go on reading only when you are done, or stuck.
+# `model(x_t, t)` is always the predicted noise $\varepsilon_\theta(x_t, t)$, with `t` a tensor of shape (B,). The functions take data of any rank: images, points, single numbers. Use PyTorch and
+# nothing of the package; write helper functions as you like, in cells of their own. Read on when you are done, or stuck.
 
 # %% exercise 13.1
 # The linear schedule of Ho section 4, as $\bar\alpha$.
@@ -123,11 +130,12 @@ written = {
     "13.4": ddpm_sample,
     "13.5": ddim_sample,
 }
-yours = {number: grade(exercises.get(number), function).status == "right" for number, function in written.items()}
-parts = []
+yours, parts = {}, []
 for number, function in written.items():
-    parts.append(function if yours[number] else exercises.get(number).reference)
-    print(f"{exercises.get(number).name:<14} {'yours' if yours[number] else 'the course’s own'}")
+    exercise = exercises.get(number)
+    yours[number] = function is not exercise.reference and grade(exercise, function).status == "right"
+    parts.append(function if yours[number] else exercise.reference)
+    print(f"{exercise.name:<14} {'yours' if yours[number] else 'the course’s own'}")
 make_schedule, training_loss, train, ddpm_sample, ddim_sample = parts
 
 T, beta_1, beta_T = 100, 1e-3, 0.2
@@ -231,7 +239,7 @@ assert max(abs(a - b) / a for eta in (0, 1) for a, b in zip(spread[eta], measure
 # ## Bug clinic: three samplers from others
 #
 # Three people handed in their DDPM samplers. You do not see the code. Each was given the exact $\varepsilon^*$ of data $\mathcal N(0.5, 0.3^2)$, and each made something that looks like data.
-# One has σ wrong, one does not stop where it should, one never draws. Which is which?
+# One has another $\sigma$, one does not stop where it should, one never draws. Which is which?
 
 # %% id=clinic-table
 bank = exercises.get("13.4").mistakes
@@ -423,8 +431,8 @@ if not all(yours.values()):
     print("Blank or wrong so far: " + ", ".join(exercises.get(number).name for number, right in yours.items() if not right))
 
 # %% [markdown] id=honest
-# What these points do not say: a model that has been trained for half a minute makes many images that are no digit, and the judge is a small network with blind spots of its own. Its figure for *pure noise* tells how easily it is fooled.
-# The test images show how much is left to gain. More steps of the same loop get there.
+# What these points do not say: after half a minute of training many images are no digit yet, and the judge is a small network with blind spots of its own. Its figure for *pure noise* tells how easily it is fooled, and by which digit.
+# The test images show how much is left to gain: train for more steps, and the figures rise.
 
 # %% [markdown] id=export
 # ## Hand it on
@@ -453,14 +461,14 @@ print(f"DDPM, {len(x)} images: {(x - ours).abs().max():.0e}")
 assert torch.allclose(x, ours, atol=1e-3)
 
 # %% [markdown] id=export-2
-# So your model *is* a Diffusers model. Saved in that format, it needs none of your code. (The format is for U-Nets: for a network of your own this cell saves nothing.)
+# So your model *is* a Diffusers model. Saved in that format, it needs none of your code. (The format is for U-Nets: of a network of your own this cell saves nothing.)
 
 # %% id=export-3
 if isinstance(network, Epsilon):
-    folder = Path(tempfile.mkdtemp()) / "my_digits"
+    folder = Path("my_digits")  # beside this notebook
     DDPMPipeline(network.unet, DDPMScheduler(**same_betas)).save_pretrained(folder)
     for path in sorted(folder.rglob("*.*")):
-        print(f"{path.relative_to(folder.parent)!s:<62} {path.stat().st_size:>9,} bytes")
+        print(f"{path!s:<62} {path.stat().st_size:>9,} bytes")
     pipeline = DDIMPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline(batch_size=10, generator=torch.Generator().manual_seed(23), num_inference_steps=20, output_type="pt").images

@@ -6,6 +6,8 @@ sampler can be judged without any training.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from matplotlib import rc_context
 from torch import Tensor, nn
@@ -179,7 +181,7 @@ MAKE_SCHEDULE = Exercise(
 # ---------------------------------------------------------------- 13.2
 
 
-def training_loss(model, x0: Tensor, t: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+def training_loss(model: nn.Module, x0: Tensor, t: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """The loss of algorithm 1 for one batch.
 
     model: `model(x_t, t)` gives the prediction of the noise, with the shape of x_t.
@@ -353,7 +355,15 @@ TRAINING_LOSS = Exercise(
 # ---------------------------------------------------------------- 13.3
 
 
-def train(model, images: Tensor, alpha_bar: Tensor, steps: int, batch_size: int, learning_rate: float, generator):
+def train(
+    model: nn.Module,
+    images: Tensor,
+    alpha_bar: Tensor,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    generator: torch.Generator,
+) -> list[float]:
     """Algorithm 1: trains the model in place, with Adam.
 
     model: an `nn.Module`; `model(x_t, t)` gives the prediction of the noise.
@@ -539,7 +549,7 @@ TRAIN = Exercise(
     minutes=8,
     equation="Ho algorithm 1",
     where="The contract",
-    lines=11,
+    lines=12,
     reference=train,
     inputs=train_inputs,
     run=run_train,
@@ -603,7 +613,9 @@ TRAIN = Exercise(
 # ---------------------------------------------------------------- 13.4
 
 
-def ddpm_sample(model, x_T: Tensor, alpha_bar: Tensor, generator: torch.Generator, clip: bool) -> Tensor:
+def ddpm_sample(
+    model: Callable[[Tensor, Tensor], Tensor], x_T: Tensor, alpha_bar: Tensor, generator: torch.Generator, clip: bool
+) -> Tensor:
     """Algorithm 2 with the variance β̃: from noise to x_0, one network call for every t from T-1 down to 0.
 
     model: `model(x_t, t)` gives the noise in x_t; t is a tensor of shape (B,).
@@ -781,7 +793,7 @@ DDPM_SAMPLE = Exercise(
     minutes=12,
     equation="Ho eq. 7, 15, algorithm 2",
     where="The contract",
-    lines=10,
+    lines=11,
     reference=ddpm_sample,
     inputs=ddpm_sample_inputs,
     run=run_ddpm_sample,
@@ -869,7 +881,13 @@ DDPM_SAMPLE = Exercise(
 
 
 def ddim_sample(
-    model, x_T: Tensor, alpha_bar: Tensor, timesteps: list[int], eta: float, generator, clip: bool
+    model: Callable[[Tensor, Tensor], Tensor],
+    x_T: Tensor,
+    alpha_bar: Tensor,
+    timesteps: list[int],
+    eta: float,
+    generator: torch.Generator | None,
+    clip: bool,
 ) -> Tensor:
     """DDIM along any falling list of timesteps: from noise to x_0, one network call for each entry.
 
@@ -1026,7 +1044,7 @@ DDIM_SAMPLE = Exercise(
     minutes=10,
     equation="Song eq. 12, 16",
     where="The contract",
-    lines=10,
+    lines=12,
     reference=ddim_sample,
     inputs=ddim_sample_inputs,
     run=run_ddim_sample,

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from ddpm_from_scratch.course import display, engine, exercises, handout
+from ddpm_from_scratch.course.exercises import l03
 from ddpm_from_scratch.course.grading import edition, folder, gradebook, judge, notebooks, plain, seccomp
 from ddpm_from_scratch.course.grading.gradebook import Row, Status
 from ddpm_from_scratch.course.grading.sandbox import Limits, SandboxEnded, bubblewrap, filter_file, why_not
@@ -144,10 +145,13 @@ def test_the_packages_own_function_is_noted(tmp_path: Path, cell: str, borrowed:
 
 
 def loaded(lesson: str) -> types.ModuleType:
-    source = (edition.PACKAGE / "course" / "exercises" / f"l{lesson}.py").read_text(encoding="utf-8")
     module = types.ModuleType(f"inputs_of_{lesson}")
-    exec(compile(edition.inputs_alone(source), module.__name__, "exec"), vars(module))
+    exec(compile(edition.exercise_modules(lesson)[f"l{lesson}"], module.__name__, "exec"), vars(module))
     return module
+
+
+NEEDED_BY_INPUTS = {"skip_channels"}
+"""References that make the inputs of another exercise of their lesson, and so cannot be kept out."""
 
 
 @pytest.mark.parametrize("lesson", exercises.lessons())
@@ -165,7 +169,36 @@ def test_the_edition_has_every_input_and_no_answer(lesson: str) -> None:
                     assert engine.difference(mine[name], value) == ""
         for one in (outside.reference, *outside.alternatives):
             open_anyway = outside.package or getattr(one, "__module__", "") != outside.reference.__module__
-            assert open_anyway or not hasattr(module, one.__name__), f"{outside.id}: {one.__name__} enters the sandbox"
+            hidden = one.__name__ not in vars(module) or one.__name__ in NEEDED_BY_INPUTS
+            assert open_anyway or hidden, f"{outside.id}: {one.__name__} enters the sandbox"
+
+
+def test_a_lessons_cells_may_import_answers_and_not_call_them() -> None:
+    """Lessons show finished answers in later cells: such a cell is not to stop at its import."""
+    module = loaded("03")
+    assert torch.equal(module.CENTRES, l03.CENTRES)
+    with pytest.raises(RuntimeError, match="eps_weight is left out"):
+        module.eps_weight(None, None)
+
+
+def test_an_edition_takes_what_it_needs_from_other_lessons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "exercises").mkdir()
+    (tmp_path / "lessons").mkdir()
+    first = "SIZE = 3\n\ndef shared(): return SIZE\n\ndef other(): return 1\n\nEXERCISES = (Exercise(id='03.1'),)\n"
+    second = (
+        "from ddpm_from_scratch.course.exercises.l03 import other, shared as theirs\n\n"
+        "def inputs(generator, index): return theirs()\n\ndef prior_kl(): return other()\n\n"
+        "PRIOR = Exercise(id='01.5', inputs=inputs, reference=prior_kl)\nEXERCISES = (PRIOR,)\n"
+    )
+    (tmp_path / "exercises" / "l03.py").write_text(first, encoding="utf-8")
+    (tmp_path / "exercises" / "l01.py").write_text(second, encoding="utf-8")
+    cell = "from ddpm_from_scratch.course.exercises.l01 import prior_kl\n"
+    (tmp_path / "lessons" / "01_x.py").write_text(cell, encoding="utf-8")
+    monkeypatch.setattr(edition, "COURSE", tmp_path)
+    made = edition.exercise_modules("01")
+    assert set(made) == {"l01", "l03"}
+    assert "def shared" in made["l03"] and "SIZE = 3" in made["l03"] and "def other" not in made["l03"]
+    assert "import shared as theirs" in made["l01"] and "other" not in made["l01"] and "def prior_kl" not in made["l01"]
 
 
 # ---------------------------------------------------------------- what comes out of it

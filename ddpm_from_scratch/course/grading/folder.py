@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ddpm_from_scratch.course.grading import edition, gradebook
+from ddpm_from_scratch.course.grading import gradebook
 from ddpm_from_scratch.course.grading.gradebook import Row, Status
 from ddpm_from_scratch.course.grading.sandbox import Limits, why_not
 
@@ -76,10 +76,8 @@ def grade_folder(
     rows: list[Row] = []
     gradebook.write(rows, output)
     with tempfile.TemporaryDirectory() as place:
-        made = edition.make(Path(place))
-        made.chmod(0o755)
         tasks = [(path, student_of(path, folder), str(path.relative_to(folder))) for path in paths]
-        for name, some in _judged(tasks, (made, limits or Limits(), trust), jobs or os.cpu_count() or 1):
+        for name, some in _judged(tasks, (Path(place), limits or Limits(), trust), jobs or os.cpu_count() or 1):
             rows += some
             gradebook.write(rows, output)
             watch(name)

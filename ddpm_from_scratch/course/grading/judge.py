@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from ddpm_from_scratch.course.attempt import OutOfTime
 from ddpm_from_scratch.course.engine import grade
 from ddpm_from_scratch.course.exercise import Case, Exercise
-from ddpm_from_scratch.course.grading import notebooks, plain
+from ddpm_from_scratch.course.grading import edition, notebooks, plain
 from ddpm_from_scratch.course.grading.gradebook import Row, Status
 from ddpm_from_scratch.course.grading.notebooks import Answer, BrokenNotebook, StudentNotebook
 from ddpm_from_scratch.course.grading.sandbox import Limits, Sandbox, SandboxEnded
@@ -84,14 +85,14 @@ class RemoteAnswer:
         return reply.get("value")
 
 
-def judge(path: Path, student: str, name: str, edition: Path, limits: Limits, trust: bool = False) -> list[Row]:
+def judge(path: Path, student: str, name: str, place: Path, limits: Limits, trust: bool = False) -> list[Row]:
     """The rows of one notebook.
 
     Args:
         path: the notebook.
         student: whose it is.
         name: what the gradebook calls it.
-        edition: folder with the package's edition for the sandbox.
+        place: folder in which to make the package's edition for the sandbox.
         limits: of the sandbox.
         trust: run without a sandbox.
     """
@@ -99,7 +100,9 @@ def judge(path: Path, student: str, name: str, edition: Path, limits: Limits, tr
         notebook = notebooks.read(path)
     except BrokenNotebook as broken:
         return [Row(student, name, status=Status.BROKEN, comment=str(broken))]
-    with Sandbox(edition, limits, trust) as sandbox:
+    made = edition.make(Path(tempfile.mkdtemp(dir=place)), notebook.lesson)
+    made.chmod(0o755)
+    with Sandbox(made, limits, trust) as sandbox:
         return [
             Row(student, name, answer.exercise.id, answer.exercise.title, *verdict)
             for answer, verdict in zip(notebook.answers, _verdicts(notebook, sandbox), strict=True)

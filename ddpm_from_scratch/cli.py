@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, sample and judge diffusion models, and find your way through the course.",
 )
-course = typer.Typer(no_args_is_help=True, help="The course: lessons, progress.")
+course = typer.Typer(no_args_is_help=True, help="The course: lessons, progress, handing out and grading.")
 app.add_typer(course, name="course")
 
 Model = Annotated[str, typer.Argument(help="A folder, a hub id (owner/name) or the name of a shipped model.")]
@@ -397,6 +397,57 @@ def update() -> None:
     from ddpm_from_scratch.course import workspace
 
     raise typer.Exit(workspace.main(["update"]))
+
+
+@course.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="One sub-folder per student, or one notebook per student.")],
+    output: Annotated[Path | None, typer.Option(help="Where the gradebook goes; the graded folder by default.")] = None,
+    jobs: Annotated[int, typer.Option(help="Notebooks at a time; 0 for one per processor.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Time for one notebook.")] = 600.0,
+    memory: Annotated[int, typer.Option(help="MB for one notebook, beside PyTorch itself.")] = 4000,
+    trust: Annotated[bool, typer.Option("--trust", help="Run without a sandbox: with all your rights.")] = False,
+) -> None:
+    """Run a folder of students' notebooks and write a gradebook: CSV, table (markdown) and JUnit.
+
+    Each notebook runs in bubblewrap on Linux: no network, nothing to read but Python and this package without its
+    exercises' answers, no further processes, limits on memory, disk and time. The answers are compared outside of it.
+    What it cannot see: whether a student copied, or hid a call of the package's own function (a plain one is noted).
+    """
+    from tqdm import tqdm
+
+    from ddpm_from_scratch.course.grading import folder as grading
+    from ddpm_from_scratch.course.grading import gradebook
+    from ddpm_from_scratch.course.grading.sandbox import Limits
+
+    if jobs < 0 or seconds <= 0 or memory < 100:
+        raise ValueError("--jobs must be at least 0, --seconds above 0, --memory at least 100")
+    place = output or folder
+    limits = Limits(seconds=seconds, memory=memory)
+    files = f"{place}: {gradebook.CSV}, {gradebook.TABLE}, {gradebook.JUNIT}"
+    with tqdm(total=len(grading.find(folder)), unit="notebook", desc="grading", disable=None) as bar:
+        try:
+            rows = grading.grade_folder(folder, place, limits, jobs, trust, lambda name: bar.update())
+        except KeyboardInterrupt:
+            _fail(f"stopped: what was graded so far is in {files}", 130)
+    typer.echo(gradebook.as_table(rows))
+    typer.echo(f"Gradebook in {files}")
+
+
+@course.command()
+def handout(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the edition that students get.")],
+) -> None:
+    """Write the edition for students: everything they need, without the solutions.
+
+    Left out: solutions/, the tests, and the solutions that the notebooks unfold. Not hidden: the package is open. The
+    finished components are in it, since later lessons build on them, and so are the references that checks compare
+    with, in course/exercises. Checks in the notebooks are for learning; `ddpm course grade` is for grading.
+    """
+    from ddpm_from_scratch.course import handout as edition
+
+    count = edition.write(folder)
+    typer.echo(f"{count} lessons in {folder}, without solutions. Students call `make lab` there.")
 
 
 def main() -> None:

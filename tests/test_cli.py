@@ -83,6 +83,8 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["bench", "--image-size", "30"], "halved"),
         (["bench", "--rounds", "0"], "at least one"),
         (["bench", "widgets", "--rounds", "0"], "at least one"),
+        (["course", "grade", "nowhere"], "holds the students' notebooks"),
+        (["course", "grade", ".", "--seconds", "0"], "--seconds above 0"),
     ],
 )
 def test_a_fault_gets_one_line_and_writes_nothing(

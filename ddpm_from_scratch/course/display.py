@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from . import exercises, plots
+from . import exercises, handout, plots
 from . import progress as progress_log
 from .engine import grade
 from .exercise import Exercise
@@ -106,8 +106,10 @@ def hint(exercise_id: str, rung: int = 1) -> None:
     exercise = _find(exercise_id)
     if rung not in (1, 2, 3):
         raise CourseError(f"there are three hints, 1 (idea), 2 (equation) and 3 (skeleton): there is no hint {rung!r}")
-    further = f'hint("{exercise.id}", {rung + 1})' if rung < 3 else f'solution("{exercise.id}")'
-    text = f"Hint {rung} of 3, the {RUNGS[rung - 1]}: {exercise.hints[rung - 1]}\nNext: {further}"
+    further = f'\nNext: hint("{exercise.id}", {rung + 1})' if rung < 3 else ""
+    if rung == 3 and not handout.is_handout():
+        further = f'\nNext: solution("{exercise.id}")'
+    text = f"Hint {rung} of 3, the {RUNGS[rung - 1]}: {exercise.hints[rung - 1]}{further}"
     display(Panel(text, _folded(exercise)))
 
 
@@ -115,9 +117,11 @@ def solution(exercise_id: str) -> None:
     """Shows the solution of exercise "NN.n".
 
     Raises:
-        CourseError: there is no such exercise.
+        CourseError: there is no such exercise, or this edition of the course has no solutions.
     """
     exercise = _find(exercise_id)
+    if handout.is_handout():
+        raise CourseError(handout.NO_SOLUTIONS)
     display(Panel(exercise.solution, _details("Solution", _code(exercise.solution))))
 
 
@@ -148,7 +152,8 @@ def _where(exercise: Exercise) -> str:
 
 
 def _help(exercise: Exercise, text: str) -> Panel:
-    calls = f'hint("{exercise.id}") gives a hint, solution("{exercise.id}") the solution.'
+    further = "" if handout.is_handout() else f', solution("{exercise.id}") the solution'
+    calls = f'hint("{exercise.id}") gives a hint{further}.'
     return Panel(f"{text} {calls}", f'<div style="{BOX.format(colour=GREY)}">{text}{_folded(exercise)}</div>')
 
 
@@ -159,7 +164,8 @@ def _box(text: str, colour: str) -> Panel:
 def _folded(exercise: Exercise) -> str:
     rungs = zip(RUNGS, exercise.hints, strict=True)
     hints = [_details(f"Hint {n}: {rung}", _prose(text)) for n, (rung, text) in enumerate(rungs, start=1)]
-    return "".join([*hints, _details("Solution", _code(exercise.solution))])
+    answer = [] if handout.is_handout() else [_details("Solution", _code(exercise.solution))]
+    return "".join([*hints, *answer])
 
 
 def _details(summary: str, body: str) -> str:

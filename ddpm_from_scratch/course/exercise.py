@@ -22,8 +22,10 @@ and facts, and `yours` and `expected`, the two outputs: a string through `{name}
 It starts with "you", says what the answer did and where to look, and never gives the corrected line.
 
 Arguments are passed by position, so a learner may rename parameters. Random numbers come from arguments (`noise`, or a
-`torch.Generator`), never from the global state. The solved notebook shows the reference's source in the stub's place,
-so it may use only names that the lesson's earlier cells define.
+`torch.Generator`), never from the global state. `inputs` and `run` use neither the reference nor its relatives: grading
+takes them, cut out of the module by their names, into a sandbox that holds no answers (`grading/edition.py`). The
+solved notebook shows the reference's source in the stub's place, so it may use only names that the lesson's earlier
+cells define.
 '''
 
 from __future__ import annotations

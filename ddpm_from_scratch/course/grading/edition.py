@@ -1,0 +1,179 @@
+"""The edition of the package that enters the sandbox when a lesson is graded: its exercises' inputs, not their answers.
+
+`exercises/lNN.py` is cut down to what makes the inputs (and calls a class or a training step): references, mistakes,
+alternatives and hints are gone, and so is every function that only they used. Of other lessons' modules only what this
+one and the lesson's cells import is left.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+from pathlib import Path
+
+import ddpm_from_scratch
+from ddpm_from_scratch.course import exercises
+
+PACKAGE = Path(ddpm_from_scratch.__file__).parent
+COURSE = PACKAGE / "course"
+LEFT_OUT = ("__pycache__", "*.pyc", "exercises", "lessons")
+KEPT = ("id", "inputs", "run", "cases", "seconds")
+BLANK = (
+    "title='', difficulty=1, minutes=1, equation='', where='', lines=1, reference=len, hints=('', '', ''), "
+    "mistakes=(), alternatives=()"
+)
+"""What takes the place of the other fields of an exercise."""
+FALLBACK = '''
+def __getattr__(name):
+    """A lesson's cells may import an answer that they show: the import works, the call does not."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+
+    def left_out(*args, **options):
+        raise RuntimeError(f"{name} is left out while notebooks are graded")
+
+    return left_out
+'''
+
+Names = dict[str, set[str]]
+"""Names by module, as {"l03": {"CENTRES", "levels"}}."""
+
+
+def make(folder: Path, lesson: str) -> Path:
+    """Writes the edition for lesson "NN" under `folder`; the folder from which it is imported."""
+    target = folder / PACKAGE.name
+    shutil.copytree(PACKAGE, target, ignore=shutil.ignore_patterns(*LEFT_OUT), copy_function=_link_or_copy)
+    place = target / "course" / "exercises"
+    place.mkdir()
+    shutil.copy(COURSE / "exercises" / "__init__.py", place)
+    for name, source in exercise_modules(lesson).items():
+        (place / f"{name}.py").write_text(source, encoding="utf-8")
+    return folder
+
+
+def _link_or_copy(source: str, target: str) -> str:
+    """Models and data take no time and no space where they can be linked."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
+
+
+def exercise_modules(lesson: str) -> dict[str, str]:
+    """The sources of the exercise modules for lesson "NN", by name, with its answers cut out."""
+    own = f"l{lesson}"
+    modules = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in _sources("exercises", "l[0-9]*.py")}
+    bare = _bare_exercises(modules[own])
+    needed = _closure(modules, {own: _used(bare)}, set())
+    shown: Names = {}
+    for path in _sources("lessons", f"{lesson}_*.py"):
+        for module, names in _imports(ast.parse(path.read_text(encoding="utf-8"))).items():
+            shown.setdefault(module, set()).update(names)
+    secret = {(own, name) for name in _answers(lesson) - needed.get(own, set())}
+    kept = _closure(modules, _union(needed, shown), secret)
+    none = ast.parse("EXERCISES = ()").body[0]
+    return {name: _cut(modules[name], kept[name], bare if name == own else none) for name in kept if name in modules}
+
+
+def _sources(folder: str, pattern: str) -> list[Path]:
+    return sorted((COURSE / folder).glob(pattern))
+
+
+def _answers(lesson: str) -> set[str]:
+    """Names of the functions that answer the lesson's exercises, rightly or wrongly."""
+    answers = [
+        answer
+        for exercise in exercises.of_lesson(lesson)
+        for answer in (exercise.reference, *exercise.alternatives, *(mistake.answer for mistake in exercise.mistakes))
+    ]
+    return {getattr(answer, "__name__", "") for answer in answers}
+
+
+def _union(one: Names, other: Names) -> Names:
+    return {name: one.get(name, set()) | other.get(name, set()) for name in one.keys() | other.keys()}
+
+
+def _closure(modules: dict[str, ast.Module], wanted: Names, secret: set[tuple[str, str]]) -> Names:
+    """`wanted` and all names that the statements binding them use, in other modules too, but for what is secret."""
+    wanted = {module: {name for name in names if (module, name) not in secret} for module, names in wanted.items()}
+    while True:
+        found = wanted
+        for module in wanted.keys() & modules.keys():
+            for statement in _statements(modules[module]):
+                if _bound(statement) & wanted[module]:
+                    used = {name for name in _used(statement) if (module, name) not in secret}
+                    found = _union(found, {module: used})
+                    found = _union(found, _imports(ast.Module([statement], []), wanted[module]))
+        if found == wanted:
+            return wanted
+        wanted = found
+
+
+def _cut(module: ast.Module, wanted: set[str], exercises_: ast.stmt) -> str:
+    """The source of what binds the wanted names, and of the exercises."""
+    body: list[ast.stmt] = []
+    for statement in _statements(module):
+        if isinstance(statement, ast.ImportFrom) and statement.module != "__future__":
+            aliases = [alias for alias in statement.names if (alias.asname or alias.name) in wanted]
+            body += [ast.ImportFrom(statement.module, aliases, statement.level)] if aliases else []
+        elif _bound(statement) & (wanted | {"annotations"}):
+            body.append(statement)
+    return ast.unparse(ast.Module([*body, *_constructors(exercises_), exercises_], [])) + "\n" + FALLBACK
+
+
+def _constructors(statement: ast.stmt) -> list[ast.stmt]:
+    from_course = "from ddpm_from_scratch.course.exercise import Exercise"
+    return ast.parse(from_course).body if "Exercise" in _used(statement) else []
+
+
+def _bare_exercises(module: ast.Module) -> ast.stmt:
+    """`EXERCISES = (Exercise(...), ...)` with inputs and without answers."""
+    blank = ast.parse(f"Exercise({BLANK})", mode="eval").body
+    assert isinstance(blank, ast.Call)
+    bare = [
+        ast.Call(call.func, [], [keyword for keyword in call.keywords if keyword.arg in KEPT] + blank.keywords)
+        for call in ast.walk(module)
+        if _is_exercise(call)
+        if isinstance(call, ast.Call)
+    ]
+    return ast.parse(f"EXERCISES = ({''.join(f'{ast.unparse(call)}, ' for call in bare)})").body[0]
+
+
+def _is_exercise(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Exercise"
+
+
+def _statements(module: ast.Module) -> list[ast.stmt]:
+    """The statements of a module that define no exercise."""
+    return [
+        statement
+        for statement in module.body
+        if "EXERCISES" not in _bound(statement) and not any(map(_is_exercise, ast.walk(statement)))
+    ]
+
+
+def _imports(module: ast.Module, wanted: set[str] | None = None) -> Names:
+    """What is imported from exercise modules under a wanted name."""
+    found: Names = {}
+    for node in ast.walk(module):
+        origin = (node.module or "").rpartition(".")[2] if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, ast.ImportFrom) and origin[:1] == "l" and origin[1:].isdigit():
+            names = {alias.name for alias in node.names if wanted is None or (alias.asname or alias.name) in wanted}
+            found.setdefault(origin, set()).update(names)
+    return found
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """Names that a statement at the top of a module binds."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
+    return {part.id for part in ast.walk(statement) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+
+
+def _used(statement: ast.stmt) -> set[str]:
+    """Names that a statement uses."""
+    return {part.id for part in ast.walk(statement) if isinstance(part, ast.Name)}

@@ -212,6 +212,7 @@ def photograph(page: Any, path: Path) -> None:
     page.set_viewport_size({"width": size["width"], "height": 300})
     bottom = "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
     page.set_viewport_size({"width": size["width"], "height": min(int(page.evaluate(bottom)) + 150, 16_000)})
+    page.evaluate("document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, 0))")
     page.wait_for_timeout(500)
     page.screenshot(path=path)
     page.set_viewport_size(size)

@@ -30,3 +30,21 @@ def test_lesson_runs_and_is_legible(lab: Lab, page: Any, screenshots: Path, name
         page.screenshot(path=screenshots / f"lesson_{name[:2]}_failed.png")
         raise
     assert hard_to_read == {"Light": [], "Dark": []}
+
+
+def test_what_is_hard_to_read_is_found(page: Any) -> None:
+    """The check itself: dark text and a dark bar on dark, a see-through picture; and nothing where all is well."""
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+    page.set_content(
+        '<body style="background: #111"><div class="jp-OutputArea-output" style="color: #eee">well'
+        '<p style="color: #444">too dark</p><div style="border-left: 4px solid #222">barred</div>'
+        f'<img alt="a dot" src="data:image/png;base64,{dot}"><details><summary>folded</summary>fine</details></div>'
+    )
+    page.wait_for_timeout(200)
+    assert [line.split(":")[0] for line in illegible(page)] == [
+        "too dark",
+        "the bar of “barred”",
+        "a picture not on light paper",
+    ]
+    page.set_content('<body style="background: white"><div class="jp-OutputArea-output">black on white</div>')
+    assert illegible(page) == []

@@ -235,8 +235,6 @@ with plots.figure(
 #
 # Fourteen lessons in five parts. The name in typewriter letters is the module of the package `ddpm_from_scratch` that your exercises
 # become. Later lessons import it from there, so you can also skip a lesson and still go on.
-#
-# A lesson that is not in your folder yet is still being written.
 
 # %% id=map-figure
 hours = sum(lesson.minutes for lesson in syllabus.LESSONS) / 60

@@ -1079,7 +1079,7 @@ plots.image_grid(
     torch.cat([images for images, _ in rows.values()]),
     6,
     row_labels=list(rows),
-    alt="Five rows of six pictures. The right one: digits. A: noise in which hardly anything is to be seen. B: digits under noise. C: pure noise. D: digits, none of them wrong to the eye.",
+    alt="Five rows of six pictures. The right one: digits. A: noise in which hardly anything is to be seen. B: noise in which bright blots can be made out. C: pure noise. D: digits, none of them wrong to the eye.",
     caption="One right run and four wrong ones. One of the wrong ones cannot be seen.",
 )
 

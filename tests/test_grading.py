@@ -179,6 +179,8 @@ def test_a_lessons_cells_may_import_answers_and_not_call_them() -> None:
     assert torch.equal(module.CENTRES, l03.CENTRES)
     with pytest.raises(RuntimeError, match="eps_weight is left out"):
         module.eps_weight(None, None)
+    before, after = (edition.exercise_modules("03", asked)["l03"] for asked in ([], ["03.3"]))
+    assert "def eps_weight(" not in before and "def eps_weight(" in after and "def mixture_eps(" not in after
 
 
 def test_an_edition_takes_what_it_needs_from_other_lessons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

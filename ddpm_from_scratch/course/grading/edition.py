@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import ddpm_from_scratch
@@ -26,11 +27,13 @@ BLANK = (
 """What takes the place of the other fields of an exercise."""
 FALLBACK = '''
 def __getattr__(name):
-    """A lesson's cells may import an answer that they show: the import works, the call does not."""
+    """A lesson's cells may import an answer that they show: the import works, the call only once it was released."""
     if name.startswith("__"):
         raise AttributeError(name)
 
     def left_out(*args, **options):
+        if name in globals():
+            return globals()[name](*args, **options)
         raise RuntimeError(f"{name} is left out while notebooks are graded")
 
     return left_out
@@ -61,8 +64,25 @@ def _link_or_copy(source: str, target: str) -> str:
     return target
 
 
-def exercise_modules(lesson: str) -> dict[str, str]:
-    """The sources of the exercise modules for lesson "NN", by name, with its answers cut out."""
+def release(folder: Path, lesson: str, asked: Collection[str]) -> bool:
+    """Puts the answers of exercises that were asked, and that the lesson's later cells use, into a made edition.
+
+    Returns:
+        Whether this changed the edition.
+    """
+    path = folder / PACKAGE.name / "course" / "exercises" / f"l{lesson}.py"
+    source = exercise_modules(lesson, asked)[path.stem]
+    changed = source != path.read_text(encoding="utf-8")
+    path.write_text(source, encoding="utf-8")
+    return changed
+
+
+def exercise_modules(lesson: str, asked: Collection[str] = ()) -> dict[str, str]:
+    """The sources of the exercise modules for lesson "NN", by name, with its answers cut out.
+
+    Args:
+        asked: ids of exercises whose answers are no secret any more.
+    """
     own = f"l{lesson}"
     modules = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in _sources("exercises", "l[0-9]*.py")}
     bare = _bare_exercises(modules[own])
@@ -71,7 +91,7 @@ def exercise_modules(lesson: str) -> dict[str, str]:
     for path in _sources("lessons", f"{lesson}_*.py"):
         for module, names in _imports(ast.parse(path.read_text(encoding="utf-8"))).items():
             shown.setdefault(module, set()).update(names)
-    secret = {(own, name) for name in _answers(lesson) - needed.get(own, set())}
+    secret = {(own, name) for name in _answers(lesson, asked) - needed.get(own, set())}
     kept = _closure(modules, _union(needed, shown), secret)
     none = ast.parse("EXERCISES = ()").body[0]
     return {name: _cut(modules[name], kept[name], bare if name == own else none) for name in kept if name in modules}
@@ -81,11 +101,12 @@ def _sources(folder: str, pattern: str) -> list[Path]:
     return sorted((COURSE / folder).glob(pattern))
 
 
-def _answers(lesson: str) -> set[str]:
-    """Names of the functions that answer the lesson's exercises, rightly or wrongly."""
+def _answers(lesson: str, asked: Collection[str]) -> set[str]:
+    """Names of the functions that answer the lesson's exercises, rightly or wrongly, but for those asked already."""
     answers = [
         answer
         for exercise in exercises.of_lesson(lesson)
+        if exercise.id not in asked
         for answer in (exercise.reference, *exercise.alternatives, *(mistake.answer for mistake in exercise.mistakes))
     ]
     return {getattr(answer, "__name__", "") for answer in answers}

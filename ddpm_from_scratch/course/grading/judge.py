@@ -105,14 +105,14 @@ def judge(path: Path, student: str, name: str, place: Path, limits: Limits, trus
     with Sandbox(made, limits, trust) as sandbox:
         return [
             Row(student, name, answer.exercise.id, answer.exercise.title, *verdict)
-            for answer, verdict in zip(notebook.answers, _verdicts(notebook, sandbox), strict=True)
+            for answer, verdict in zip(notebook.answers, _verdicts(notebook, sandbox, made), strict=True)
         ]
 
 
 Verdict = tuple[Status, int | None, bool, str]
 
 
-def _verdicts(notebook: StudentNotebook, sandbox: Sandbox) -> list[Verdict]:
+def _verdicts(notebook: StudentNotebook, sandbox: Sandbox, made: Path) -> list[Verdict]:
     """Runs the cells in order, and asks for each answer right after its cell; nothing after the last answer."""
     found: dict[str, Verdict] = {}
     stopped = ""
@@ -127,6 +127,9 @@ def _verdicts(notebook: StudentNotebook, sandbox: Sandbox) -> list[Verdict]:
             reply = sandbox.request(limit + PATIENCE, do="run", source=notebook.cells[n], seconds=limit)
             for answer in pending[n]:
                 found[answer.exercise.id] = _verdict(answer, sandbox, failed)
+            settled = [a.exercise.id for a in notebook.answers if a.cell is None or a.cell <= n]
+            if pending[n] and edition.release(made, notebook.lesson, settled):
+                sandbox.request(sandbox.limits.cell_seconds, do="reload", lesson=notebook.lesson)
             if reply.get("error"):
                 failed = f"{reply['error']!s:.60}: {reply.get('message', '')!s:.200}"
     except SandboxEnded as ended:

@@ -21,6 +21,8 @@ MAX_REPLY = 64_000_000
 HOME = "/home/student"
 COURSE = "/course"
 MB = 1_000_000
+SMALL = 64
+"""MB of `/tmp` and of shared memory; temporary files go into the home folder."""
 SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/sbin", "/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts")
 
 
@@ -38,7 +40,7 @@ class Limits:
     seconds: float = 600.0
     cell_seconds: float = 120.0
     memory: int = 4_000
-    disk: int = 256
+    disk: int = 2_000
 
 
 class SandboxEnded(Exception):
@@ -75,7 +77,7 @@ def filter_file() -> Iterator[int]:
 
 def bubblewrap(edition: Path, limits: Limits, filter_handle: int = 0) -> list[str]:
     """The command in front of the one that is fenced in: what it may see, read-only, and where it may write."""
-    size = ["--size", str(limits.disk * MB)]
+    size, small = (["--size", str(size * MB)] for size in (limits.disk, SMALL))
     readable = [path for path in SYSTEM if Path(path).exists()]
     prefixes = (sys.base_prefix, sys.base_exec_prefix, sys.prefix)
     python = dict.fromkeys(path for prefix in prefixes for path in (prefix, os.path.realpath(prefix)))
@@ -84,8 +86,8 @@ def bubblewrap(edition: Path, limits: Limits, filter_handle: int = 0) -> list[st
     command += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
     command += [word for path in [*readable, *outside] for word in ("--ro-bind", path, path)]
     command += [word for path in installed_copies(outside) for word in ("--tmpfs", path, "--remount-ro", path)]
-    command += ["--ro-bind", str(edition), COURSE, "--proc", "/proc", "--dev", "/dev", *size, "--tmpfs", "/dev/shm"]
-    command += ["--remount-ro", "/dev", *size, "--tmpfs", "/tmp", *size, "--tmpfs", HOME, "--chdir", HOME]
+    command += ["--ro-bind", str(edition), COURSE, "--proc", "/proc", "--dev", "/dev", *small, "--tmpfs", "/dev/shm"]
+    command += ["--remount-ro", "/dev", *small, "--tmpfs", "/tmp", *size, "--tmpfs", HOME, "--chdir", HOME]
     command += [word for path in font_lists() for word in ("--ro-bind", str(path), f"{HOME}/.matplotlib/{path.name}")]
     command += ["--remount-ro", "/"]
     command += [word for pair in environment(HOME, COURSE).items() for word in ("--setenv", *pair)]
@@ -114,7 +116,7 @@ def environment(home: str, edition: str) -> dict[str, str]:
         "MPLCONFIGDIR": f"{home}/.matplotlib",
         "IPYTHONDIR": home,
     }
-    return fixed | places | {"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
+    return fixed | places | {"PATH": os.defpath, "TMPDIR": home, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Sandbox:

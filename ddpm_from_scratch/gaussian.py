@@ -142,7 +142,7 @@ def ddim_sigma(alpha_bar_t: Coefficient, alpha_bar_prev: Coefficient, eta: float
     variance = posterior_variance(alpha_bar_t, alpha_bar_prev)
     if not isinstance(variance, Tensor) and variance < 0:
         raise ValueError(
-            f"ᾱ_prev = {alpha_bar_prev:.4g} is below ᾱ_t = {alpha_bar_t:.4g}: was a table's noisiest entry, [-1], meant?"
+            f"ᾱ_prev = {alpha_bar_prev:.4g} is below ᾱ_t = {alpha_bar_t:.4g}: is it a table's noisiest entry, [-1]?"
         )
     # Song eq. 16: σ = η √((1-ᾱ_prev)/(1-ᾱ_t)) √(1 - ᾱ_t/ᾱ_prev)
     return eta * variance**0.5

@@ -19,12 +19,16 @@ from PIL import Image
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 SETUP = """\
-from ddpm_from_scratch import schedules
+import torch
+
+from ddpm_from_scratch import DDPMPipeline, schedules
 from ddpm_from_scratch.course import widgets
 from ddpm_from_scratch.data import load_dataset
 
 images = load_dataset("fashion-10k", split="test").images()[:64]
 alpha_bar = schedules.alpha_bars(schedules.linear())
+digits = DDPMPipeline.from_pretrained("digits")
+image, noise = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 """
 
 
@@ -82,6 +86,25 @@ ROWS = [
             Keys("steps back", ["Home"], 1),
         ],
         drag="timestep t",
+    ),
+    Row(
+        "widgets.unet_tracer(digits.unet, image, noise, alpha_bar)",
+        [
+            Keys("block", ["ArrowRight"] * 2, 3),
+            Keys("timestep t", ["ArrowLeft"], 299),
+            Keys("block", ["Home"], 0),
+        ],
+        drag="timestep t",
+    ),
+    Row(
+        "widgets.sampler_explorer(digits.unet, digits.scheduler)",
+        [Keys("step", ["ArrowLeft"] * 3, 7), Keys("step", ["Home"], 0)],
+        drag="step",
+    ),
+    Row(
+        "widgets.interpolation_explorer(torch.tanh, (1, 16, 16))",
+        [Keys("A to B", ["ArrowRight"] * 2, 2), Keys("top to bottom", ["End"], 4), Keys("A to B", ["End"], 8)],
+        drag="A to B",
     ),
 ]
 

@@ -12,11 +12,19 @@ import torch
 
 from ddpm_from_scratch import schedules
 from ddpm_from_scratch.data import load_dataset
+from ddpm_from_scratch.models import small_unet
+from ddpm_from_scratch.pipelines import DDPMPipeline
+from ddpm_from_scratch.schedulers import DDPMScheduler
+from ddpm_from_scratch.training import TrainingConfig
 
 from .base import Explorer
+from .interpolation import interpolation_explorer
+from .monitor import Recorder, training_monitor
 from .noise import noise_slider
 from .posterior import posterior_explorer
+from .sampler import sampler_explorer
 from .schedule import schedule_explorer
+from .tracer import unet_tracer
 
 GOAL = 100
 """Milliseconds within which a movement looks immediate."""
@@ -40,10 +48,35 @@ def _alpha_bar() -> torch.Tensor:
     return schedules.alpha_bars(schedules.linear())
 
 
+def _tracer() -> Explorer:
+    image, noise = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    return unet_tracer(DDPMPipeline.from_pretrained("digits").unet, image, noise, _alpha_bar())
+
+
+def _monitor() -> Explorer:
+    """A monitor of a run that is over, which has measured twice."""
+    data: Any = load_dataset("digits", image_size=16)
+    config = TrainingConfig(steps=4, batch_size=4)
+    recorder = Recorder(data.images()[:10], every=2, count=10, sampling_steps=2)
+    monitor = training_monitor(small_unet(data.shape, (16, 32)), DDPMScheduler(), data, config, recorder)
+    monitor.start()
+    monitor.join()
+    return monitor
+
+
+def _sampler() -> Explorer:
+    pipeline = DDPMPipeline.from_pretrained("digits")
+    return sampler_explorer(pipeline.unet, pipeline.scheduler)
+
+
 MOVEMENTS: dict[str, Movement] = {
     "noise_slider": Movement(lambda: noise_slider(_fashion(), _alpha_bar()), "slider", range(0, 1000, 37)),
     "schedule_explorer": Movement(lambda: schedule_explorer(_fashion()), "steps", range(20, 2000, 73)),
     "posterior_explorer": Movement(lambda: posterior_explorer(_alpha_bar()), "t", range(400, 1000, 23)),
+    "unet_tracer": Movement(_tracer, "slider", range(0, 1000, 37)),
+    "training_monitor": Movement(_monitor, "shown", (2, 4)),
+    "sampler_explorer": Movement(_sampler, "moment", range(10)),
+    "interpolation_explorer": Movement(lambda: interpolation_explorer(torch.tanh, (1, 16, 16)), "across", range(1, 9)),
 }
 """One row per widget that redraws while it is moved."""
 

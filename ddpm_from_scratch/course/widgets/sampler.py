@@ -159,9 +159,9 @@ class SamplerExplorer(Explorer):
         return [*columns, work, ipywidgets.HBox([self.play, self.moment])]
 
     def _side(self, side: str, choice: Choice) -> dict[str, ipywidgets.Widget]:
-        layout = {"width": "18em"}
+        layout = {"width": "21em"}
         controls = {
-            "sampler": ipywidgets.Dropdown(
+            "sampler": ipywidgets.SelectionSlider(
                 options=(DDIM, SMALL, LARGE), value=choice.sampler, description=f"{side}: sampler", layout=layout
             ),
             "steps": ipywidgets.BoundedIntText(
@@ -170,7 +170,7 @@ class SamplerExplorer(Explorer):
             "eta": ipywidgets.FloatSlider(
                 choice.eta, min=0, max=1, step=0.05, description=f"{side}: η", layout=layout, disabled=True
             ),
-            "spacing": ipywidgets.Dropdown(
+            "spacing": ipywidgets.SelectionSlider(
                 options=TIMESTEP_SPACINGS, value=choice.spacing, description=f"{side}: spacing", layout=layout
             ),
         }

@@ -121,11 +121,11 @@ class UNetTracer(Explorer):
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
         options = [(f"{k + 1}. {node.name}", k) for k, node in enumerate(self.nodes)]
-        self.block = ipywidgets.Dropdown(
+        self.block = ipywidgets.SelectionSlider(
             options=options,
             value=1,
             description="block",
-            layout={"width": "22em"},
+            layout={"width": "36em"},
             tooltip="arrow keys change the block",
         )
         last = len(alpha_bar) - 1

@@ -60,7 +60,7 @@ def pixels(png: bytes) -> np.ndarray:
         (Choice(SMALL, 5), DDPMPipeline, DDPMScheduler(), {}),
         (Choice(LARGE, 5, spacing="linspace"), DDPMPipeline, None, {}),
     ],
-    ids=str,
+    ids=["DDIM", "DDIM with noise", "small variance", "large variance"],
 )
 def test_the_images_are_those_of_a_pipeline(
     unet: StandIn, choice: Choice, pipeline: Any, scheduler: Any, options: dict[str, Any]

@@ -201,20 +201,21 @@ def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, proble
     again = attempt(exercise, answer, exercise.case(*first), global_seed=1)
     if not again.error and not yours[first].error and difference(again.value, yours[first].value):
         return "two calls with the same input differ: you draw from the global random state, use what the inputs give"
-    right = dict.fromkeys(_place(cases[trial]) for trial in in_order if trial not in problems)
-    right_at = f"; right {', '.join(right)}" * bool(right)
-    mixed = "; your result for one sample depends on the others of its batch" * _mixes_batch(
-        exercise, answer, cases[first]
-    )
-    return f"{_place(cases[first])}, {problems[first]}{right_at}{mixed}"
+    place, right = _place(cases[first]), [_place(cases[trial]) for trial in in_order if trial not in problems]
+    right_at = f"; right {right[0]}" if right and place not in right else ""
+    alone = _mixes_batch(exercise, answer, cases[first])
+    mixed = "; your result for one sample depends on the others of its batch" * alone
+    return f"{place}, {problems[first]}{right_at}{mixed}"
 
 
 def _place(case: Case) -> str:
-    """The case in words: its t and the shape of its first tensor, else its arguments."""
-    shapes = [f"{name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)]
+    """The case in words: its t, the shape of its first tensor and its words, else its arguments."""
+    shapes = [f"{name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)][:1]
+    words = [f"{name} = {v}" for name, v in case.args.items() if isinstance(v, str) and shapes]
     plain = {name: " ".join(str(value).split()) for name, value in case.args.items()}
     t = f"at t = {case.facts['t']} " if "t" in case.facts else ""
-    return f"{t}with " + ", ".join(shapes[:1] or [f"{name} = {v:.40}" for name, v in plain.items() if "<" not in v])
+    named = shapes + words or [f"{name} = {v:.40}" for name, v in plain.items() if "<" not in v]
+    return f"{t}with {', '.join(named)}"
 
 
 def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:
@@ -227,7 +228,7 @@ def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:
     def differs(function: Answer) -> bool:
         alone = Case({name: first(value) for name, value in case.args.items()})
         one, all_of_them = attempt(exercise, function, alone), attempt(exercise, function, case)
-        return not one.error and bool(difference(one.value, first(all_of_them.value)))
+        return not (one.error or all_of_them.error) and bool(difference(one.value, first(all_of_them.value)))
 
     return size > 1 and not differs(exercise.reference) and differs(answer)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from cycler import cycler
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -124,7 +125,10 @@ def to_html(png: bytes, width: float, alt: str, caption: str) -> str:
 
 
 def show(figure: Figure, alt: str, caption: str) -> None:
-    """Display a figure in the notebook; where only text is shown, display its alt text."""
+    """Display a figure in the notebook; where only text is shown, and in plain Python, its alt text."""
+    if get_ipython() is None:
+        print(f"[picture: {alt}]")
+        return
     page = to_html(to_png(figure), figure.get_figwidth(), alt, caption)
     display({"text/html": page, "text/plain": f"[picture: {alt}]"}, raw=True)
 

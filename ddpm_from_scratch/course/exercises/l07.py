@@ -103,7 +103,7 @@ DDPM_MEAN = Exercise(
             lambda x, e, a, p: _mean(x, e, a, p, push=(1 - a / p) / (1 - a)),
             lambda at: (
                 f"you divided by 1-ᾱ_t where eq. 11 has its square root: at t = {at.t} that takes out "
-                f"{(1 - at.alpha_bar_t) ** -0.5:.2f} times the right amount"
+                f"{(1 - at.alpha_bar_t) ** -0.5 - 1:.2%} too much"
             ),
         ),
         Mistake(

@@ -81,7 +81,7 @@ plots.image_grid(
 # %% [markdown] id=needs-answer
 # <details><summary>Answer</summary>
 #
-# No: the network trusts the number it is given. Told a time that is too early, it looks for little noise and leaves most of it in. Told one that is too late, it takes most of what it sees for noise, the digit as well, and little is left.
+# No: the network trusts the number it is given. Told a time that is too early, it looks for little noise and leaves most of it in. Told one that is too late, it takes nearly all it sees for noise and believes nothing: what it gives back is close to the noisy input itself, only paler, noise and digit alike.
 #
 # </details>
 #
@@ -346,7 +346,7 @@ with plots.figure(
     )
 
 # %% [markdown] id=shortcut-note
-# The norms keep the sizes in order with or without the shortcut. What the shortcut keeps is the *content*: each block adds a correction to what is there, and a signal for training reaches the first block without being garbled by 23 others.
+# The norms keep the sizes in order with or without the shortcut. What the shortcut keeps is the *direction*: each block adds a correction to what is there, so a signal for training reaches the first block with part of it unchanged by the 23 others. Without a shortcut it arrives turned by all of them. (That deep plain networks can be trained all the same, only worse, is known from the paper that introduced the shortcut.)
 
 # %% [markdown] id=time-lost
 # ### Is the time lost?
@@ -415,7 +415,7 @@ assert difference < 1e-4
 # %% [markdown] id=attention
 # ## Attention
 #
-# A convolution looks at neighbours. Whether the left half of a shoe fits the right half it can learn only through many layers. *Attention* lets every pixel look at every other pixel in one step. Write the map as a list of $N = HW$ pixels, a matrix $X$ of shape $(N, C)$. Three learned matrices make
+# A convolution looks at neighbours. Whether the left half of a digit fits the right half it can learn only through many layers. *Attention* lets every pixel look at every other pixel in one step. Write the map as a list of $N = HW$ pixels, a matrix $X$ of shape $(N, C)$. Three learned matrices make
 # of each pixel a *query* (what do I look for?), a *key* (what do I have to offer?) and a *value* (what do I tell?): $Q = XW_Q^\top$, $K = XW_K^\top$, $V = XW_V^\top$. Then (Vaswani eq. 1)
 #
 # $$\operatorname{attention}(Q, K, V) = \operatorname{softmax}\!\left(\frac{QK^\top}{\sqrt d}\right) V \tag{E}$$
@@ -704,7 +704,7 @@ with plots.figure(
     3.0,
     columns=2,
     alt="Two maps of 32 by 32 input pixels, coloured by how much the centre of the output depends "
-    "on each, on a logarithmic scale: a small dark square, and one more than twice as wide, both on a faint background.",
+    "on each, on a logarithmic scale: a small dark square, and one nearly twice as wide, both on a faint background.",
     caption="How much the centre of the output depends on each input pixel (logarithm to base 10, "
     "relative to the largest), for the same two blocks without and with a halving.",
 ) as axes:

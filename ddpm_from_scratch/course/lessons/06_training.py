@@ -524,7 +524,7 @@ assert (1 - losses[first]) / (1 - losses[last]) > 0.75
 # %% [markdown] id=run-answer
 # <details><summary>Answer</summary>
 #
-# Nearly all of it, and the samples of that moment are clouds. Between the first measurement and the last the curve looks flat, and that is where the digits appear. So the curve is not the thing to look at: it must fall, but when it has stopped falling visibly,
+# Nearly all of it, and the samples of that moment are clouds. What is left of the fall is small on an ordinary axis and plain on a logarithmic one, and it is there that the clouds become shapes. So the curve alone is not the thing to look at: on an ordinary axis it seems to be over when
 # most of the work is still ahead.
 #
 # </details>
@@ -540,7 +540,7 @@ assert (1 - losses[first]) / (1 - losses[last]) > 0.75
 # %% [markdown] id=bounds
 # ### How low could it be?
 #
-# Lesson 03 knew the perfect answer $\varepsilon^*$. For images nobody knows it. But there are two answers that can be computed and that bracket a network.
+# Lesson 03 knew the perfect answer $\varepsilon^*$. For images nobody knows it. But two answers can be computed and stand as yardsticks beside a network: one that knows the mean and covariance of the data and nothing else, which a good network should pass, and one that knows the training images by heart, which none should reach on new images.
 #
 # **The best answer that sees only mean and covariance.** If the pixels were one Gaussian with mean $\mu$ and covariance $C$, then along each eigenvector of $C$, with eigenvalue $\lambda_i$, everything is a single number: $x_t$ has the variance
 # $\bar\alpha_t\lambda_i + 1 - \bar\alpha_t$ and its covariance with $\varepsilon$ is $\sqrt{1-\bar\alpha_t}$. By refresher C of lesson 00, what remains of the variance 1 of $\varepsilon$ is
@@ -802,7 +802,7 @@ plots.image_grid(
 # %% [markdown] id=overfit
 # ## Eight images by heart
 #
-# Before a long run, a short test: **can the network learn eight images by heart?** A sound loop can, and this is the one case with a known end: the floor is lesson 03's $\varepsilon^*$ for eight points, and the samples must come close to the eight images. If this fails, there is a bug, and you have found it in seconds.
+# Before a long run, a short test: **can the network learn eight images by heart?** A sound loop can, and this is the one case with a known end: the floor is lesson 03's $\varepsilon^*$ for eight points, and the samples must come close to the eight images: near is enough, since this is a test of seconds and the floor at small $t$ would take hours. If the samples stay far from all eight, there is a bug, and you have found it in seconds.
 #
 # The network here is `TinyNetwork`, three linear layers on 8×8 pixels: a few milliseconds a step.
 

@@ -4,7 +4,7 @@
 # **How does noise turn into an image?** About 45 minutes: half of it reading, half of it five exercises.
 #
 # You have a trained network. It looks at a noisy image and says how much of it is noise. This lesson turns that into images, with the sampler of the DDPM paper. It has six lines,
-# and almost each of them hides a choice: how much noise to add, what to do with impossible pixels, how to end, which steps to visit.
+# and almost every one hides a choice: how much noise to add, what to do with impossible pixels, how to end, which steps to visit.
 #
 # **You will build** the module `ddpm_from_scratch.schedulers.ddpm`: the step, the timesteps and the loop around it.
 #
@@ -289,7 +289,7 @@ with plots.figure(
     alt="Two curves of the samples' spread over the number of steps, on a logarithmic axis, with "
     "a dashed line at 1. The curve for β rises steeply, crosses the line, and comes back to it from "
     "above. The curve for β̃ stays below and comes to the line from below.",
-    caption="Data with s = 0.5, the perfect network, no randomness in the figure. β ends too wide, "
+    caption="Data with s = 0.5, the perfect network, no randomness in the figure. With many steps β ends too wide, "
     "β̃ too narrow, and the error of both goes away with the number of steps.",
 ) as ax:
     plots.draw_curves(
@@ -357,7 +357,7 @@ plots.image_grid(
 # </details>
 
 # %% exercise 07.3
-# One full step: $\hat x_0$, clipped to $[-1, 1]$ (the next section is about why), the mean of eq. 7, the chosen variance, and the last step. Return $\hat x_0$ too: a learner, a teacher and a progress bar all want to
+# One full step: $\hat x_0$, clipped to $[-1, 1]$ (the next section is about why), the mean of eq. 7, the chosen variance, and the last step. Return $\hat x_0$ too: it is what shows how far the image is, so people want to
 # see it. The picture that appears when you are right is made with your function.
 
 # %% [markdown] id=clipping
@@ -418,7 +418,7 @@ plots.image_grid(
 # <details><summary>Answer</summary>
 #
 # At the first steps $\hat x_0$ goes far beyond $[-1, 1]$ even with the trained network. Yet its images hardly change: $\hat x_0$ has a small coefficient at large $t$ (lesson 03), and a good network corrects in later steps what earlier
-# ones did. A network that takes out too little noise is another matter. What is left is divided by $\sqrt{\bar\alpha_t}$ step after step, and nothing holds it. Clipping does: it puts in knowledge that the network lacks.
+# ones did. A network that takes out too little noise is another matter. What is left is divided by $\sqrt{\alpha_t}$ at every step, by $\sqrt{\bar\alpha_t}$ in all, and nothing holds it. Clipping does: it puts in knowledge that the network lacks.
 #
 # </details>
 #
@@ -772,7 +772,7 @@ plots.image_grid(
 # \end{aligned}
 # $$
 #
-# That is Ho eq. 16; $H(x_0)$ is the entropy of the data, which no model can change. So each step costs as many nats as it differs from the *true* step back, and a sampler with the true mean and variance at every step would cost none. For one Gaussian all terms of both forms are
+# That is Ho eq. 16; $H(x_0)$ is the entropy of the data, which no model can change. So each step costs as many nats as it differs from the *true* step back, and a sampler whose steps back are the true ones, mean, variance and all, would cost none. For one Gaussian all terms of both forms are
 # formulas. They must give the same number, and with the true mean only the choice of $\sigma_t^2$ is left to pay for.
 
 
@@ -814,10 +814,10 @@ for s in (1.0, 0.3, 0.05, 0.01):  # data N(0, s²); the model has the true mean 
 #
 # > **Before you unfold the answers:** one adds noise at the last step, one takes $\beta_t$ for $\sqrt{\beta_t}$, one uses the $\bar\alpha$ of the neighbouring timestep, and one tells the network the timesteps in the wrong order. Which is which?
 #
-# The log helps. The corner pixel of a digit is black, so in $x_t$ it should be $-\sqrt{\bar\alpha_t}$ plus noise of standard deviation $\sqrt{1-\bar\alpha_t}$. The curves show the noise found in the corners, divided by the noise expected. (With $\sigma^2 = \beta$ and few steps even the right run has a little too much at the end. Compare with it.)
+# The log helps. The corner pixel of a digit is black, so in $x_t$ it should be $-\sqrt{\bar\alpha_t}$ plus noise of standard deviation $\sqrt{1-\bar\alpha_t}$. The curves show the noise found in the corners, divided by the noise expected. (With $\sigma^2 = \beta$ and few steps even the right run has too much at the end. Compare with it.)
 
 # %% id=clinic-runs
-from ddpm_from_scratch.course.exercises.l07 import BROKEN
+from ddpm_from_scratch.course.exercises.l07 import BROKEN, levels
 
 
 def right_step(unet, x, t, t_prev, noise):
@@ -878,7 +878,7 @@ plots.curves(
 # <details><summary>Answers</summary>
 #
 # - **A** takes $\beta_t$ for $\sqrt{\beta_t}$. Since $\beta_t < 1$, too little noise is added at each step, and the log falls below 1. The walk hardly leaves the means, so the images are smooth, bold, and like each other: the middle of the data.
-# - **B** asks the network at $T-1-t$. Told that the noise is nearly clean, it takes nothing out; told at the end that everything is noise, it finds nothing to keep. The log runs away, and the images are noise.
+# - **B** asks the network at $T-1-t$. Told that the noise is a nearly clean image, it takes nothing out; told at the end that everything is noise, it finds nothing to keep. The log runs away, and the images are noise.
 # - **C** adds noise at the last step. Its log lies on the right one to the end, so every step but one is right. The grain lies over everything evenly, and some pixels are beyond 1, where no clipped $\hat x_0$ can be.
 # - **D** uses the neighbouring $\bar\alpha$ when it makes $\hat x_0$. That level says "less noise than there is", so a part of the noise is taken for image, again at each step. The log leaves the right one step by step, and the grain has grown into the strokes.
 #
@@ -905,7 +905,7 @@ for name, step in BROKEN.items():
 # ## Summary
 #
 # - Algorithm 2: start from noise; at each step take the mean of eq. 11 and add $\sigma_t z$; at the last step add nothing.
-# - For Gaussian data the true variance of a step back is $\beta_t V_{t-1}/V_t$. It is $\beta_t$ for unit Gaussian data and $\tilde\beta_t$ for a point, and between them otherwise.
+# - For Gaussian data the true variance of a step back is $\beta_t V_{t-1}/V_t$. It is $\beta_t$ for unit Gaussian data and $\tilde\beta_t$ for a point, and between them for data that vary less than the unit Gaussian, as pixels in $[-1, 1]$ do.
 # - The last mean is $\hat x_0$, so noise at the last step is noise in the image.
 # - Clipping puts in what is known about pixels. A good network hardly needs it, a bad one does.
 # - With fewer steps every formula holds with $\beta = 1 - \bar\alpha_t/\bar\alpha_{\text{prev}}$ (IDDPM eq. 19); what breaks is the Gaussian shape of a long step, and with $\sigma^2 = \beta$ the noise at the end.

@@ -3,7 +3,7 @@
 #
 # **How are images made to order, and what do large models add?** About 60 minutes: two thirds of it reading, one third five exercises.
 #
-# You have a complete diffusion model. This lesson adds, one after the other, the four ideas that stand between it and the models in the news: asking for
+# You have a complete diffusion model. This lesson adds, one after the other, four ideas that large models use: asking for
 # a class and pressing for it (guidance), learning the variance, weighing the steps and choosing the target, and training on many GPUs. At the end a table says which part of
 # Stable Diffusion is which lesson of this course.
 #
@@ -68,7 +68,7 @@ print(f"share of the parameters that the table takes: {table.weight.numel() / un
 @torch.no_grad()
 def make(predict, labels, steps=20, seed=0):
     """Digits by DDIM, one for each label, from `predict(x_t, t, labels)` → ε."""
-    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     scheduler.set_timesteps(steps)
     x = torch.randn((len(labels), 1, 16, 16), generator=torch.Generator().manual_seed(seed))
     for t in scheduler.timesteps:
@@ -190,11 +190,15 @@ for w, cloud in clouds.items():
     print(
         f"w = {w}: upper component {share_of_upper(cloud):.2f}; mean probability of class B at these points {certain.mean():.4f}"
     )
+other = centres[class_a].repeat_interleave(150, 0) + stds[class_a].repeat_interleave(150)[
+    :, None
+] * torch.randn(300, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 plots.scatter(
-    {f"w = {w}": cloud for w, cloud in clouds.items()},
-    alt="Three scatter plots of points of class B. At w = 0 a large spot above and a small one in the middle. At w = 1 the "
+    {f"w = {w}": torch.cat([cloud[:600], other]) for w, cloud in clouds.items()},
+    groups=torch.tensor([0] * 600 + [1] * 300),
+    alt="Three scatter plots of points of class B, and of class A in a second colour at the lower left and right. At w = 0 a large spot above and a small one in the middle. At w = 1 the "
     "small one has become thin, at w = 4 it is nearly gone.",
-    caption="Class B with exact predictions. At every w the points are certain to be of class B. What guidance changes is which of them one gets.",
+    caption="Class B with exact predictions, class A for comparison. At every w the points are all but certain to be of class B. What guidance changes is which of them one gets.",
 )
 assert abs(share_of_upper(clouds[0]) - truth) < 4 * (truth * (1 - truth) / 1500) ** 0.5 + 0.01
 assert share_of_upper(clouds[4]) > 0.9
@@ -202,11 +206,11 @@ assert share_of_upper(clouds[4]) > 0.9
 # %% [markdown] id=guidance-answer
 # <details><summary>Answer</summary>
 #
-# It empties the lower component almost entirely. At the *clean* end the classifier is certain at every point, so its gradient is 0 and there is nothing to gain. But guidance acts at all noise levels, and at
+# It empties the lower component almost entirely. At the *clean* end the classifier is all but certain at every point, so its gradient is nearly 0 and there is nothing to gain. But guidance acts at all noise levels, and at
 # high noise the lower component, next to class A, looks ambiguous: the points are driven away from it before anything is decided.
 #
-# So guided samples are **not** draws from $q(x \mid c)\,q(c \mid x)^w$, made sharper at the clean end: that distribution would be the same at every $w$ here. The scores of guidance are those of
-# $q(x_t \mid c)\,q(c \mid x_t)^w$ at each $t$, and these are no forward process of anything. What one gets is typical images, at the price of variety.
+# So guided samples are **not** draws from $q(x \mid c)\,q(c \mid x)^w$: that distribution would be nearly the same at every $w$ here. The scores of guidance are those of
+# $q(x_t \mid c)\,q(c \mid x_t)^w$ at each $t$, and these are not the noised versions of any one distribution. What one gets is typical images, at the price of variety.
 #
 # </details>
 
@@ -253,8 +257,8 @@ plots.image_grid(
     columns=10,
     titles=[str(c) for c in range(10)],
     row_labels=[f"w = {w:.1f}" for w in strengths],
-    alt="Four rows of ten digits, 0 to 9, from the same noise at growing guidance. With a little guidance the digits become plainer; at the strongest several are torn or grey.",
-    caption="The same ten noises at four strengths of guidance. A little guidance: plainer digits, and more alike. Too much: the images break, and what then varies is the damage.",
+    alt="Four rows of ten digits, 0 to 9, from the same noise at growing guidance. Down the rows the digits become plainer and their strokes bolder.",
+    caption="The same ten noises at four strengths of guidance: ever plainer digits, and ever more alike.",
 )
 
 # %% [markdown] id=clinic
@@ -332,9 +336,9 @@ plots.image_grid(
 #
 # $$\operatorname{Var}(x_{\text{prev}} \mid x_t) = V_{\text{prev}} - \frac{a\,V_{\text{prev}}^2}{V_t} = V_{\text{prev}}\,\frac{V_t - a V_{\text{prev}}}{V_t} = \frac{V_{\text{prev}}}{V_t}\,(1-a) .$$
 #
-# The last step uses $V_t = a V_{\text{prev}} + 1 - a$. For $s = 1$ all $V$ are 1, and $1 - a = \beta_t$ is left. For $s = 0$ it is $V = 1-\bar\alpha$, which gives $\tilde\beta_t$. Any other $s$ lies between, at one fraction $v^*$ for each $t$.
+# The last equality uses $V_t = a V_{\text{prev}} + 1 - a$. For $s = 1$ all $V$ are 1, and $1 - a = \beta_t$ is left. For $s = 0$ it is $V = 1-\bar\alpha$, which gives $\tilde\beta_t$. Any $s$ below 1 lies between, at one fraction $v^*$ for each $t$ (far from the clean end it settles at $s^2$).
 #
-# > **Predict before you run.** Ten steps, the exact $\varepsilon^*$, and one of the three variances. Data of standard deviation $s = 0.5$. Which samples are too narrow, which too wide, and by much?
+# > **Predict before you run.** Ten steps, the exact $\varepsilon^*$, and one of the three variances. Data of standard deviation $s = 0.5$. Which samples are too narrow, which too wide, and by much? (Timesteps spaced evenly from 999 to 0; lesson 07 spaced them otherwise, and at few steps that matters.)
 
 # %% id=variance-truth
 from ddpm_from_scratch.course.exercises.l12 import log_variance as between
@@ -440,7 +444,7 @@ plots.curves(
 # ## ε against v, on the same budget
 #
 # Which target is better? The losses cannot be compared: they are in different currencies. So train the same small network, with the same data, the same noise and the same number of steps, and compare (1) the distance from
-# the exact $\varepsilon^*$, and (2) the samples: their *energy distance* from real points, $2\,\mathbb E\lVert X-Y\rVert - \mathbb E\lVert X-X'\rVert - \mathbb E\lVert Y-Y'\rVert$, which is 0 only for equal distributions.
+# the exact $\varepsilon^*$, and (2) the samples: their *energy distance* from real points, $2\,\mathbb E\lVert X-Y\rVert - \mathbb E\lVert X-X'\rVert - \mathbb E\lVert Y-Y'\rVert$, which is 0 only for equal distributions. (It is estimated without bias, so on finitely many points it comes out a little above or below: the last two lines of the table say how much.)
 #
 # > **Predict before you run.** ε, v, or ε with min-SNR? By more than the difference between two seeds?
 
@@ -549,7 +553,7 @@ plots.curves(
     "squared distance from ε*",
     yscale="log",
     alt="Three curves over t, the squared distance of a trained network from the exact prediction: for ε, for v and for ε with min-SNR weights.",
-    caption="The same network and budget, three losses: distance from the perfect ε at each t, mean of two seeds. A loss buys accuracy at one t with accuracy at another.",
+    caption="The same network and budget, three losses: distance from the perfect ε at each t, mean of two seeds. What one predicts decides where one is accurate.",
 )
 
 # %% [markdown] id=versus-answer
@@ -656,9 +660,9 @@ print(f"cross-attention: image {tuple(image.shape)}, text {tuple(text.shape)} �
 # %% [markdown] id=wrong
 # ## What could go wrong
 #
-# - **Two conventions.** $w$ and $s = 1 + w$. A paper's "7.5" is not Diffusers' "7.5" unless you check.
+# - **Two conventions.** $w$ and $s = 1 + w$. Check which of the two a number is before you use it.
 # - **No label dropout in training.** Row ∅ of the table is then what it was at the start, random. Guidance runs, and pushes somewhere.
-# - **Guidance and clipping.** Large $w$ throws $\hat x_0$ far out of $[-1, 1]$. Clipped at every one of few steps, the image breaks (the last row above). Imagen's dynamic thresholding, `thresholding=True`, rescales instead.
+# - **Guidance and clipping.** Large $w$ throws $\hat x_0$ far out of $[-1, 1]$. DDIM with clipping, and $\varepsilon$ kept as it was, then takes a step whose two parts no longer belong together (lesson 08), and the images break: set `clip_sample=True` in `make` and look at $w = 4$. Either do not clip, as above, or re-derive $\varepsilon$ (`use_clipped_model_output=True`). Imagen answers the same trouble with dynamic thresholding.
 # - **A learned variance in the wrong sampler.** The network then has twice the channels. DDIM has no use for the second half, and must cut it off.
 # - **Comparing losses of different targets.** They are different currencies. Convert first.
 # - **One seed.** A difference between two runs is news only if it is larger than that between two seeds.
@@ -669,7 +673,7 @@ print(f"cross-attention: image {tuple(image.shape)}, text {tuple(text.shape)} �
 #
 # - A class enters like the time, as a vector. Dropping it now and then makes one network do for both $p(x \mid c)$ and $p(x)$.
 # - Guidance follows $\nabla \log q(c \mid x_t)$, the difference of two scores, further than Bayes would. It buys typical images with variety, and its samples are draws from no simple distribution.
-# - The right variance of a step back lies between $\tilde\beta$ and $\beta$. For Gaussian data it is a formula, and with it any number of steps is exact.
+# - For data that vary less than the unit Gaussian, the right variance of a step back lies between $\tilde\beta$ and $\beta$. For Gaussian data it is a formula, and with it any number of steps is exact.
 # - Targets and weights are one choice: a weight over $t$. Compare in one currency, with more than one seed.
 # - With randomness tied to (seed, step, position), the number of processes changes nothing.
 # - Stable Diffusion is this course, on latents, asked in words.

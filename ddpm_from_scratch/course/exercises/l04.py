@@ -37,7 +37,7 @@ def embedding_inputs(generator: torch.Generator, index: int) -> Case:
     t = torch.randint(1, 1000, (3 + index,), generator=generator)
     t[0] = (5, 0, 900, 40)[index]
     args = {"t": t, "dim": dim, "flip_sin_to_cos": flip, "freq_shift": shift}
-    return Case(args, {"t": int(t[0]), "half": dim // 2, "order": "cosines" if flip else "sines"})
+    return Case(args, {"first": int(t[0]), "half": dim // 2, "order": "cosines" if flip else "sines"})
 
 
 def _embedding(t, dim, flip, shift, *, base=10000.0, sign=-1.0, exponent=None, parts=(torch.sin, torch.cos), scale=1.0):

@@ -305,7 +305,10 @@ def three_steps(answer: Callable[..., Any], model: nn.Module, x0: Any, noise: An
     for batch in zip(x0, noise, t, strict=True):
         losses.append(answer(model, optimiser, scheduler, *batch, largest_norm))
         weights.append(flat(model))
-    return None if all(loss is None for loss in losses) else {"weights": torch.stack(weights), "losses": losses}
+    if all(loss is None for loss in losses):
+        return None
+    graphs = sum(isinstance(loss, Tensor) and loss.requires_grad for loss in losses)
+    return {"graphs kept": graphs, "weights": torch.stack(weights), "losses": losses}
 
 
 def step_zeroed_at_the_end(model, optimiser, scheduler, x0, noise, t, largest_norm):
@@ -326,7 +329,7 @@ def step_clipped_by_hand(model, optimiser, scheduler, x0, noise, t, largest_norm
         for p in model.parameters():
             p.grad *= largest_norm / norm
     optimiser.step()
-    return loss
+    return loss.detach()
 
 
 def step_by_autograd(model, optimiser, scheduler, x0, noise, t, largest_norm):
@@ -379,6 +382,15 @@ def _step(order: str, clip: Callable[..., Any] = nn.utils.clip_grad_norm_, targe
         return float(after.detach())
 
     return answer
+
+
+def _step_with_its_graph(model, optimiser, scheduler, x0, noise, t, largest_norm):
+    loss = training.diffusion_loss(model, scheduler, x0, noise, t)
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
+    optimiser.step()
+    return loss
 
 
 def _clip_one_by_one(parameters, largest_norm):
@@ -441,6 +453,11 @@ TRAINING_STEP = Exercise(
         Mistake(
             _step("bcs"),
             "you never cleared the gradient: from the second step on, those of the earlier batches are added to it",
+        ),
+        Mistake(
+            _step_with_its_graph,
+            "you returned the loss with the whole computation that led to it: a list of such losses fills the memory. "
+            "A number is asked for",
         ),
         Mistake(
             _step("zbs"),
@@ -736,7 +753,8 @@ EMA_UPDATE = Exercise(
     mistakes=(
         Mistake(
             lambda a, w, d, n: _mix(a, w, 1 - min(d, _early(n))),
-            "you swapped the shares: the average should keep most of itself (after {updates} updates)",
+            "you swapped the shares: d is the share that the average keeps, 1-d that of the new weights (updates so "
+            "far: {updates})",
         ),
         Mistake(
             lambda a, w, d, n: _mix(a, w, d),
@@ -1129,10 +1147,12 @@ def loss_by_t(losses: Tensor, t: Tensor, T: int, bins: int) -> Tensor:
 
 
 def loss_by_t_inputs(generator: torch.Generator, index: int) -> Case:
-    """Many images and few, other T and other numbers of ranges; once a range stays empty."""
+    """Many images and few, other T and other numbers of ranges; twice a range stays empty, once the last."""
     T, bins, count = ((1000, 10, 300), (1000, 4, 57), (100, 5, 80), (1000, 10, 90))[index]
     t = torch.randint(T, (count,), generator=generator)
     t[:2] = torch.tensor([T // bins - 1, T - 1])
+    if index == 1:
+        t[t >= 750] = 3
     if index == 3:
         t[t // 100 == 6] = 3
     losses = torch.rand(count, generator=generator) + 1 - t / T

@@ -123,7 +123,7 @@ plots.image_grid(
 # %% [markdown] id=skips-answer
 # <details><summary>Answer</summary>
 #
-# Those at full resolution. Without them the network may know *which digit* this is, but not *which noise*: the noise is different at every pixel, and nothing that has been through the coarse maps can say what a single pixel looked like. The mean squared error is then
+# Those at full resolution. Without them the network may know *which digit* this is, but not *which noise*: the noise is different at every pixel, and these weights have learnt to leave the single pixels to the fine skips. (The coarse maps of this small network could carry much of that detail too; they were never asked to. And a map of zeros is something that the network has never seen.) The mean squared error is then
 # about 1, as high as for a network that always answers 0. The coarse path says what is in the picture, the skips say where exactly, and the network needs both.
 #
 # </details>
@@ -339,10 +339,10 @@ with plots.figure(
     height=3.0,
     sharey=True,
     alt="Two bar charts over the blocks. Left, parameters: small at full resolution, largest at the "
-    "lowest resolution, on the way up and in the middle. Right, multiplications: the large bars are at "
-    "the finer resolutions of the way up.",
+    "lowest resolution, on the way up and in the middle. Right, multiplications: the bars are more alike; the "
+    "longest are those of the way up.",
     caption="Where the parameters are (left) and where the work is (right), as shares of the whole. "
-    "Wide, coarse maps hold the weights; large maps cost the time.",
+    "Wide, coarse maps hold the weights; the work is spread more evenly.",
 ) as axes:
     for ax, counts, title, colour in zip(
         axes,
@@ -559,9 +559,9 @@ assert torch.allclose(result, expected, atol=1e-5)
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers</summary>
 #
-# A is 1: healthy at $t = 500$ and worse the further away. C is 2: an error of 1 at every $t$, no better than answering 0. B is 3: only two layers get the wrong one of two similar maps. Its samples look well, its error does not: **samples that look right prove little, a number compared with a reference does.** D is 4: the vector it is told belongs to no timestep. It errs much as if it were told a late time, always, but nowhere is it as good as the healthy network; that tells it from A.
+# A is 1: healthy at $t = 500$ and worse the further away. C is 2: an error of 1 at every $t$, no better than answering 0. B is 3: only two layers get the wrong one of two similar maps. Its samples look well, its error does not: **samples that look right prove little, a number compared with a reference does.** D is 4: the vector it is told belongs to no timestep. It errs much as if it were told one time in the middle, always, but nowhere is it as good as the healthy network; that tells it from A.
 #
-# Trained from the beginning, 2, 3 and 4 make no difference: they only rename inputs. They are bugs because the weights were made under another convention. The first is a bug always; still, a network trained so is not blind, since it can see from the image how noisy it is.
+# Trained from the beginning, networks built like 2, 3 and 4 would do as well. They are bugs because the weights were made under another convention. The first is a bug always; still, a network trained so is not blind, since it can see from the image how noisy it is.
 #
 # </details>
 
@@ -591,7 +591,7 @@ for size, network in ((30, larger), (16, unet)):
 # - A U-Net goes down to coarse maps that see the whole image, and up again, and carries every map of the way down across as further channels.
 # - $L(n+1)$ skips are made and used, last in, first out; channels add where they meet.
 # - The coarse path knows what is in the picture; without the skips at full resolution the network cannot say which noise it was.
-# - Parameters sit where maps are coarse and wide, work where they are large.
+# - Parameters sit where maps are coarse and wide, work is spread nearly evenly: where the maps are large they are narrow.
 # - The same configuration and weights give the same numbers in Diffusers.
 # - Many mistakes in such a network raise no error. Compare numbers with a reference.
 #

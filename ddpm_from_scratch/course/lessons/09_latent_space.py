@@ -282,8 +282,8 @@ plots.image_grid(
 )
 
 # %% [markdown] id=codes-note
-# Look at the second row again: it is noise, but quieter than a draw from $\mathcal N(0, I)$, and the table says where. These digits are smooth (they were enlarged from 8 × 8 pixels), so fine detail is a direction in which the data hardly vary. There $s \approx 0$: *every* noise decodes to "no detail", so no particular noise is called for,
-# and the way up from exactly no detail ends near the middle, 0. The same holds for border pixels that are always black. The code of a real image is one of many that decode to it, and not a typical draw.
+# Look at the second row again: it is noise, but quieter than a draw from $\mathcal N(0, I)$, and the table says where. These digits are smooth (they were enlarged from 8 × 8 pixels), so fine detail is a direction in which the data hardly vary. There $s$ is smaller than the first step of $\sigma$, so with few steps Euler's method cannot tell which noise is called for,
+# and the way up from exactly no detail ends near the middle, 0. The same holds for border pixels that are always black. More steps make the codes louder, though not at once. So the code that a few steps find is not a typical draw.
 
 # %% [markdown] id=loss
 # ## How much is lost
@@ -348,7 +348,7 @@ with plots.figure(
 # %% [markdown] id=loss-answer
 # <details><summary>Answer</summary>
 #
-# Order 1 in both directions, as Euler's method must have. (A method of order 2 would need the network twice per step, or its earlier answers.) The network's error falls too, but it need not follow the law: its $\varepsilon_\theta$ is not a smooth formula, and where it bends sharply, a step has to be short before the law begins to hold. Near the
+# Order 1 in both directions, as Euler's method must have. (A method of order 2 would need the network twice per step, or its earlier answers.) The network's error falls too. Where its $\varepsilon_\theta$ bends sharply, a step has to be short before the law begins to hold. Near the
 # clean end an error of $\varepsilon_\theta$ also depends on the first step, for which there is no right timestep.
 #
 # </details>
@@ -543,7 +543,7 @@ with plots.figure(
 #
 # $$\frac{\frac16\sum_i \lVert \bar f_{i\cdot} - \bar f\rVert^2}{\frac1{36}\sum_{ij} \lVert f_{ij} - \bar f\rVert^2},$$
 #
-# the same with $j$ for the step noise, and what is left depends on both together. (Even if $x_T$ had no influence, the mean over six would still vary by chance and give a small share.) For DDIM there is no step noise, and the share is 100 % by construction.
+# the same with $j$ for the step noise, and what is left depends on both together. (The same six step noises serve every $x_T$, so without any influence of $x_T$ its share would be exactly 0.) For DDIM there is no step noise, and the share is 100 % by construction.
 
 # %% id=share
 n = 6
@@ -600,8 +600,8 @@ widgets.interpolation_explorer(
 # - **lerp.** No error and no noise in the picture, only plainness in the middle. Print the length of what you feed in.
 # - **One angle for the whole batch**, or one per row of pixels, in slerp. Each image is one vector.
 # - **Clipping while encoding.** A clipped step has no inverse. `ddim_invert` never clips; decode without clipping too if the image has to come back.
-# - **Different timesteps for the way up and the way down.** The code belongs to the ODE and nearly not to the steps, but at few steps the errors of the two ways no longer cancel.
-# - **A code of an image the model knows nothing of.** A shoe can be encoded by the model of digits, and comes back. Its code is just not a typical draw, and its surroundings hold nothing of use.
+# - **Different timesteps for the way up and the way down.** The code belongs to the ODE and nearly not to the steps. The errors of the two ways add up, so more steps on either of them help; it does no harm if their lists differ.
+# - **A code of an image the model knows nothing of.** A shoe can be encoded by the model of digits, and comes back less exactly. Its code is just not a typical draw, and its surroundings hold nothing of use.
 # - **Reading meaning into single elements.** The directions of this space have no names. Only the distances along paths do.
 
 # %% [markdown] id=summary

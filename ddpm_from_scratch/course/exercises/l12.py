@@ -120,7 +120,7 @@ DROP_LABELS = Exercise(
 
 
 def guided_eps(eps_class: Tensor, eps_none: Tensor, w: float | Tensor) -> Tensor:
-    """Classifier-free guidance.
+    """Classifier-free guidance (Ho and Salimans 2022, section 3.2).
 
     eps_class: the noise predicted with the class, any shape.
     eps_none: the noise predicted without, the same shape.

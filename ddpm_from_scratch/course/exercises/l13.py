@@ -46,9 +46,34 @@ class Scale(nn.Module):
         self.given: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        _refuse_other_numbers(x_t, self.weight.dtype)
         self.given.append((x_t.detach(), torch.as_tensor(t).detach().clone()))
         level = torch.as_tensor(t).reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t.dtype)
         return self.weight * x_t * (1 + level / 10)
+
+
+def _refuse_other_numbers(x_t: Tensor, dtype: torch.dtype) -> None:
+    """What every network of PyTorch does, in words.
+
+    Raises:
+        TypeError: x_t of another dtype than the weights.
+    """
+    if x_t.dtype != dtype:
+        raise TypeError(f"the network's weights are {dtype}, x_t is {x_t.dtype}: x_t keeps the dtype of the data")
+
+
+def _as_network(oracle: Oracle) -> Callable[[Tensor, Tensor], Tensor]:
+    """The oracle, as particular about its arguments as a U-Net of float32 weights."""
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        if not isinstance(t, Tensor) or t.shape != x_t.shape[:1] or t.is_floating_point():
+            raise TypeError(
+                f"the network takes one whole t for each of the {len(x_t)} samples, as a tensor of that shape"
+            )
+        _refuse_other_numbers(x_t, torch.float32)
+        return oracle(x_t, t)
+
+    return network
 
 
 def _record(x0: object, asked: list[int]) -> dict[str, Tensor] | None:
@@ -293,7 +318,8 @@ TRAINING_LOSS = Exercise(
     hints=(
         "Two things happen: the batch is noised, each sample to its own level, and the network is asked for the noise.",
         "x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε (Ho eq. 4), and the mean of (ε - ε_θ(x_t, t))² (eq. 14) over the whole batch.",
-        "`a = alpha_bar[t].reshape(-1, 1, ...)` with one axis per axis of x0, then `x_t = ...`, then a mean of squares",
+        "`a = alpha_bar[t].to(x0.dtype).reshape(-1, 1, ...)` with one axis per axis of x0, then `x_t = ...`, then a "
+        "mean of squares",
     ),
     mistakes=(
         Mistake(
@@ -654,7 +680,7 @@ def ddpm_sample_inputs(generator: torch.Generator, index: int) -> Case:
 def run_ddpm_sample(answer, x_T, alpha_bar, seed, clip, mean, std):
     """The samples, and the timesteps at which the network was called."""
     model = Oracle(mean, std, alpha_bar)
-    x0 = answer(model, x_T.float(), alpha_bar, torch.Generator().manual_seed(seed), clip)
+    x0 = answer(_as_network(model), x_T.float(), alpha_bar, torch.Generator().manual_seed(seed), clip)
     return _record(x0, model.asked)
 
 
@@ -679,7 +705,7 @@ def ddpm_sample_by_eq_11(model, x_T, alpha_bar, generator, clip):
 def ddpm_sample_in_float64(model, x_T, alpha_bar, generator, clip):
     x = x_T.double()
     for t in reversed(range(len(alpha_bar))):
-        x = _ddpm_step(model, x, alpha_bar, t, generator, clip)
+        x = _ddpm_step(lambda x, t: model(x.float(), t).double(), x, alpha_bar, t, generator, clip)
     return x.float()
 
 
@@ -932,7 +958,7 @@ def run_ddim_sample(answer, x_T, alpha_bar, timesteps, eta, seed, clip, mean, st
     """The samples, and the timesteps at which the network was called."""
     model = Oracle(mean, std, alpha_bar)
     generator = torch.Generator().manual_seed(seed) if eta > 0 else None
-    x0 = answer(model, x_T.float(), alpha_bar, timesteps, eta, generator, clip)
+    x0 = answer(_as_network(model), x_T.float(), alpha_bar, timesteps, eta, generator, clip)
     return _record(x0, model.asked)
 
 
@@ -973,7 +999,10 @@ def ddim_sample_by_song(model, x_T, alpha_bar, timesteps, eta, generator, clip):
 
 
 def ddim_sample_in_float64(model, x_T, alpha_bar, timesteps, eta, generator, clip):
-    return _ddim()(model, x_T.double(), alpha_bar, timesteps, eta, generator, clip).float()
+    def wide(x, t):
+        return model(x.float(), t).double()
+
+    return _ddim()(wide, x_T.double(), alpha_bar, timesteps, eta, generator, clip).float()
 
 
 def ddim_sample_in_place(model, x_T, alpha_bar, timesteps, eta, generator, clip):

@@ -116,7 +116,7 @@ plots.image_grid(
 #
 # $$\nabla \log q(x_t \mid c) + w\,\nabla \log q(c \mid x_t) = (1+w)\,\nabla \log q(x_t \mid c) - w\,\nabla \log q(x_t) .$$
 #
-# A score is $-\varepsilon / \sqrt{1-\bar\alpha_t}$ (lesson 03). Multiply by $-\sqrt{1-\bar\alpha_t}$, and put the two predictions in:
+# A score is $-\varepsilon / \sqrt{1-\bar\alpha_t}$ (lesson 03). Multiply by $-\sqrt{1-\bar\alpha_t}$, and put the two predictions in (Guidance section 3.2; *Guidance* is Ho and Salimans 2022):
 #
 # $$\boxed{\tilde\varepsilon = (1+w)\,\varepsilon_\theta(x_t, t, c) - w\,\varepsilon_\theta(x_t, t, \varnothing)}$$
 #
@@ -402,14 +402,14 @@ with plots.figure(
 #
 # </details>
 #
-# **How is it trained?** $L_{\text{simple}}$ does not contain $\sigma_t$, so it cannot teach it. The bound does: IDDPM adds a small part of it, $L_{\text{hybrid}} = L_{\text{simple}} + 0.001\, L_{\text{vlb}}$ (eq. 16), and keeps the mean out of the second term,
+# **How is it trained?** $L_{\text{simple}}$ does not contain $\sigma_t$, so it cannot teach it. The bound does: IDDPM adds a small part of it, $L_{\text{hybrid}} = L_{\text{simple}} + 0.001\, L_{\text{vlb}}$ (IDDPM eq. 16), and keeps the mean out of the second term,
 # so that it teaches the variance alone. The network has twice the output channels: one half for ε, the other for $v$ (the package maps it from $[-1, 1]$). `ddpm train --learned-variance` does that.
 
 # %% [markdown] id=weights
 # ## Weighing the steps
 #
 # All $t$ share one network, so at each step of training they pull in different directions, and those with a large weight win. Written as an error of $x_0$, $L_{\text{simple}}$ has the weight $\text{SNR}_t$ (lesson 03), which spans many powers of ten: nearly clean images,
-# where there is little to learn, weigh most. Hang et al. cut it off: the weight on the error of $x_0$ is $\min(\text{SNR}_t, \gamma)$, with $\gamma = 5$.
+# where there is little to learn, weigh most. Hang et al. cut it off (Hang section 3.4): the weight on the error of $x_0$ is $\min(\text{SNR}_t, \gamma)$, with $\gamma = 5$.
 
 # %% exercise 12.4
 # The weight, for whatever the network predicts. `ddpm train --snr-gamma 5` uses it.

@@ -40,6 +40,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
     """What `plots` displays, instead of displaying it."""
     bundles: list[dict[str, str]] = []
     monkeypatch.setattr(plots, "display", lambda bundle, raw: bundles.append(bundle))
+    monkeypatch.setattr(plots, "get_ipython", object)
     return bundles
 
 
@@ -174,3 +175,9 @@ def test_row_labels_and_titles_stay_inside_the_picture(label):
     for text in figure.axes[0].texts:
         box = text.get_window_extent()
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, text.get_text()
+
+
+def test_in_plain_python_a_picture_is_its_words(capsys):
+    with plots.figure(alt="a line", caption="it rises") as ax:
+        ax.plot([0, 1], [0, 1])
+    assert capsys.readouterr().out == "[picture: a line]\n"

@@ -482,7 +482,7 @@ GENERATE = Exercise(
         ),
         Mistake(
             lambda u, s, b, n, g: _generate(u, s, b, n, g, late=torch.Generator().manual_seed(0)),
-            "you gave the steps a generator of their own: the seed that was asked for does not reach them ({kind})",
+            "you gave the steps a generator of their own, or none: the seed asked for does not reach them ({kind})",
         ),
         Mistake(
             lambda u, s, b, n, g: _generate(u, s, 1, n, g),
@@ -527,8 +527,9 @@ def convert_config_inputs(generator: torch.Generator, index: int) -> Case:
     ddpm = {"beta_start": start, "beta_end": end, "clip_sample": True, "variance_type": "fixed_large"}
     euler = {"beta_start": 1e-4, "beta_end": 0.01, "timestep_spacing": "linspace", "use_karras_sigmas": False}
     if index == 1:
-        config = {**euler, "beta_end": end, "use_karras_sigmas": True, "_use_default_values": ["timestep_spacing"]}
+        config = {**euler, "beta_end": end, "trained_betas": None, "_use_default_values": ["timestep_spacing"]}
         defaults = {"beta_start": 1e-5, "beta_end": 0.03, "clip_sample": False, "timestep_spacing": "leading"}
+        defaults |= {"use_karras_sigmas": True, "trained_betas": [0.1]}
         return Case({"config": config, "defaults": defaults}, {"key": "timestep_spacing"})
     config = {**ddpm, "timestep_spacing": "leading", "_class_name": "DDPMScheduler", "_remark": 1}
     unchosen = (["timestep_spacing", "clip_sample"], None, None, ["timestep_spacing", "beta_end"])[index]
@@ -566,6 +567,11 @@ def convert_config_with_union(config, defaults):
     return defaults | dict(filter(lambda item: item[0] in defaults.keys() - skip, config.items()))
 
 
+def _chosen_by_or(config, defaults):
+    skip = config.get("_use_default_values", ())
+    return {key: default if key in skip else config.get(key) or default for key, default in defaults.items()}
+
+
 CONVERT_CONFIG = Exercise(
     id="10.4",
     title="What a config means to another class",
@@ -585,6 +591,11 @@ CONVERT_CONFIG = Exercise(
         "join two dictionaries: in which order?",
     ),
     mistakes=(
+        Mistake(
+            _chosen_by_or,
+            "you took a False or a None that somebody chose for nothing chosen: `or` and `is not None` ask for the "
+            "value, `in` asks for the key",
+        ),
         Mistake(
             lambda c, d: {**d, **{k: v for k, v in c.items() if k in d}},
             "you carried over values that nobody chose: `_use_default_values` names keys that hold the default of the "

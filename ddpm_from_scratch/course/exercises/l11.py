@@ -336,7 +336,8 @@ KERNEL = Exercise(
         ),
         Mistake(
             lambda x, y: _unbiased(*_kernels(x, y, constant=0.0)),
-            "you left out the + 1 in the kernel: without it the third moments alone are compared",
+            "you left out the + 1 in the kernel, or put it outside of the power, where it cancels: then "
+            "the third moments alone are compared",
         ),
         Mistake(
             lambda x, y: float(
@@ -375,7 +376,7 @@ def bootstrap_interval(values: Tensor, picks: Tensor, level: float) -> Tensor:
     values: shape (N,), one number per sample.
     picks: shape (B, N), whole numbers from 0 to N-1: B sets of N samples, drawn with replacement.
     level: share of the B means that lie inside, such as 0.95; as much is left out on either side.
-    Returns shape (2,): the lower and the upper end.
+    Returns shape (2,): the lower and the upper end, as `torch.quantile` gives them.
     """
     means = values[picks].mean(dim=1)
     tail = (1 - level) / 2

@@ -84,10 +84,11 @@ def bubblewrap(edition: Path, limits: Limits, filter_handle: int = 0) -> list[st
     outside = [path for path in python if path != "/usr" and not path.startswith("/usr/")]
     command = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     command += ["--uid", "65534", "--gid", "65534", "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv"]
+    command += [*small, "--tmpfs", "/tmp", *size, "--tmpfs", HOME]  # first: the environment may lie below them
     command += [word for path in [*readable, *outside] for word in ("--ro-bind", path, path)]
     command += [word for path in installed_copies(outside) for word in ("--tmpfs", path, "--remount-ro", path)]
     command += ["--ro-bind", str(edition), COURSE, "--proc", "/proc", "--dev", "/dev", *small, "--tmpfs", "/dev/shm"]
-    command += ["--remount-ro", "/dev", *small, "--tmpfs", "/tmp", *size, "--tmpfs", HOME, "--chdir", HOME]
+    command += ["--remount-ro", "/dev", "--chdir", HOME]
     command += [word for path in font_lists() for word in ("--ro-bind", str(path), f"{HOME}/.matplotlib/{path.name}")]
     command += ["--remount-ro", "/"]
     command += [word for pair in environment(HOME, COURSE).items() for word in ("--setenv", *pair)]

@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 04 · U-Net blocks
 #
-# **Which pieces is such a network made of?** About 45 minutes, a good half of them for six exercises.
+# **Which pieces is such a network made of?** About 60 minutes, half of them for six exercises.
 #
 # Lesson 03 ended with a small network for points in the plane. Images need another one. It must put out as many numbers as it takes in, know the time, look at single
 # pixels and at the whole picture, and be trainable although it is deep. Five kinds of pieces do that. This lesson builds them one by one; the next one puts them together.

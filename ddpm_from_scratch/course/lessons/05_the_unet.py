@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 05 · The U-Net
 #
-# **How do the pieces fit together?** About 45 minutes, a good half of them for five exercises.
+# **How do the pieces fit together?** About 50 minutes, half of them for five exercises.
 #
 # Lesson 04 built the pieces. This lesson stacks them: down to a coarse resolution, through a middle block, and up again, with connections across. Most of the work is bookkeeping: which map goes where, and with how many channels. Done right, the result is
 # the network that the published models use, number for number.

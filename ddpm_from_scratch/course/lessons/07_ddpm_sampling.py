@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 07 · DDPM sampling
 #
-# **How does noise turn into an image?** About 45 minutes: half of it reading, half of it five exercises.
+# **How does noise turn into an image?** About 60 minutes: half of it reading, half of it five exercises.
 #
 # You have a trained network. It looks at a noisy image and says how much of it is noise. This lesson turns that into images, with the sampler of the DDPM paper. It has six lines,
 # and almost every one hides a choice: how much noise to add, what to do with impossible pixels, how to end, which steps to visit.

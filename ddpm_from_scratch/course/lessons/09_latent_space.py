@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 09 · The latent space
 #
-# **What does the noise mean, and what lies between two images?** About 40 minutes: half of it reading, half of it five exercises.
+# **What does the noise mean, and what lies between two images?** About 60 minutes: half of it reading, half of it five exercises.
 #
 # With DDPM the noise $x_T$ is only a beginning; most of what happens is decided by the noise of the steps. DDIM (lesson 08) adds none. So the image is a *function* of $x_T$, and that changes what $x_T$ is: a code. One can look up the
 # code of a given image, walk between two codes, and look at what is on the way. This lesson does all three, and measures how well it works.

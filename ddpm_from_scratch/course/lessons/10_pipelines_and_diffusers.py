@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 10 · Pipelines and Diffusers
 #
-# **How does this carry over to the library people use?** About 45 minutes: half of it reading, half of it five exercises.
+# **How does this carry over to the library people use?** About 60 minutes: a good third of it reading, the rest five exercises.
 #
 # You have built a network, two schedulers and a training loop. Hugging Face Diffusers, the library that most people use, is made of the same
 # parts under the same names. This lesson puts the parts together into a *pipeline*, walks through everything that Diffusers' own introduction
@@ -624,7 +624,7 @@ plots.image_grid(
 #
 # </details>
 #
-# One difference is meant. With `"trailing"` or `"linspace"` spacing, or a number of steps that does not divide $T$, Diffusers' DDIM steps from $t$ to $t - \lfloor T/n \rfloor$, which is then not always the next timestep of
+# One difference is meant. With `"linspace"` spacing, and with `"trailing"` and a number of steps that does not divide $T$, Diffusers' DDIM steps from $t$ to $t - \lfloor T/n \rfloor$, which is then not always the next timestep of
 # its own list. This package steps to the next timestep of the list, so every step starts where the one before ended.
 
 # %% id=spacing

@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 11 · How good is it?
 #
-# **How are samples judged, and when does a figure mislead?** About 50 minutes: half of it reading, half of it five exercises.
+# **How are samples judged, and when does a figure mislead?** About 60 minutes: a good third of it reading, the rest five exercises.
 #
 # Two samplers, two sheets of digits: which is better? One can look at a few dozen images, but not at ten thousand, and two people do not see the same.
 # So papers print a number. This lesson takes the numbers apart: where each comes from, how sure it is, how it depends on things that have nothing to

@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 12 · Going further
 #
-# **How are images made to order, and what do large models add?** About 60 minutes: two thirds of it reading, one third five exercises.
+# **How are images made to order, and what do large models add?** About 60 minutes: more than half of it reading, the rest five exercises.
 #
 # You have a complete diffusion model. This lesson adds, one after the other, four ideas that large models use: asking for
 # a class and pressing for it (guidance), learning the variance, weighing the steps and choosing the target, and training on many GPUs. At the end a table says which part of

@@ -52,7 +52,8 @@ class InterpolationExplorer(Explorer):
         self.images = self.between(seeds)
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
-        place = {"layout": {"width": "24em"}, "tooltip": "arrow keys move by one image"}
+        place: dict[str, Any] = {"layout": {"width": "24em"}, "tooltip": "arrow keys move by one image"}
+        place["style"] = {"description_width": "initial"}
         self.across = ipywidgets.IntSlider(0, 0, columns - 1, description="A to B", **place)
         self.down = ipywidgets.IntSlider(0, 0, rows - 1, description="top to bottom", **place)
         self.boxes = [

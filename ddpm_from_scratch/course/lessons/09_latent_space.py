@@ -89,9 +89,9 @@ plots.image_grid(
     row_labels=["$x_T$", "image"],
     alt="Two rows of eight pictures. Above, noise, in which no difference can be seen from one to "
     "the next. Below, one piece of clothing or shoe at the left end, another one at the right "
-    "end, and between them a gradual change.",
-    caption="Above the noise, below what DDIM makes of it. Neighbours in the noise are neighbours "
-    "among images.",
+    "end; between them small changes, and a quick one where the first kind turns into the second.",
+    caption="Above the noise, below what DDIM makes of it. Neighbours in the noise are mostly "
+    "neighbours among images; where one kind of piece turns into another, the change is quick.",
 )
 
 # %% [markdown] id=ode
@@ -426,7 +426,7 @@ plots.image_grid(
 )
 
 # %% [markdown] id=lerp-note
-# With lerp the middle is not broken, it is *plain*. Less noise than $t$ promises looks to the network like the noise of an unusually smooth image, and that is what it makes. (In two dimensions it would hardly matter: there a shorter vector is nothing unusual.)
+# With lerp the middle becomes *plain*. Less noise than $t$ promises looks to the network like the noise of an unusually smooth image, and that is what it makes. (In two dimensions it would hardly matter: there a shorter vector is nothing unusual.)
 
 # %% [markdown] id=semantic
 # ## Between two images
@@ -485,7 +485,7 @@ plots.image_grid(
     torch.cat(list(paths.values())),
     8,
     row_labels=list(paths),
-    alt="Three rows of eight pieces of clothing or shoes. DDIM: a gradual change from one to another. "
+    alt="Three rows of eight pieces of clothing or shoes. DDIM: from one to another, with most of the change in few places. "
     "DDPM with shared noise: nearly the same piece eight times. DDPM with fresh noise: "
     "eight unrelated pieces.",
     caption="The same eight x_T in each row. Only the noise of the steps is treated differently.",

@@ -22,6 +22,8 @@ from ddpm_from_scratch.schedulers.base import TIMESTEP_SPACINGS
 from .base import LIVE_DPI, Explorer, LiveFigure
 
 DDIM, SMALL, LARGE = "DDIM", "DDPM, σ² = β̃", "DDPM, σ² = β"
+SHORT = (("DDIM", DDIM), ("DDPM, β̃", SMALL), ("DDPM, β", LARGE))
+"""The samplers as the narrow slider names them."""
 SIDES = ("A", "B")
 STRIP = 7
 
@@ -162,7 +164,7 @@ class SamplerExplorer(Explorer):
         layout = {"width": "21em"}
         controls = {
             "sampler": ipywidgets.SelectionSlider(
-                options=(DDIM, SMALL, LARGE), value=choice.sampler, description=f"{side}: sampler", layout=layout
+                options=SHORT, value=choice.sampler, description=f"{side}: sampler", layout=layout
             ),
             "steps": ipywidgets.BoundedIntText(
                 choice.steps, 1, self.config.num_train_timesteps, description=f"{side}: steps", layout=layout

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_from_scratch.config import ConfigMixin, new_folder, read_json, staged, write_file
-from ddpm_from_scratch.publish import PushMixin, hub_errors
+from ddpm_from_scratch.publish import PushMixin, hub_errors, is_passing
 
 WEIGHTS = "diffusion_pytorch_model"
 MAX_PARAMETERS = 100_000_000_000
@@ -81,7 +81,7 @@ def resolve(
     if not path.is_dir():
         if not HUB_ID.fullmatch(str(name_or_path)):
             raise FileNotFoundError(f"no folder {name_or_path} here, and it is not a hub id of the form owner/name")
-        path = _fetch(str(name_or_path), wanted, inside, revision, **options)
+        path = _fetch(str(name_or_path), wanted, inside, revision, options)
     if not (path / inside).is_dir():
         raise FileNotFoundError(f"{path} has no folder {inside}: it has {_listing(path)}")
     return path / inside
@@ -91,29 +91,23 @@ def _listing(folder: Path) -> str:
     return ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
 
 
-def _fetch(
-    repo: str,
-    wanted: Wanted,
-    inside: Path,
-    revision: str | None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def _fetch(repo: str, wanted: Wanted, inside: Path, revision: str | None, options: dict[str, Any]) -> Path:
     """The folder in the hub's cache that holds the wanted files, downloaded where they are not there yet."""
     from huggingface_hub import HfApi, snapshot_download
 
     with hub_errors(repo, revision):
         try:
-            if local_files_only:
+            if options.get("local_files_only"):
                 raise ConnectionError("local_files_only=True")
-            found = HfApi(token=token).model_info(repo, revision=revision, timeout=10)  # asks once, without retries
+            hub = HfApi(token=options.get("token"))
+            found = hub.model_info(repo, revision=revision, timeout=10)  # asks once, without retries
             there = [sibling.rfilename for sibling in found.siblings or ()]
         except Exception as error:
-            cached = _cached_folder(repo, revision, cache_dir) if _unreachable(error) else None
-            if cached is None:
-                raise
-            return cached
+            cached = _cached_folder(repo, revision, options.get("cache_dir"))
+            needed = inside / (wanted(()) if callable(wanted) else wanted)[0]
+            if is_passing(error) and (cached / needed).is_file():
+                return cached
+            raise
         prefix = "" if inside == Path(".") else f"{inside.as_posix()}/"
         names = [name.removeprefix(prefix) for name in there if name.startswith(prefix)]
         asked = wanted(names) if callable(wanted) else wanted
@@ -121,25 +115,17 @@ def _fetch(
         if not files:
             listing = ", ".join(there[:20]) or "nothing"
             raise FileNotFoundError(f"{repo} on the hub has no {prefix}{asked[0]}: it has {listing}")
-        options = {"revision": revision, "token": token, "cache_dir": cache_dir}
-        return Path(snapshot_download(repo, allow_patterns=files, **options))  # type: ignore[arg-type]
+        return Path(snapshot_download(repo, allow_patterns=files, revision=revision, **options))
 
 
-def _cached_folder(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
-    """What was fetched before of a revision."""
+def _cached_folder(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+    """Where that lies which was fetched before of a revision."""
     from huggingface_hub import constants
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
     reference = cache / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else (revision or "main")
-    folder = cache / "snapshots" / commit
-    return folder if folder.is_dir() else None
-
-
-def _unreachable(error: Exception) -> bool:
-    """Whether the hub gave no answer, or none for a fault of its own."""
-    status = getattr(getattr(error, "response", None), "status_code", 500)
-    return status >= 500 and not isinstance(error, ValueError)
+    return cache / "snapshots" / commit
 
 
 # ---------------------------------------------------------------- reading weights
@@ -212,7 +198,10 @@ def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
             with safe_open(file, framework="pt") as opened:
                 return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is not a valid safetensors file ({error}): fetch or save it again") from None
+            again = (
+                f"delete {file.resolve()}, then fetch or save it again"  # in the hub's cache that is the shared file
+            )
+            raise ValueError(f"{file} is not a valid safetensors file ({error}): {again}") from None
 
     return _gather(files, shapes)
 

@@ -479,7 +479,7 @@ def test_saving_that_breaks_off_leaves_the_old_model_whole(
     tiny_pipeline().unet.save_pretrained(unet, **options)
     before = {path.name: path.read_bytes() for path in unet.iterdir()}
     other = UNet2DModel(**TINY | {"layers_per_block": 2})
-    real, written = os.fsync, 0
+    real, written, fails_at = os.fsync, 0, 0
 
     def full_disk(handle: int) -> None:
         nonlocal written
@@ -489,8 +489,8 @@ def test_saving_that_breaks_off_leaves_the_old_model_whole(
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    for fails_at in range(1, 100):
-        written = 0
+    for attempt in range(1, 100):
+        written, fails_at = 0, attempt
         try:
             other.save_pretrained(unet, **options)
         except OSError:

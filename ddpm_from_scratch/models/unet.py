@@ -242,6 +242,9 @@ class UNet2DModel(ModelMixin):
         widths = list(block_out_channels)
         _check_widths(widths, len(down_block_types), len(up_block_types), norm_num_groups, layers_per_block)
 
+        if norm_eps < 0 or mid_block_scale_factor <= 0:
+            raise ValueError(f"norm_eps={norm_eps} must be ≥ 0 and mid_block_scale_factor={mid_block_scale_factor} > 0")
+
         time_embed_dim = time_embedding_dim or widths[0] * 4
         resnet: Options = {"temb_channels": time_embed_dim, "groups": norm_num_groups, "eps": norm_eps}
         resnet |= {"dropout": dropout, "time_scale_shift": resnet_time_scale_shift, "act_fn": act_fn}
@@ -402,9 +405,6 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
         for value in given if isinstance(given, list | tuple) else [given]:
             if value is not None and not 1 <= value <= MAX_SIZE:
                 raise ValueError(f"{name} must lie in [1, {MAX_SIZE}], got {value}")
-    eps, scale = config["norm_eps"], config["mid_block_scale_factor"]
-    if eps < 0 or scale <= 0:
-        raise ValueError(f"norm_eps={eps} must not be negative, and mid_block_scale_factor={scale} must be positive")
 
 
 def _check_widths(widths: list[int], down: int, up: int, groups: int, layers: int) -> None:

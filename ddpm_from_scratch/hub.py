@@ -198,9 +198,8 @@ def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
             with safe_open(file, framework="pt") as opened:
                 return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            again = (
-                f"delete {file.resolve()}, then fetch or save it again"  # in the hub's cache that is the shared file
-            )
+            # in the hub's cache the link's target must go, or it would be linked again
+            again = f"delete {file.resolve()}, then fetch or save it again"
             raise ValueError(f"{file} is not a valid safetensors file ({error}): {again}") from None
 
     return _gather(files, shapes)

@@ -73,7 +73,7 @@ def make_betas(
             0 or 1.
     """
     if isinstance(T, bool) or not isinstance(T, int) or not 1 <= T <= MAX_TIMESTEPS:
-        raise ValueError(f"num_train_timesteps must be an integer in [1, {MAX_TIMESTEPS}], got {T!r}")
+        raise ValueError(f"num_train_timesteps must be an integer, at most {MAX_TIMESTEPS} and at least 1, got {T!r}")
     if trained_betas is not None:
         betas = torch.as_tensor(trained_betas, dtype=DTYPE).clone()
         if betas.shape != (T,):

@@ -11,7 +11,7 @@ import torch
 from hub_stand_in import COMMIT, Hub, running_hub
 from huggingface_hub import constants
 
-from ddpm_from_scratch import DDIMPipeline, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel, hub
+from ddpm_from_scratch import DDIMPipeline, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel, cli, hub
 
 TINY = {
     "sample_size": 8,
@@ -177,6 +177,17 @@ def test_a_file_that_is_missing_though_others_are_cached(stand_in: Hub) -> None:
     DDPMPipeline.from_pretrained(REPOSITORY)
     with pytest.raises(FileNotFoundError, match=r"someone/digits on the hub has no scheduler_config\.json: it has"):
         DDPMScheduler.from_pretrained(REPOSITORY)
+
+
+def test_a_model_without_a_card_is_described_all_the_same(stand_in: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.info(REPOSITORY)
+    assert "# Digits" in capsys.readouterr().out
+    del stand_in.repositories[REPOSITORY]["README.md"]
+    stand_in.repositories["someone/plain"] = stand_in.repositories[REPOSITORY]
+    for broken in (False, True):
+        stand_in.broken = broken
+        cli.info("someone/plain")
+        assert "configuration:" in capsys.readouterr().out
 
 
 def test_a_damaged_file_in_the_cache_can_be_fetched_again(stand_in: Hub, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -347,9 +348,8 @@ def info(model: Model) -> None:
         for key, value in part.config.items():
             if not key.startswith("_"):
                 typer.echo(f"  {key:28} {value}")
-    card = resolve(model, ["README.md"]) / "README.md"
-    if card.is_file():
-        typer.echo("\n" + card.read_text(encoding="utf-8"))
+    with suppress(OSError):  # a model without a card, or with one that was not fetched and is out of reach
+        typer.echo("\n" + (resolve(model, ["README.md"]) / "README.md").read_text(encoding="utf-8"))
 
 
 @app.command()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import json
 import logging
 import math
-import numbers
 import os
 import tempfile
 import typing
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, NoReturn
@@ -48,11 +47,11 @@ class FrozenConfig(dict[str, Any]):
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it."""
+    """`value` in Python's own types, as JSON can hold it; lists are copies."""
     if isinstance(value, np.ndarray | torch.Tensor | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
     return str(value) if isinstance(value, Path) else value
 
 
@@ -66,15 +65,15 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is Sequence:
         return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
     if kind in (int, float):
-        is_number = isinstance(value, numbers.Integral if kind is int else numbers.Real)
-        return is_number and not isinstance(value, bool | np.bool_) and bool(abs(value) <= MAX_INTEGER)
+        is_number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        return is_number and abs(value) <= MAX_INTEGER
     return isinstance(value, kind) if kind in (bool, str, NoneType, np.ndarray, torch.Tensor) else True
 
 
 def register_to_config(init: Callable[..., None]) -> Callable[..., None]:
     """Decorates `__init__` so that its arguments, defaults included, become `self.config`.
 
-    The arguments are checked against their annotations first.
+    Numbers and arrays of numpy and torch become Python's own; then all are checked against their annotations.
     """
     signature = inspect.signature(init)
     hints = functools.cache(lambda: typing.get_type_hints(init))
@@ -89,7 +88,7 @@ def register_to_config(init: Callable[..., None]) -> Callable[..., None]:
             raise TypeError(f"{owner}: {error}; it takes {', '.join(list(signature.parameters)[1:])}") from None
         given = set(bound.arguments)
         bound.apply_defaults()
-        values = {key: copy.deepcopy(value) for key, value in bound.arguments.items() if key != "self"}
+        values = {key: _plain(value) for key, value in bound.arguments.items() if key != "self"}
         for key, value in values.items():
             if not _fits(value, hints().get(key)):
                 expected = signature.parameters[key].annotation
@@ -97,7 +96,8 @@ def register_to_config(init: Callable[..., None]) -> Callable[..., None]:
                 raise ValueError(f"{owner}: {key}={shown} is not supported: it must be {expected}, numbers finite")
         left = sorted(set(values) - given)
         self.register_to_config(**values, **({"_use_default_values": left} if left else {}))
-        init(self, *args, **kwargs)
+        bound.arguments.update(values)
+        init(*bound.args, **bound.kwargs)
 
     return wrapped
 
@@ -150,16 +150,15 @@ class ConfigMixin:
         for key in set(given) & set(cls.older_keys):
             name, value = cls.older_keys[key](given.pop(key))
             given.setdefault(name, value)
-        used = {k: v for k, v in {**given, **kwargs}.items() if k in accepted}
-        extra = {k: v for k, v in given.items() if k not in accepted}
-        unused = {**extra, **{k: v for k, v in kwargs.items() if k not in accepted}}
+        used = {**given, **kwargs}
+        unused = {key: used.pop(key) for key in list(used) if key not in accepted}
         surprising = sorted(set(unused) - cls.sibling_keys)
         if surprising and not return_unused_kwargs:
             logger.warning("%s does not use these configuration keys: %s", cls.__name__, ", ".join(surprising)[:200])
         if (misspelt := set(kwargs) - set(accepted) - cls.sibling_keys) and not return_unused_kwargs:
             raise TypeError(f"{cls.__name__} has no {', '.join(sorted(misspelt))}; it takes {', '.join(accepted)}")
         instance = cls(**used)
-        instance.register_to_config(**extra)
+        instance.register_to_config(**{key: value for key, value in unused.items() if key in given})
         return (instance, unused) if return_unused_kwargs else instance
 
     @classmethod
@@ -239,16 +238,32 @@ def new_folder(path: str | Path) -> Path:
     return folder
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, with the permissions that a new file has here."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
+@contextmanager
+def staged() -> Iterator[Callable[[Path, bytes], None]]:
+    """Gives a function that writes files; they appear whole, all at the end, and none where anything fails before.
+
+    Each has the permissions that a new file has here.
+    """
+    written: dict[Path, str] = {}
+
+    def write(path: Path, content: bytes) -> None:
+        handle, written[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        os.chmod(written[path], 0o644)
+
+    try:
+        yield write
+        for path, temporary in written.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in written.values():
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with staged() as write:
+        write(path, content)

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ddpm_from_scratch.config import ConfigMixin, new_folder, read_json, write_file
-from ddpm_from_scratch.publish import PushMixin, hub_errors
+from ddpm_from_scratch.config import ConfigMixin, new_folder, read_json, staged, write_file
+from ddpm_from_scratch.publish import PushMixin, hub_errors, is_passing
 
 WEIGHTS = "diffusion_pytorch_model"
 MAX_PARAMETERS = 100_000_000_000
+MAX_SHARD = "10GB"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SHIPPED = Path(__file__).parent / "assets" / "models"
 LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -49,14 +50,7 @@ def shipped_model(name: str) -> Path:
 
 
 def resolve(
-    name_or_path: str | Path,
-    wanted: Wanted,
-    subfolder: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    **others: Any,
+    name_or_path: str | Path, wanted: Wanted, subfolder: str | None = None, revision: str | None = None, **options: Any
 ) -> Path:
     """The local folder of a model: `name_or_path` itself, a shipped model, or files fetched from the hub.
 
@@ -65,8 +59,7 @@ def resolve(
         wanted: the files to fetch, named inside `subfolder`; or a function that picks them from those there.
         subfolder: folder inside the model.
         revision: branch, tag or commit on the hub.
-        token, cache_dir, local_files_only: as in huggingface_hub.
-        others: none; whatever is given here is refused by name.
+        options: `token`, `cache_dir`, `local_files_only`, as in huggingface_hub; others are refused by name.
 
     Raises:
         TypeError: an option that is not supported.
@@ -75,7 +68,7 @@ def resolve(
         PermissionError: the hub wants a token, or another one.
         ValueError: a subfolder that leaves the model's folder.
     """
-    if others:
+    if others := sorted(set(options) - {"token", "cache_dir", "local_files_only"}):
         raise TypeError(f"from_pretrained has no {', '.join(others)}; it takes token, cache_dir, local_files_only")
     inside = Path(subfolder or ".")
     if inside.is_absolute() or ".." in inside.parts:
@@ -88,7 +81,7 @@ def resolve(
     if not path.is_dir():
         if not HUB_ID.fullmatch(str(name_or_path)):
             raise FileNotFoundError(f"no folder {name_or_path} here, and it is not a hub id of the form owner/name")
-        path = _fetch(str(name_or_path), wanted, inside, revision, token, cache_dir, local_files_only)
+        path = _fetch(str(name_or_path), wanted, inside, revision, options)
     if not (path / inside).is_dir():
         raise FileNotFoundError(f"{path} has no folder {inside}: it has {_listing(path)}")
     return path / inside
@@ -98,57 +91,41 @@ def _listing(folder: Path) -> str:
     return ", ".join(sorted(entry.name for entry in folder.iterdir())[:20]) or "nothing"
 
 
-def _fetch(
-    repo: str,
-    wanted: Wanted,
-    inside: Path,
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | Path | None,
-    local_files_only: bool,
-) -> Path:
+def _fetch(repo: str, wanted: Wanted, inside: Path, revision: str | None, options: dict[str, Any]) -> Path:
     """The folder in the hub's cache that holds the wanted files, downloaded where they are not there yet."""
     from huggingface_hub import HfApi, snapshot_download
 
     with hub_errors(repo, revision):
         try:
-            if local_files_only:
+            if options.get("local_files_only"):
                 raise ConnectionError("local_files_only=True")
-            found = HfApi(token=token).model_info(repo, revision=revision, timeout=10)  # asks once, without retries
+            hub = HfApi(token=options.get("token"))
+            found = hub.model_info(repo, revision=revision, timeout=10)  # asks once, without retries
             there = [sibling.rfilename for sibling in found.siblings or ()]
         except Exception as error:
-            cached = _cached_folder(repo, revision, cache_dir) if _unreachable(error) else None
-            if cached is None:
-                raise
-            return cached
+            cached = _cached_folder(repo, revision, options.get("cache_dir"))
+            needed = inside / (wanted(()) if callable(wanted) else wanted)[0]
+            if is_passing(error) and (cached / needed).is_file():
+                return cached
+            raise
         prefix = "" if inside == Path(".") else f"{inside.as_posix()}/"
         names = [name.removeprefix(prefix) for name in there if name.startswith(prefix)]
         asked = wanted(names) if callable(wanted) else wanted
         files = [prefix + name for name in asked if name in names]
-        if not files and (cached := _cached_folder(repo, revision, cache_dir)):
-            return cached
         if not files:
             listing = ", ".join(there[:20]) or "nothing"
             raise FileNotFoundError(f"{repo} on the hub has no {prefix}{asked[0]}: it has {listing}")
-        options = {"revision": revision, "token": token, "cache_dir": cache_dir}
-        return Path(snapshot_download(repo, allow_patterns=files, **options))  # type: ignore[arg-type]
+        return Path(snapshot_download(repo, allow_patterns=files, revision=revision, **options))
 
 
-def _cached_folder(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path | None:
-    """What was fetched before of a revision."""
+def _cached_folder(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+    """Where that lies which was fetched before of a revision."""
     from huggingface_hub import constants
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
     reference = cache / "refs" / (revision or "main")
     commit = reference.read_text().strip() if reference.is_file() else (revision or "main")
-    folder = cache / "snapshots" / commit
-    return folder if folder.is_dir() else None
-
-
-def _unreachable(error: Exception) -> bool:
-    """Whether the hub gave no answer, or none for a fault of its own."""
-    status = getattr(getattr(error, "response", None), "status_code", 500)
-    return status >= 500 and not isinstance(error, ValueError)
+    return cache / "snapshots" / commit
 
 
 # ---------------------------------------------------------------- reading weights
@@ -221,7 +198,9 @@ def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
             with safe_open(file, framework="pt") as opened:
                 return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} is not a valid safetensors file ({error}): fetch or save it again") from None
+            # in the hub's cache the link's target must go, or it would be linked again
+            again = f"delete {file.resolve()}, then fetch or save it again"
+            raise ValueError(f"{file} is not a valid safetensors file ({error}): {again}") from None
 
     return _gather(files, shapes)
 
@@ -326,15 +305,15 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
         save_directory: str | Path,
         safe_serialization: bool = True,
         variant: str | None = None,
-        max_shard_size: int | str = "10GB",
+        max_shard_size: int | str | None = None,
     ) -> None:
-        """Writes `config.json` and the weights, in Diffusers' format; each file appears whole or not at all.
+        """Writes `config.json` and the weights, in Diffusers' format: all of it, or after an error nothing.
 
         Args:
             save_directory: made if missing.
             safe_serialization: safetensors, or with False a `.bin` pickle.
             variant: tag in the file name, such as "fp16".
-            max_shard_size: largest file, such as "5GB"; larger models are split, with an index.
+            max_shard_size: largest file, such as "5GB", by default "10GB"; larger models are split, with an index.
         """
         from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -342,18 +321,22 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         kind, tag = ("safetensors" if safe_serialization else "bin"), _tag(variant)
         pattern = f"{WEIGHTS}{tag}{{suffix}}.{kind}"
-        split = split_torch_state_dict_into_shards(state, filename_pattern=pattern, max_shard_size=max_shard_size)
+        split = split_torch_state_dict_into_shards(
+            state, filename_pattern=pattern, max_shard_size=max_shard_size or MAX_SHARD
+        )
         index_name = f"{WEIGHTS}.{kind}.index{tag}.json"
         stale = re.compile(re.escape(f"{WEIGHTS}{tag}") + rf"(-\d{{5}}-of-\d{{5}})?\.{kind}|" + re.escape(index_name))
-        for name, keys in split.filename_to_tensors.items():
-            write_weights(folder / name, {key: state[key] for key in keys}, safe_serialization)
+        with staged() as write:
+            for name, keys in split.filename_to_tensors.items():
+                write(folder / name, weights_bytes({key: state[key] for key in keys}, safe_serialization))
+            if split.is_sharded:
+                index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+                write(folder / index_name, (json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
+            write(folder / self.config_name, self.to_json().encode())
+        kept = {*split.filename_to_tensors, split.is_sharded and index_name}
         for file in folder.iterdir():
-            if stale.fullmatch(file.name) and file.name not in split.filename_to_tensors:
-                file.unlink()
-        if split.is_sharded:
-            index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-            write_file(folder / index_name, (json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
-        self.save_config(folder)
+            if stale.fullmatch(file.name) and file.name not in kept:
+                file.unlink(missing_ok=True)
 
     @classmethod
     def from_pretrained(
@@ -427,11 +410,17 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
         self.requires_grad_(True)
 
 
-def write_weights(path: Path, state: dict[str, Tensor], safe_serialization: bool = True) -> None:
-    """Writes tensors to `path`, whole or not at all: safetensors, or with False a pickle."""
+def weights_bytes(state: dict[str, Tensor], safe_serialization: bool = True) -> bytes:
+    """The content of a file of weights: safetensors, or with False a pickle."""
     from safetensors.torch import save
 
+    if safe_serialization:
+        return save(state, metadata={"format": "pt"})
     buffer = io.BytesIO()
-    if not safe_serialization:
-        torch.save(state, buffer)
-    write_file(path, save(state, metadata={"format": "pt"}) if safe_serialization else buffer.getvalue())
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def write_weights(path: Path, state: dict[str, Tensor]) -> None:
+    """Writes tensors to `path` as safetensors, whole or not at all."""
+    write_file(path, weights_bytes(state))

@@ -96,13 +96,13 @@ class DiffusionPipeline(PushMixin):
         return ImagePipelineOutput(images) if return_dict else (images,)
 
     def _image_shape(self, batch_size: int) -> tuple[int, ...]:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
         size = self.unet.config.sample_size
         if size is None:
             raise ValueError("the U-Net's config has no sample_size, so the pipeline cannot know the images' size")
         height, width = (size, size) if isinstance(size, int) else size
-        return batch_size, self.unet.config.in_channels, height, width
+        return int(batch_size), self.unet.config.in_channels, height, width
 
     def _condition(self, class_labels: Tensor | Sequence[int] | None, batch_size: int) -> dict[str, Tensor]:
         if class_labels is None:
@@ -178,7 +178,7 @@ class DiffusionPipeline(PushMixin):
         save_directory: str | Path,
         safe_serialization: bool = True,
         variant: str | None = None,
-        max_shard_size: int | str = "10GB",
+        max_shard_size: int | str | None = None,
     ) -> None:
         """Writes `unet/`, `scheduler/` and `model_index.json`: a folder that Diffusers opens too.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,13 @@ class PushMixin:
         return CARD.format(title=repo_id.split("/")[-1], what=what, library="diffusers", class_name=name, repo=repo_id)
 
 
+def is_passing(error: Exception) -> bool:
+    """Whether the hub gave no answer, or none for a fault of its own, or something else answered in its place."""
+    status = getattr(getattr(error, "response", None), "status_code", 500)
+    is_answer = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+    return not is_answer and (status >= 500 or status in (408, 429))
+
+
 @contextmanager
 def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
     """Turns what huggingface_hub raises into one sentence each."""
@@ -106,7 +114,7 @@ def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise PermissionError(f"the hub does not let this token at {repo} ({reason})") from None
-        if status is not None and status < 500:
+        if status is not None and not is_passing(error):
             raise FileNotFoundError(f"the hub could not give {repo} ({reason})") from None
         raise ConnectionError(
             f"the hub could not be reached for {repo}, or was cut off ({reason}): try again, what has arrived is "

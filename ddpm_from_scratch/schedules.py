@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 DTYPE = torch.float64
+MAX_TIMESTEPS = 1_000_000
 
 
 def linear(T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
@@ -71,8 +72,8 @@ def make_betas(
         ValueError: an unknown name, a number of given betas other than T, a β outside (0, 1), or an ᾱ that rounds to
             0 or 1.
     """
-    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
-        raise ValueError(f"num_train_timesteps must be an integer of at least 1, got {T!r}")
+    if isinstance(T, bool) or not isinstance(T, int) or not 1 <= T <= MAX_TIMESTEPS:
+        raise ValueError(f"num_train_timesteps must be an integer, at most {MAX_TIMESTEPS} and at least 1, got {T!r}")
     if trained_betas is not None:
         betas = torch.as_tensor(trained_betas, dtype=DTYPE).clone()
         if betas.shape != (T,):

@@ -24,7 +24,7 @@ class Hub:
     Attributes:
         repositories: files by path, by repository.
         gated, cut: repositories that want a token; paths whose transfer breaks off half-way.
-        broken: answer everything with status 500.
+        broken: answer everything with this status (True: 500), 200 being the page of a captive portal.
         requests: "METHOD path" in order; `tokens` are the tokens that came with them.
     """
 
@@ -32,7 +32,7 @@ class Hub:
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
-    broken: bool = False
+    broken: bool | int = False
     requests: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
 
@@ -81,8 +81,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, head: bool = False) -> None:
         path = self.noted()
+        if self.hub.broken == 200:
+            return self.send(200, b"<html>Please accept our terms.</html>")
         if self.hub.broken:
-            return self.refuse(500, "Broken")
+            return self.refuse(500 if self.hub.broken is True else self.hub.broken, "Broken")
         parts = path.split("/")
         if path.startswith("api/models/"):
             return self.describe("/".join(parts[2:4]), parts[4:])

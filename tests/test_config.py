@@ -12,9 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import convert_to_fp32, send_to_device
 
 import ddpm_from_scratch
-from ddpm_from_scratch import ConfigMixin, DDIMScheduler, DDPMScheduler, FrozenConfig, Output, register_to_config
+from ddpm_from_scratch import (
+    ConfigMixin,
+    DDIMScheduler,
+    DDPMScheduler,
+    FrozenConfig,
+    Output,
+    UNet2DModel,
+    UNet2DOutput,
+    register_to_config,
+)
+from ddpm_from_scratch.config import staged
 from ddpm_from_scratch.schedulers import DDPMSchedulerOutput
 
 
@@ -158,3 +169,86 @@ def test_every_public_name_comes_from_the_package() -> None:
             is_own = getattr(value, "__module__", "").startswith(f"ddpm_from_scratch.{module_name}")
             if callable(value) and is_own and not name.startswith("_") and module_name != "training":
                 assert name in ddpm_from_scratch.__all__, f"{module_name}.{name}"
+
+
+# ---------------------------------------------------------------- outputs under the tools that take them apart
+
+
+def network_output() -> UNet2DOutput:
+    return UNet2DOutput(torch.full((1, 3, 2, 2), 0.5, dtype=torch.float16))
+
+
+def test_accelerate_casts_and_moves_an_output() -> None:
+    """It rebuilds a mapping as `type(mapping)({...})`: so a network prepared for mixed precision keeps `.sample`."""
+    for rebuilt in (convert_to_fp32(network_output()), send_to_device(network_output(), "cpu")):
+        assert type(rebuilt) is UNet2DOutput and rebuilt.sample is rebuilt["sample"] is rebuilt[0]
+        assert rebuilt.sample.shape == (1, 3, 2, 2)
+    assert convert_to_fp32(network_output()).sample.dtype == torch.float32
+    both = convert_to_fp32(DDPMSchedulerOutput(torch.zeros(1).half(), torch.ones(1).half()))
+    assert both.prev_sample.dtype == both.pred_original_sample.dtype == torch.float32
+
+
+def test_torch_finds_the_tensors_of_an_output() -> None:
+    """Without it DistributedDataParallel with a static graph, torch.func and torch.export see no tensor in it."""
+    leaves = torch.utils._pytree.tree_leaves(network_output())
+    assert [leaf.shape for leaf in leaves] == [(1, 3, 2, 2)]
+    doubled = torch.utils._pytree.tree_map(lambda x: 2 * x, DDPMSchedulerOutput(torch.ones(1)))
+    assert type(doubled) is DDPMSchedulerOutput and doubled.prev_sample.item() == 2
+    assert doubled.pred_original_sample is None
+
+
+def test_the_fields_of_an_output_are_fixed() -> None:
+    out = DDPMSchedulerOutput(torch.zeros(1), torch.ones(1))
+    for act in (
+        lambda: out.pop("prev_sample"),
+        lambda: out.popitem(),
+        lambda: out.update(prev_sample=1),
+        lambda: out.setdefault("more", 1),
+        lambda: out.__delitem__("prev_sample"),
+        lambda: out.clear(),
+    ):
+        with pytest.raises(TypeError, match="DDPMSchedulerOutput are fixed"):
+            act()
+    assert len(out) == 2
+
+
+# ---------------------------------------------------------------- numbers of numpy and torch
+
+
+def test_numbers_of_numpy_and_torch_become_python_s(tmp_path: Path) -> None:
+    """`num_train_timesteps=np.int64(20)` was refused as "not an integer", and a head size of numpy's failed later."""
+    scheduler = DDPMScheduler(num_train_timesteps=np.int64(20), beta_end=np.float64(0.03))
+    assert type(scheduler.config.num_train_timesteps) is int and len(scheduler) == 20
+    scheduler.save_config(tmp_path)
+    assert DDPMScheduler.from_pretrained(tmp_path).config.beta_end == 0.03
+    widths = {"block_out_channels": np.array([4, 8]), "norm_num_groups": np.int64(2), "layers_per_block": np.int8(1)}
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+    model = UNet2DModel(**widths, **blocks, sample_size=torch.tensor(8), attention_head_dim=np.int64(4))
+    assert model.config.block_out_channels == [4, 8] and type(model.config.sample_size) is int
+    assert model(torch.zeros(1, 3, 8, 8), 1).sample.shape == (1, 3, 8, 8)
+    betas = np.array([0.1, 0.2])
+    one, other = DDPMScheduler(2, trained_betas=betas), DDPMScheduler(2, trained_betas=torch.from_numpy(betas))
+    assert one.config == other.config
+    betas[0] = 0.9
+    assert one.config.trained_betas == [0.1, 0.2]
+
+
+def test_a_key_of_a_related_class_can_be_overridden() -> None:
+    ddim = DDIMScheduler.from_config(DDPMScheduler(variance_type="fixed_large").config, variance_type="fixed_small")
+    assert DDPMScheduler.from_config(ddim.config).config.variance_type == "fixed_small"
+
+
+# ---------------------------------------------------------------- several files at once
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(OSError), staged() as write:
+        write(tmp_path / "a", b"new")
+        write(tmp_path / "missing" / "b", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+    with staged() as write:
+        write(tmp_path / "a", b"new")
+        write(tmp_path / "b", b"new")
+        assert (tmp_path / "a").read_text() == "old" and not (tmp_path / "b").exists()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}

@@ -470,6 +470,43 @@ def test_saving_replaces_a_link_and_leaves_its_target(saved: Path, tmp_path: Pat
     DDPMPipeline.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "8KB"}], ids=str)
+def test_saving_that_breaks_off_leaves_the_old_model_whole(
+    saved: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at any file: the folder holds the old weights and nothing else; never some old and some new."""
+    unet = saved / "unet"
+    tiny_pipeline().unet.save_pretrained(unet, **options)
+    before = {path.name: path.read_bytes() for path in unet.iterdir()}
+    other = UNet2DModel(**TINY | {"layers_per_block": 2})
+    real, written, fails_at = os.fsync, 0, 0
+
+    def full_disk(handle: int) -> None:
+        nonlocal written
+        written += 1
+        if written == fails_at:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    for attempt in range(1, 100):
+        written, fails_at = 0, attempt
+        try:
+            other.save_pretrained(unet, **options)
+        except OSError:
+            assert {path.name: path.read_bytes() for path in unet.iterdir()} == before
+        else:
+            break
+    assert fails_at > 2 + 5 * bool(options)
+    assert UNet2DModel.from_pretrained(unet).num_parameters() == other.num_parameters()
+
+
+def test_the_default_size_of_a_shard(tmp_path: Path) -> None:
+    """Diffusers' pipelines give None for it."""
+    tiny_pipeline().save_pretrained(tmp_path, max_shard_size=None)
+    assert (tmp_path / "unet" / SAFETENSORS).is_file()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     for thing in (tiny_pipeline(), tiny_pipeline().unet, tiny_pipeline().scheduler):

@@ -11,7 +11,7 @@ import torch
 from hub_stand_in import COMMIT, Hub, running_hub
 from huggingface_hub import constants
 
-from ddpm_from_scratch import DDIMPipeline, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel, hub
+from ddpm_from_scratch import DDIMPipeline, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel, cli, hub
 
 TINY = {
     "sample_size": 8,
@@ -151,6 +151,54 @@ def test_without_the_hub_nobody_waits(stand_in: Hub, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConnectionError):
         DDPMPipeline.from_pretrained("a/b")
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("status", [429, 503, 200], ids=["too many requests", "overloaded", "a captive portal"])
+def test_an_answer_that_is_none_is_no_connection(stand_in: Hub, status: int) -> None:
+    """What was fetched before opens; the rest fails as without a network, not as a file that is missing."""
+    DDPMPipeline.from_pretrained(REPOSITORY)
+    stand_in.broken = status
+    assert same_weights(DDPMPipeline.from_pretrained(REPOSITORY).unet, tiny_pipeline().unet)
+    with pytest.raises(ConnectionError, match="could not be reached for a/b"):
+        DDPMPipeline.from_pretrained("a/b")
+
+
+def test_without_the_hub_a_part_that_was_not_fetched(stand_in: Hub) -> None:
+    """The cache holds the network alone: the pipeline is out of reach, not missing."""
+    UNet2DModel.from_pretrained(REPOSITORY, subfolder="unet")
+    stand_in.broken = True
+    UNet2DModel.from_pretrained(REPOSITORY, subfolder="unet")
+    for kind, subfolder in ((DDPMPipeline, None), (DDPMScheduler, "scheduler")):
+        with pytest.raises(ConnectionError, match="could not be reached for someone/digits"):
+            kind.from_pretrained(REPOSITORY, subfolder=subfolder)  # type: ignore[attr-defined]
+
+
+def test_a_file_that_is_missing_though_others_are_cached(stand_in: Hub) -> None:
+    DDPMPipeline.from_pretrained(REPOSITORY)
+    with pytest.raises(FileNotFoundError, match=r"someone/digits on the hub has no scheduler_config\.json: it has"):
+        DDPMScheduler.from_pretrained(REPOSITORY)
+
+
+def test_a_model_without_a_card_is_described_all_the_same(stand_in: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.info(REPOSITORY)
+    assert "# Digits" in capsys.readouterr().out
+    del stand_in.repositories[REPOSITORY]["README.md"]
+    stand_in.repositories["someone/plain"] = stand_in.repositories[REPOSITORY]
+    for broken in (False, True):
+        stand_in.broken = broken
+        cli.info("someone/plain")
+        assert "configuration:" in capsys.readouterr().out
+
+
+def test_a_damaged_file_in_the_cache_can_be_fetched_again(stand_in: Hub, tmp_path: Path) -> None:
+    """The error names the file to delete: the shared one, since a link alone would be made anew."""
+    DDPMPipeline.from_pretrained(REPOSITORY)
+    (link,) = (tmp_path / "cache").rglob("*.safetensors")
+    link.resolve().write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="not a valid safetensors file") as caught:
+        DDPMPipeline.from_pretrained(REPOSITORY)
+    Path(str(caught.value).split("delete ")[1].split(", then")[0]).unlink()
+    assert same_weights(DDPMPipeline.from_pretrained(REPOSITORY).unet, tiny_pipeline().unet)
 
 
 def test_a_cut_connection(stand_in: Hub) -> None:

@@ -77,6 +77,7 @@ def test_colour_and_sizes() -> None:
         UNet2DModel(**TINY | {"in_channels": 3, "out_channels": 3, "sample_size": (8, 16)}), DDPMScheduler()
     )
     colour.set_progress_bar_config(disable=True)
+    assert len(colour(batch_size=np.int64(2), num_inference_steps=np.int64(1)).images) == 2
     image = colour(num_inference_steps=1).images[0]
     assert image.mode == "RGB" and image.size == (16, 8)
 

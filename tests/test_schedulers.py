@@ -341,6 +341,15 @@ def test_from_config_goes_across_classes_and_libraries_and_back() -> None:
 
 
 @BOTH
+def test_positional_order_of_from_pretrained(kind: str, tmp_path: Path) -> None:
+    """As in Diffusers: folder, subfolder, whether to return what was not used."""
+    KINDS[kind](beta_end=0.03).save_pretrained(tmp_path / "scheduler")
+    for library in (ddpm_from_scratch, diffusers):
+        loaded, unused = getattr(library, KINDS[kind].__name__).from_pretrained(tmp_path, "scheduler", True)
+        assert loaded.config.beta_end == 0.03 and isinstance(unused, dict)
+
+
+@BOTH
 @pytest.mark.parametrize(
     "betas", [None, np.linspace(0.01, 0.2, 100), torch.linspace(0.01, 0.2, 100)], ids=["", "numpy", "torch"]
 )
@@ -523,6 +532,32 @@ def test_refused_steps(kind: str) -> None:
         scheduler.add_noise(x, x, torch.tensor([3, 4, 5]))
     with pytest.raises(ValueError, match="must have the same shape"):
         scheduler.add_noise(x, x[:1], torch.tensor([3, 4]))
+
+
+@BOTH
+@pytest.mark.parametrize("timestep", [500.5, "500", None, [500], float("nan"), torch.tensor([500, 400])], ids=str)
+def test_a_timestep_is_one_whole_number(kind: str, timestep: Any) -> None:
+    """500.5 and "500" were taken as 500."""
+    scheduler, x = KINDS[kind](), noise(2, 3, 4, 4)
+    scheduler.set_timesteps(10)
+    with pytest.raises(ValueError, match="a timestep must be one whole number, got"):
+        scheduler.step(x, timestep, x)
+    with pytest.raises(ValueError, match="a timestep must be one whole number, got"):
+        scheduler.set_timesteps(timesteps=[timestep, 1])
+    for same in (500, np.int64(500), torch.tensor(500), torch.tensor([500]), 500.0, torch.tensor(500.0)):
+        assert torch.equal(stepped(scheduler, x, same, x), stepped(scheduler, x, 500, x))  # type: ignore[arg-type]
+
+
+@BOTH
+def test_what_cannot_be_noised(kind: str) -> None:
+    """√ᾱ_t rounded to an integer is 0: images of bytes came out black, and t = 5.5 was taken as 5."""
+    scheduler, x = KINDS[kind](), noise(2, 3, 4, 4)
+    for act in (scheduler.add_noise, scheduler.get_velocity):
+        with pytest.raises(ValueError, match=r"floating-point numbers in \[-1, 1\], got torch.uint8"):
+            act((255 * x).byte(), x, torch.tensor([5, 6]))
+        with pytest.raises(ValueError, match=r"whole numbers, got \[5\.5, 6\.0\]"):
+            act(x, x, torch.tensor([5.5, 6.0]))
+        torch.testing.assert_close(act(x, x, torch.tensor([5.0, 6.0])), act(x, x, torch.tensor([5, 6])))
 
 
 def test_refusals_of_one_scheduler() -> None:

@@ -247,6 +247,8 @@ def test_sinusoidal_embedding(dim: int, flip: bool, shift: int) -> None:
         ({"layers_per_block": 0}, r"layers_per_block must lie in \[1, 64\], got 0"),
         ({"attention_head_dim": 16}, r"attention_head_dim must lie in \[1, 8\]"),
         ({"attn_norm_num_groups": 3}, "attn_norm_num_groups=3"),
+        ({"norm_eps": -1e-5}, "norm_eps=-1e-05 must be ≥ 0"),
+        ({"mid_block_scale_factor": 0}, "mid_block_scale_factor=0 > 0"),
     ],
 )
 def test_unsupported_options_are_named(change: dict[str, Any], message: str) -> None:

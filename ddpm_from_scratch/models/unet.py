@@ -17,6 +17,8 @@ from ddpm_from_scratch.models.embeddings import TimestepEmbedding, sinusoidal_em
 from ddpm_from_scratch.models.resnet import ACTIVATIONS, Downsample2D, ResnetBlock2D, Upsample2D
 from ddpm_from_scratch.outputs import Output
 
+Options = dict[str, Any]
+
 
 @dataclass
 class UNet2DOutput(Output):
@@ -36,9 +38,7 @@ class Block(nn.Module):
 
     with_attention: ClassVar[bool] = False
 
-    def __init__(
-        self, resnet_channels: Sequence[tuple[int, int]], resnet: dict[str, Any], attention: dict[str, Any]
-    ) -> None:
+    def __init__(self, resnet_channels: Sequence[tuple[int, int]], resnet: Options, attention: Options) -> None:
         super().__init__()
         resnets, attentions = nn.ModuleList(), nn.ModuleList()
         for in_channels, out_channels in resnet_channels:  # made in Diffusers' order: a seed gives the same weights
@@ -65,18 +65,11 @@ class DownBlock2D(Block):
     """Layers at one resolution, then the halving; every output is kept for the way up."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_layers: int,
-        downsample_padding: int | None,
-        resnet: dict[str, Any],
-        attention: dict[str, Any],
+        self, in_channels: int, out_channels: int, layers: int, padding: int | None, resnet: Options, attention: Options
     ) -> None:
-        channels = [(in_channels if i == 0 else out_channels, out_channels) for i in range(num_layers)]
+        channels = [(in_channels if i == 0 else out_channels, out_channels) for i in range(layers)]
         super().__init__(channels, resnet, attention)
-        halve = downsample_padding is not None
-        self.downsamplers = nn.ModuleList([Downsample2D(out_channels, downsample_padding or 0)]) if halve else None
+        self.downsamplers = None if padding is None else nn.ModuleList([Downsample2D(out_channels, padding)])
 
     def forward(self, hidden_states: Tensor, temb: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, C_in, H, W) → (B, C_out, H/2, W/2) and the skips, one per layer and one for the halving."""
@@ -102,15 +95,15 @@ class UpBlock2D(Block):
     def __init__(
         self,
         in_channels: int,
-        skip_channels: Sequence[int],
+        skips: Sequence[int],
         out_channels: int,
-        add_upsample: bool,
-        resnet: dict[str, Any],
-        attention: dict[str, Any],
+        double: bool,
+        resnet: Options,
+        attention: Options,
     ) -> None:
-        channels = [((in_channels if i == 0 else out_channels) + s, out_channels) for i, s in enumerate(skip_channels)]
+        channels = [((in_channels if i == 0 else out_channels) + s, out_channels) for i, s in enumerate(skips)]
         super().__init__(channels, resnet, attention)
-        self.upsamplers = nn.ModuleList([Upsample2D(out_channels)]) if add_upsample else None
+        self.upsamplers = nn.ModuleList([Upsample2D(out_channels)]) if double else None
 
     def forward(self, hidden_states: Tensor, skips: Sequence[Tensor], temb: Tensor) -> Tensor:
         """(B, C_in, H, W) and one skip per layer, the last first → (B, C_out, 2H, 2W)."""
@@ -128,9 +121,7 @@ class AttnUpBlock2D(UpBlock2D):
 class UNetMidBlock2D(nn.Module):
     """ResNet block, attention (optional), ResNet block, at the lowest resolution."""
 
-    def __init__(
-        self, channels: int, resnet: dict[str, Any], attention: dict[str, Any], scale: float, add_attention: bool
-    ) -> None:
+    def __init__(self, channels: int, resnet: Options, attention: Options, scale: float, add_attention: bool) -> None:
         super().__init__()
         resnet = {"output_scale_factor": scale, **resnet}
         first = ResnetBlock2D(channels, channels, **resnet)  # Diffusers' order again: ResNet, attention, ResNet
@@ -251,15 +242,12 @@ class UNet2DModel(ModelMixin):
         widths = list(block_out_channels)
         _check_widths(widths, len(down_block_types), len(up_block_types), norm_num_groups, layers_per_block)
 
+        if norm_eps < 0 or mid_block_scale_factor <= 0:
+            raise ValueError(f"norm_eps={norm_eps} must be ≥ 0 and mid_block_scale_factor={mid_block_scale_factor} > 0")
+
         time_embed_dim = time_embedding_dim or widths[0] * 4
-        resnet = {
-            "temb_channels": time_embed_dim,
-            "groups": norm_num_groups,
-            "eps": norm_eps,
-            "dropout": dropout,
-            "time_scale_shift": resnet_time_scale_shift,
-            "act_fn": act_fn,
-        }
+        resnet: Options = {"temb_channels": time_embed_dim, "groups": norm_num_groups, "eps": norm_eps}
+        resnet |= {"dropout": dropout, "time_scale_shift": resnet_time_scale_shift, "act_fn": act_fn}
         attention = {"head_dim": attention_head_dim, "norm_num_groups": norm_num_groups, "eps": norm_eps}
         mid_groups = attn_norm_num_groups or (norm_num_groups if resnet_time_scale_shift == "default" else None)
 
@@ -387,12 +375,7 @@ def _class_embedding(kind: str | None, classes: int | None, width: int, time_emb
 
 
 def _way_down(
-    names: Sequence[str],
-    widths: list[int],
-    layers: int,
-    padding: int,
-    resnet: dict[str, Any],
-    attention: dict[str, Any],
+    names: Sequence[str], widths: list[int], layers: int, padding: int, resnet: Options, attention: Options
 ) -> tuple[nn.ModuleList, list[int]]:
     """The blocks from the finest resolution to the coarsest, and the channels of every skip, in the order made."""
     blocks, skips = nn.ModuleList(), [widths[0]]
@@ -405,12 +388,7 @@ def _way_down(
 
 
 def _way_up(
-    names: Sequence[str],
-    widths: list[int],
-    layers: int,
-    skips: list[int],
-    resnet: dict[str, Any],
-    attention: dict[str, Any],
+    names: Sequence[str], widths: list[int], layers: int, skips: list[int], resnet: Options, attention: Options
 ) -> nn.ModuleList:
     """The blocks from the coarsest resolution to the finest; each takes the last skips that are left."""
     blocks, below, left = nn.ModuleList(), widths[-1], list(skips)
@@ -437,8 +415,8 @@ def _check_widths(widths: list[int], down: int, up: int, groups: int, layers: in
         )
     if len(widths) > MAX_RESOLUTIONS:
         raise ValueError(f"at most {MAX_RESOLUTIONS} resolutions are supported, got {len(widths)}")
-    if not isinstance(layers, int) or not 1 <= layers <= MAX_LAYERS_PER_BLOCK:
+    if not 1 <= layers <= MAX_LAYERS_PER_BLOCK:
         raise ValueError(f"layers_per_block must lie in [1, {MAX_LAYERS_PER_BLOCK}], got {layers}")
     for width in widths:
-        if not isinstance(width, int) or width < 1 or groups < 1 or width % groups:
+        if width < 1 or groups < 1 or width % groups:
             raise ValueError(f"block_out_channels must be multiples of norm_num_groups={groups}, got {width}")

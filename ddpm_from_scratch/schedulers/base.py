@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +18,20 @@ from ddpm_from_scratch.hub import resolve
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
-MAX_TIMESTEPS = 1_000_000
 Generator = torch.Generator | Sequence[torch.Generator]
+
+
+def whole(timestep: int | Tensor) -> int:
+    """A timestep as an int.
+
+    Raises:
+        ValueError: not one whole number.
+    """
+    with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # several numbers, none, NaN, infinity
+        number = timestep.item() if isinstance(timestep, Tensor) else timestep
+        if int(number) == number:
+            return int(number)
+    raise ValueError(f"a timestep must be one whole number, got {str(timestep)[:60]}")
 
 
 class Scheduler(ConfigMixin):
@@ -51,8 +64,6 @@ class Scheduler(ConfigMixin):
             if config[name] not in allowed:
                 raise ValueError(f"unknown {name} {config[name]!r}: choose one of {', '.join(allowed)}")
         T = config.num_train_timesteps
-        if not 1 <= T <= MAX_TIMESTEPS:
-            raise ValueError(f"num_train_timesteps must lie in [1, {MAX_TIMESTEPS}], got {T}")
         ratio, ceiling = config.dynamic_thresholding_ratio, config.sample_max_value
         if not 0 < ratio <= 1:
             raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {ratio}")
@@ -96,11 +107,8 @@ class Scheduler(ConfigMixin):
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("set_timesteps takes exactly one of num_inference_steps and timesteps")
-        if timesteps is not None:
-            table = [int(t) for t in timesteps]
-        else:
-            assert num_inference_steps is not None
-            table = self._spaced_timesteps(num_inference_steps)
+        given = None if timesteps is None else [whole(t) for t in timesteps]
+        table = self._spaced_timesteps(num_inference_steps or 0) if given is None else given
         T = len(self.betas)
         if not table or any(now <= later for now, later in zip(table, table[1:], strict=False)):
             raise ValueError(f"timesteps must be a strictly descending list (in descending order), got {table[:8]}")
@@ -147,7 +155,7 @@ class Scheduler(ConfigMixin):
         return float(self.final_alpha_cumprod if timestep < 0 else self.alphas_cumprod[timestep])
 
     def _checked_timestep(self, timestep: int | Tensor, model_output: Tensor, sample: Tensor) -> int:
-        t = int(timestep)
+        t = whole(timestep)
         if not 0 <= t < len(self.betas):
             raise ValueError(f"timestep must lie in [0, {len(self.betas) - 1}], got {t}")
         channels = sample.shape[1] * 2 if self.variance_is_learned and sample.ndim > 1 else None
@@ -196,7 +204,9 @@ class Scheduler(ConfigMixin):
 
     def _alpha_bar_for(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """ᾱ_t for a batch of timesteps in float64, shaped (B, 1, ..., 1) on the CPU."""
-        t = torch.as_tensor(timesteps).detach().to("cpu", torch.int64).reshape(-1)
+        given = torch.as_tensor(timesteps).detach().cpu().reshape(-1)
+        if bool(((t := given.long()) != given).any()):
+            raise ValueError(f"timesteps must be whole numbers, got {given.tolist()[:4]}")
         if t.numel() not in (1, like.shape[0]):
             raise ValueError(f"got {t.numel()} timesteps for a batch of {like.shape[0]}: give one, or one per sample")
         if t.numel() and not (0 <= int(t.min()) and int(t.max()) < len(self.betas)):
@@ -227,6 +237,8 @@ class Scheduler(ConfigMixin):
         """√ᾱ_t and √(1-ᾱ_t), shaped for `sample` and cast to its dtype last."""
         if sample.shape != noise.shape:
             raise ValueError(f"samples {tuple(sample.shape)} and noise {tuple(noise.shape)} must have the same shape")
+        if not sample.is_floating_point():
+            raise ValueError(f"samples must be floating-point numbers in [-1, 1], got {sample.dtype}")
         alpha_bar = self._alpha_bar_for(timesteps, sample)
         signal, spread = alpha_bar.sqrt().to(sample.dtype), (1 - alpha_bar).sqrt().to(sample.dtype)
         return signal.to(sample.device), spread.to(sample.device)
@@ -246,8 +258,8 @@ class Scheduler(ConfigMixin):
         cls,
         pretrained_model_name_or_path: str | Path,
         subfolder: str | None = None,
-        revision: str | None = None,
         return_unused_kwargs: bool = False,
+        revision: str | None = None,
         **kwargs: Any,
     ) -> Any:
         """A scheduler from a folder or a hub id.
@@ -255,8 +267,8 @@ class Scheduler(ConfigMixin):
         Args:
             pretrained_model_name_or_path: a folder holding `scheduler_config.json`, or "owner/name" on the hub.
             subfolder: folder inside it, such as "scheduler".
-            revision: branch, tag or commit on the hub.
             return_unused_kwargs: also return the configuration keys that were not used.
+            revision: branch, tag or commit on the hub.
             kwargs: configuration values to override; hub options `token`, `cache_dir`, `local_files_only`.
 
         Raises:

@@ -223,7 +223,7 @@ REVERSE_VARIANCE = Exercise(
     id="07.2",
     title="What the variance should be",
     difficulty=2,
-    minutes=7,
+    minutes=5,
     equation="Ho section 3.2",
     where="How much noise: β or β̃",
     lines=4,
@@ -417,15 +417,34 @@ def side_by_side(yours: Tensor, reference: Tensor):
         return plots.grid_figure(torch.cat([yours, reference]), len(yours), row_labels=["yours", "reference"])
 
 
+STEP_STARTER = '''
+def ddpm_step(
+    x_t: Tensor, eps: Tensor, noise: Tensor, alpha_bar_t: float, alpha_bar_prev: float, large: bool
+) -> tuple[Tensor, Tensor]:
+    """One step of algorithm 2 for images, with x̂_0 clipped to [-1, 1].
+
+    x_t, eps, noise: any shape, the same; eps is the predicted noise in x_t, noise is standard normal and fresh.
+    alpha_bar_t, alpha_bar_prev: ᾱ at t and at the step moved to; alpha_bar_prev is 1 at the last step.
+    large: whether σ² is β_t; else it is β̃_t.
+    Returns (x_prev, x̂_0), both of x_t's shape; no noise is added at the last step.
+    """
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+    # your code: clip x0 in the right place, then about 5 lines
+    ...
+'''
+
+
 DDPM_STEP = Exercise(
     id="07.3",
     title="One full step, and the last one",
     difficulty=2,
-    minutes=8,
+    minutes=6,
     equation="Ho algorithm 2, eq. 7, 15",
     where="The last step",
     lines=7,
     reference=ddpm_step,
+    starter=STEP_STARTER,
     inputs=ddpm_step_inputs,
     hints=(
         "Lesson 03's step with three additions: x̂_0 is clipped before it is used, σ² is one of two, and the last step "
@@ -524,7 +543,7 @@ DDPM_STEP = Exercise(
 def spaced_timesteps(n: int, T: int, spacing: str) -> list[int]:
     """The n timesteps that a sampler visits, largest first.
 
-    n: how many, from 1 to T.
+    n: how many, from 2 to T.
     T: number of training steps; timesteps are indices from 0 to T-1.
     spacing: "leading" (0 and every multiple of T // n), "trailing" (T-1 and down in steps of T/n, rounded) or
         "linspace" (n numbers evenly from 0 to T-1, both included, rounded).
@@ -608,22 +627,39 @@ def _floored(n, T, spacing):
     return [int(i * (T - 1) / (n - 1)) for i in range(n)][::-1]
 
 
+SPACED_STARTER = '''
+def spaced_timesteps(n: int, T: int, spacing: str) -> list[int]:
+    """The n timesteps that a sampler visits, largest first.
+
+    n: how many, from 2 to T.
+    T: number of training steps; timesteps are indices from 0 to T-1.
+    spacing: "leading" (0 and every multiple of T // n), "trailing" (T-1 and down in steps of T/n, rounded) or
+        "linspace" (n numbers evenly from 0 to T-1, both included, rounded).
+    """
+    if spacing == "leading":
+        return [i * (T // n) for i in range(n)][::-1]
+    # your code: the other two, about 3 lines
+    ...
+'''
+
+
 SPACED_TIMESTEPS = Exercise(
     id="07.4",
     title="Which timesteps to visit",
     difficulty=2,
-    minutes=7,
+    minutes=5,
     equation="Lin table 2",
     where="Fewer steps",
     lines=5,
     reference=spaced_timesteps,
+    starter=SPACED_STARTER,
     inputs=spaced_timesteps_inputs,
     hints=(
         "Write each spacing for i = 0 … n-1 and mind two things: which end it must contain, and that the largest comes "
         "first.",
         "leading: i · (T // n), so 0 is in. trailing: T - i · T/n, rounded, minus 1, so T-1 is in. linspace: "
         "i · (T-1)/(n-1), rounded, so both are in.",
-        "three lists of the form `[... for i in range(n)]`, two of them turned round by `[::-1]`",
+        "two lists of the form `[... for i in range(n)]`, one of them turned round by `[::-1]`",
     ),
     mistakes=(
         Mistake(
@@ -823,7 +859,7 @@ SAMPLE = Exercise(
     id="07.5",
     title="The whole loop",
     difficulty=2,
-    minutes=7,
+    minutes=6,
     equation="Ho algorithm 2",
     where="The scheduler",
     lines=4,

@@ -151,7 +151,7 @@ DIFFUSION_LOSS = Exercise(
     id="06.1",
     title="The loss of one batch",
     difficulty=1,
-    minutes=5,
+    minutes=4,
     equation="Ho eq. 14, algorithm 1",
     where="Algorithm 1",
     lines=3,
@@ -430,15 +430,39 @@ def draw_training(answer):
     return figure
 
 
+STEP_STARTER = '''
+def training_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scheduler: DDPMScheduler,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    largest_norm: float,
+) -> float:
+    """One step of algorithm 1 for one batch: changes the network's weights.
+
+    model, scheduler, x0, noise, t: as in exercise 06.1; training.diffusion_loss is that exercise's finished function.
+    optimiser: holds the network's weights.
+    largest_norm: a gradient longer than this is shortened to it before it is used.
+    Returns the loss before the step, as a number.
+    """
+    loss = training.diffusion_loss(model, scheduler, x0, noise, t)
+    # your code: about 5 lines
+    ...
+'''
+
+
 TRAINING_STEP = Exercise(
     id="06.2",
     title="One step of algorithm 1",
     difficulty=2,
-    minutes=7,
+    minutes=5,
     equation="Ho algorithm 1",
     where="One step",
     lines=6,
     reference=training_step,
+    starter=STEP_STARTER,
     inputs=training_step_inputs,
     run=three_steps,
     hints=(
@@ -738,7 +762,7 @@ EMA_UPDATE = Exercise(
     id="06.4",
     title="One update of the average",
     difficulty=1,
-    minutes=4,
+    minutes=3,
     equation="",
     where="The average of the weights",
     lines=2,
@@ -841,7 +865,9 @@ def averaged(model: nn.Module, average: list[Tensor]) -> Iterator[nn.Module]:
     average: one tensor per weight, in the order of model.parameters(). It is not changed.
     Yields the network. It gets its own weights back even if the block ends in an error.
     """
-    # your code: about 6 lines
+    ...  # your code: keep what will be overwritten, one line
+    write_weights(model, average)
+    # your code: lend the network, and give its own weights back, about 4 lines
     ...
 '''
 
@@ -1052,7 +1078,7 @@ AVERAGED = Exercise(
     id="06.5",
     title="Lend the average, and give back",
     difficulty=3,
-    minutes=8,
+    minutes=6,
     equation="",
     where="Lending the average",
     lines=6,

@@ -412,7 +412,11 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, temb_channels: int, groups: int) -> None:
         super().__init__()
-        # your code: the layers norm1, conv1, time_emb_proj, norm2, conv2 and conv_shortcut, about 7 lines
+        self.norm1 = nn.GroupNorm(groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.act = nn.SiLU()
+        # your code: time_emb_proj (an nn.Linear), norm2 and conv2, 3 lines
         ...
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
@@ -537,7 +541,7 @@ RESNET_BLOCK = Exercise(
     id="04.3",
     title="The ResNet block",
     difficulty=2,
-    minutes=7,
+    minutes=6,
     equation="equation (D)",
     where="The ResNet block",
     lines=22,
@@ -546,12 +550,12 @@ RESNET_BLOCK = Exercise(
     inputs=resnet_inputs,
     run=run_resnet,
     hints=(
-        "First list the layers that equation (D) names, with the channels that go in and out of each: only conv1, "
-        "time_emb_proj and the shortcut see a change of channels. Then write (D) from the inside out.",
+        "How many channels has the map behind conv1? The three missing layers follow from that. Then write (D) from "
+        "the inside out.",
         "h = conv1(SiLU(norm1(x))); plus time_emb_proj(SiLU(temb)) as (B, C, 1, 1); conv2(SiLU(norm2(h))); plus the "
         "input, through the 1×1 convolution where the channels differ.",
-        "`self.norm1 = nn.GroupNorm(groups, in_channels)`, `self.norm2 = nn.GroupNorm(groups, out_channels)`, two "
-        "`nn.Conv2d(..., 3, padding=1)`, one `nn.Linear`, and `nn.Identity()` where nothing has to change",
+        "`nn.Linear(..., ...)`, a second `nn.GroupNorm` and a second `nn.Conv2d`; in `forward` one line for "
+        "each line of (D)",
     ),
     mistakes=(
         Mistake(

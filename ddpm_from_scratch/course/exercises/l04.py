@@ -146,6 +146,28 @@ EMBEDDING = Exercise(
             "1/10000",
         ),
         Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, False, 0),
+            "you use neither `flip_sin_to_cos` nor `freq_shift`: here {order} come first, and the exponent is divided "
+            "by dim/2 - {freq_shift}",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, -shift),
+            "you added `freq_shift` where it is taken off: with 1 the last frequency is exactly 1/10000",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, shift, base=math.exp(4)),
+            "you took the logarithm of 10000 to base 10: `exp` wants the natural one, and your frequencies end near "
+            "1/55",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, shift, exponent=(torch.arange(dim // 2) > 0).float()),
+            "you divided whole numbers by `//`: your exponents are 0 and -1 and nothing between",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, shift).T,
+            "you gave each timestep a column: it should be a row, the halves lie side by side in it",
+        ),
+        Mistake(
             embedding_interleaved,
             "you put sines and cosines in turn, as the text of Vaswani section 3.5 does; here each of the two kinds "
             "fills one half of the vector",
@@ -298,6 +320,12 @@ def group_norm_without_affine(x, groups, weight, bias, eps):
     return _group_norm(x, groups, torch.ones_like(weight), torch.zeros_like(bias), eps)
 
 
+def group_norm_groups_last(x, groups, weight, bias, eps):
+    grouped = x.reshape(x.shape[0], -1, groups)
+    variance, mean = torch.var_mean(grouped, 1, keepdim=True, correction=0)
+    return ((grouped - mean) / (variance + eps) ** 0.5).reshape(x.shape) * weight[:, None, None] + bias[:, None, None]
+
+
 def group_norm_along_the_width(x, groups, weight, bias, eps):
     return group_norm_without_affine(x, groups, weight, bias, eps) * weight + bias
 
@@ -375,6 +403,11 @@ GROUP_NORM = Exercise(
         Mistake(
             lambda x, g, w, b, eps: _group_norm(x, g, b, w, eps),
             "you swapped weight and bias: the weight multiplies, the bias is added",
+        ),
+        Mistake(
+            group_norm_groups_last,
+            "you made the groups the last axis: every {groups}th number is then in the same group, where it should be "
+            "all pixels of {per_group} neighbouring channels",
         ),
         Mistake(
             group_norm_along_the_width,
@@ -579,6 +612,20 @@ def _resnet_conv1_twice(self, x, temb):
     return self.conv_shortcut(x) + self.conv1(self.act(self.norm2(_shifted(self, x, temb))))
 
 
+def _resnet_shortcut_in_the_middle(self, x, temb):
+    return self.conv2(self.act(self.norm2(_shifted(self, x, temb) + self.conv_shortcut(x))))
+
+
+def _resnet_shortcut_of_half(self, x, temb):
+    h = _shifted(self, x, temb)
+    return h + self.conv2(self.act(self.norm2(h)))
+
+
+def _resnet_linear(self, x, temb):
+    h = self.conv1(self.norm1(x)) + self.time_emb_proj(temb)[:, :, None, None]
+    return self.conv_shortcut(x) + self.conv2(self.norm2(h))
+
+
 def _resnet_relu(self, x, temb):
     h = self.conv1(self.norm1(x).relu()) + self.time_emb_proj(temb.relu())[:, :, None, None]
     return self.conv_shortcut(x) + self.conv2(self.norm2(h).relu())
@@ -632,6 +679,18 @@ RESNET_BLOCK = Exercise(
             resnet_with(lambda self, x, temb: x + self.conv2(self.act(self.norm2(_shifted(self, x, temb))))),
             "you added x as it is, which cannot be done where the channels change ({change}): `conv_shortcut` carries "
             "it across",
+        ),
+        Mistake(
+            resnet_with(_resnet_shortcut_in_the_middle),
+            "you added the shortcut between the halves: it goes round both of them, to the very end",
+        ),
+        Mistake(
+            resnet_with(_resnet_shortcut_of_half),
+            "you added the map from between the halves: the shortcut carries the input of the block, x",
+        ),
+        Mistake(
+            resnet_with(_resnet_linear),
+            "you have no activation anywhere: equation (D) has one in front of each convolution and one on temb",
         ),
         Mistake(
             resnet_with(_resnet_time_after_norm),
@@ -1150,6 +1209,24 @@ RECEPTIVE_FIELD = Exercise(
         Mistake(
             lambda layers: (_field(layers) - 1) // 2,
             "you returned how far the field reaches to one side: its whole width is asked for",
+        ),
+        Mistake(
+            lambda layers: 1 + sum((k - 1) * s for k, s in layers),
+            "you multiplied each kernel by its own layer's stride: what counts are the strides of the layers before it",
+        ),
+        Mistake(
+            lambda layers: (
+                1 + sum((k - 1) * s for (k, _), s in zip(layers, [1] + [s for _, s in layers], strict=False))
+            ),
+            "you used the stride of the layer before alone: all strides before a layer multiply",
+        ),
+        Mistake(
+            lambda layers: field_backwards(layers[::-1]),
+            "you took the rule r ← (r-1) s + k, which goes from the last layer to the first, in the other direction",
+        ),
+        Mistake(
+            lambda layers: _field([(2 * (k // 2) // 2 + 1, s) for k, s in layers]),
+            "you added half of each kernel: the field grows on both sides",
         ),
         Mistake(
             lambda layers: sum(k for k, _ in layers),

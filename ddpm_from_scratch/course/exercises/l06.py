@@ -59,6 +59,8 @@ class _Toy(nn.Module):
         self.scales, self.shift = (nn.Parameter(torch.randn(n, generator=generator)) for n in (2, 1))
 
     def forward(self, x_t: Tensor, t: Tensor) -> UNet2DOutput:
+        if x_t.dtype != self.shift.dtype:
+            raise TypeError(f"the network's weights are {self.shift.dtype}, so x_t must be, too; yours is {x_t.dtype}")
         when = t.to(x_t.dtype).reshape(-1, *[1] * (x_t.ndim - 1)) / 1000
         seen = self.scales[0] * x_t + self.scales[1] * x_t.roll(1, -1) + 3 * self.shift * when
         return UNet2DOutput(sample=torch.tanh(seen))
@@ -98,7 +100,7 @@ def diffusion_loss_inputs(generator: torch.Generator, index: int) -> Case:
 
 
 def loss_and_gradient(answer: Callable[..., Any], model: nn.Module, *arguments: Any) -> Any:
-    """The loss and, which is what matters, the gradient that it gives the weights."""
+    """The loss, the gradient that it gives the weights, which is what matters, and the mode the network is left in."""
     loss = answer(model, *arguments)
     if loss is None:
         return None
@@ -106,7 +108,8 @@ def loss_and_gradient(answer: Callable[..., Any], model: nn.Module, *arguments: 
     if isinstance(loss, Tensor) and loss.requires_grad:
         found = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True)
         gradient = torch.cat([torch.zeros(1) if g is None else g.flatten() for g in found])
-    return {"loss": loss.float() if isinstance(loss, Tensor) else loss, "gradient": gradient}
+    found = {"loss": loss.float() if isinstance(loss, Tensor) else loss, "gradient": gradient}
+    return {**found, "training mode": model.training}
 
 
 def loss_by_mse(model, scheduler, x0, noise, t):
@@ -145,6 +148,10 @@ def _squared(model, scheduler, x0, noise, t, target=None, x_t=None, at=None):
     """The squared error with another target, another input or another t."""
     x_t = scheduler.add_noise(x0, noise, t) if x_t is None else x_t
     return ((noise if target is None else target) - model(x_t, t if at is None else at).sample) ** 2
+
+
+def _in_eval_mode(model, scheduler, x0, noise, t):
+    return diffusion_loss(model.eval(), scheduler, x0, noise, t)
 
 
 DIFFUSION_LOSS = Exercise(
@@ -234,6 +241,19 @@ DIFFUSION_LOSS = Exercise(
             lambda m, s, x0, e, t: _squared(m, s, x0, e, t, target=torch.randn_like(e)).mean(),
             "you compared with fresh noise: it must be the noise that is in x_t",
         ),
+        Mistake(
+            _in_eval_mode,
+            "you put the network into eval mode, and leave it there: its dropout is then off for the rest of the "
+            "training. The mode is not this function's business",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: -_squared(m, s, x0, e, t).mean(),
+            "you returned the negative: an optimiser makes the loss small, and yours has no floor",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: ((e - m(s.add_noise(x0, e, t), t).sample).mean()) ** 2,
+            "you squared the mean: errors of both signs cancel first, so take the mean of the squares",
+        ),
     ),
     alternatives=(loss_by_mse, loss_by_loop, loss_in_float64, loss_flattened, loss_in_place),
     package="ddpm_from_scratch.training.diffusion_loss",
@@ -308,7 +328,8 @@ def three_steps(answer: Callable[..., Any], model: nn.Module, x0: Any, noise: An
     if all(loss is None for loss in losses):
         return None
     graphs = sum(isinstance(loss, Tensor) and loss.requires_grad for loss in losses)
-    return {"graphs kept": graphs, "weights": torch.stack(weights), "losses": losses}
+    found = {"graphs kept": graphs, "weights": torch.stack(weights), "losses": losses}
+    return {**found, "training mode": model.training}
 
 
 def step_zeroed_at_the_end(model, optimiser, scheduler, x0, noise, t, largest_norm):
@@ -391,6 +412,10 @@ def _step_with_its_graph(model, optimiser, scheduler, x0, noise, t, largest_norm
     nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
     optimiser.step()
     return loss
+
+
+def _step_in_eval_mode(model, *rest):
+    return training_step(model.eval(), *rest)
 
 
 def _clip_one_by_one(parameters, largest_norm):
@@ -523,6 +548,11 @@ TRAINING_STEP = Exercise(
             "you moved the weights rightly, but returned the length of the gradient, which is what "
             "`clip_grad_norm_` gives back",
         ),
+        Mistake(
+            _step_in_eval_mode,
+            "you put the network into eval mode, and leave it there: its dropout is then off for the rest of the "
+            "training",
+        ),
     ),
     alternatives=(
         step_zeroed_at_the_end,
@@ -652,6 +682,16 @@ LEARNING_RATE = Exercise(
             lambda s, p, w, n: p * (s + 1) / w if s < w else p * _cosine(s - w, n - w),
             "you let the cosine begin after the warm-up: here it falls over the whole run, from step 0 "
             "(step {step} of {steps})",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min((s + 1) / w, _cosine(s, n)),
+            "you took the smaller of the rise and the fall: they are multiplied, so at step {step} both hold the rate "
+            "down",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(s + 1, n),
+            "you let the cosine fall from step 1: at step 0 it is still 1, only the rise counts from 1 (step {step} of "
+            "{steps})",
         ),
         Mistake(
             lambda s, p, w, n: p * min(1.0, (s + 1) / w) * (1 + math.cos(math.pi * s / n)),
@@ -798,6 +838,14 @@ EMA_UPDATE = Exercise(
             "you counted the updates from 0: `updates` includes this one already",
         ),
         Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, (2 + n) / (11 + n))),
+            "you counted this update twice: `updates` includes it already",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, d * min(d, _early(n))),
+            "you multiplied the two decays: the smaller of them counts",
+        ),
+        Mistake(
             lambda a, w, d, n: _mix(a, w, min(d, 1 / 10 + n / (10 + n))),
             "you lost a bracket in (1 + updates) / (10 + updates)",
         ),
@@ -887,9 +935,12 @@ class _Stop(Exception):
 
 def lend(answer: Callable[..., Any], model: nn.Module, average: list[Tensor]) -> Any:
     """What the weights are within the block, after it, and after a block that trained and then failed."""
-    own = [p.detach().clone() for p in model.parameters()]
+    own, held = [p.detach().clone() for p in model.parameters()], list(model.parameters())
     found: dict[str, Any] = {}
-    with answer(model, average) as lent:
+    lending = answer(model, average)
+    if not hasattr(lending, "__enter__"):
+        return None if lending is None else f"a {type(lending).__name__}"
+    with lending as lent:
         found["the weights within the block"] = flat(model)
         found["what the block gets"] = flat(lent) if isinstance(lent, nn.Module) else lent
     found["the weights after the block"] = flat(model)
@@ -904,6 +955,9 @@ def lend(answer: Callable[..., Any], model: nn.Module, average: list[Tensor]) ->
         found["the error in the block reaches the caller"] = True
     found["the weights after an error in the block"] = flat(model)
     found["the average afterwards"] = torch.cat([a.flatten() for a in average])
+    found["training mode afterwards"] = model.training
+    found["the optimiser's weights afterwards"] = all(p is q for p, q in zip(held, model.parameters(), strict=True))
+    found["weights with a gradient afterwards"] = sum(p.requires_grad for p in model.parameters())
     return found
 
 
@@ -1074,6 +1128,47 @@ def _averaged_yields_the_average(model, average):
         write_weights(model, own)
 
 
+@contextmanager
+def _averaged_copy(model, average):
+    lent = copy.deepcopy(model)
+    write_weights(lent, average)
+    yield lent
+
+
+@contextmanager
+def _averaged_left_in_eval_mode(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model.eval(), average)
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
+@contextmanager
+def _averaged_left_frozen(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model.requires_grad_(False), average)
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
+def _averaged_undecorated(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, average)
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
+def _averaged_returned(model, average):
+    write_weights(model, average)
+    return model
+
+
 AVERAGED = Exercise(
     id="06.5",
     title="Lend the average, and give back",
@@ -1144,6 +1239,24 @@ AVERAGED = Exercise(
             _averaged_yields_the_average,
             "you yield the list of tensors: `as m` should get the network, ready to be called",
         ),
+        Mistake(
+            _averaged_copy,
+            "you lend a copy of the network: the network itself, which the block may use as well, never gets the "
+            "average, and the copy needs its memory a second time",
+        ),
+        Mistake(
+            _averaged_left_in_eval_mode,
+            "you leave the network in eval mode after the block: the training that goes on gets it without dropout",
+        ),
+        Mistake(
+            _averaged_left_frozen,
+            "you leave the weights without gradients (`requires_grad_`) after the block: the training that goes on "
+            "cannot move them",
+        ),
+        Mistake(
+            _averaged_undecorated,
+            "your function gives a generator, which `with` cannot use: the line `@contextmanager` above it is missing",
+        ),
     ),
     alternatives=(
         averaged_by_state_dict,
@@ -1174,7 +1287,7 @@ def loss_by_t(losses: Tensor, t: Tensor, T: int, bins: int) -> Tensor:
 
 def loss_by_t_inputs(generator: torch.Generator, index: int) -> Case:
     """Many images and few, other T and other numbers of ranges; twice a range stays empty, once the last."""
-    T, bins, count = ((1000, 10, 300), (1000, 4, 57), (100, 5, 80), (1000, 10, 90))[index]
+    T, bins, count = ((1000, 10, 300), (1000, 4, 57), (20, 5, 80), (1000, 10, 90))[index]
     t = torch.randint(T, (count,), generator=generator)
     t[:2] = torch.tensor([T // bins - 1, T - 1])
     if index == 1:
@@ -1231,6 +1344,15 @@ def loss_by_t_last_value(losses, t, T, bins):
     return means
 
 
+def loss_by_t_of_narrow_ranges(losses, t, T, bins):
+    return torch.stack([losses[t // bins == k].mean() for k in range(bins)])
+
+
+def loss_by_t_with_both_edges(losses, t, T, bins):
+    edges = [k * T // bins for k in range(bins + 1)]
+    return torch.stack([losses[(t >= a) & (t <= b)].mean() for a, b in zip(edges, edges[1:], strict=False)])
+
+
 def loss_by_t_equal_counts(losses, t, T, bins):
     return torch.stack([part.mean() for part in losses[t.argsort()].tensor_split(bins)])
 
@@ -1284,6 +1406,27 @@ LOSS_BY_T = Exercise(
         Mistake(
             loss_by_t_equal_counts,
             "you made {bins} groups of equally many images: the ranges are equally wide in t",
+        ),
+        Mistake(
+            lambda v, t, T, b: torch.stack([part.mean() for part in v.sort().values.tensor_split(b)]),
+            "you sorted the losses: your groups are the low and the high losses, where the ranges are those of t",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t // b, b),
+            "you divided t by the number of ranges, {bins}: what counts is their width",
+        ),
+        Mistake(
+            loss_by_t_of_narrow_ranges,
+            "you divided t by the number of ranges, {bins}: your ranges are {bins} timesteps wide, and most t lie in "
+            "none of them",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t % b, b),
+            "you took the remainder of t: the images of one range then lie all over the timesteps",
+        ),
+        Mistake(
+            loss_by_t_with_both_edges,
+            "you let two ranges share their border: the first t of a range belongs to that range alone",
         ),
         Mistake(
             lambda v, t, T, b: _grouped(v, t * b // T, b).nan_to_num(0.0),

@@ -147,6 +147,35 @@ DDPM_MEAN = Exercise(
             "you took 1-ᾱ_t for β_t: that is the variance of the noise of all steps up to t = {t}, and β_t that of one",
         ),
         Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=gaussian.posterior_variance(a, p) / (1 - a) ** 0.5),
+            "you put β̃_t where eq. 11 has β_t (t = {t}): β̃_t is the variance of a step back, here the step forward "
+            "counts",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=1 - a / p),
+            "you left out the division of β_t by √(1-ᾱ_t) (t = {t}): too little noise is taken out",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=((1 - a / p) / (1 - a)) ** 0.5),
+            "you took the square root of β_t (t = {t}): in eq. 11 only 1-ᾱ_t stands under the root",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=a / p / (1 - a) ** 0.5),
+            "you put α_t in front of ε where eq. 11 has β_t = 1-α_t (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=(1 - p / a) / (1 - a) ** 0.5, shrink=(p / a) ** 0.5),
+            "you divided the two levels the other way round (t = {t}): α_t is below 1, yours is above it",
+        ),
+        Mistake(
+            lambda x, e, a, p: (x - (1 - a / p) * e) / (1 - a) ** 0.5 / (a / p) ** 0.5,
+            "you let √(1-ᾱ_t) divide x_t as well (t = {t}): it stands below β_t ε alone",
+        ),
+        Mistake(
+            lambda x, e, a, p: x - (1 - a / p) / (1 - a) ** 0.5 * e / (a / p) ** 0.5,
+            "you divided the noise alone by √α_t (t = {t}): the bracket around x_t and ε is missing",
+        ),
+        Mistake(
             lambda x, e, a, p: _mean(x, e, a, p, shrink=(p / a) ** 0.5),
             "you shrink once more where a step back has to undo the shrinking (t = {t})",
         ),
@@ -281,6 +310,37 @@ REVERSE_VARIANCE = Exercise(
             lambda a, p, s2: a / p * _total(p, s2) / _total(a, s2),
             "you multiplied by α_t where β_t belongs: at t = {t} your variance is that of everything kept, not of the "
             "noise of one step",
+        ),
+        Mistake(
+            lambda a, p, s2: gaussian.posterior_variance(a, p) * _total(p, s2) / _total(a, s2),
+            "you put β̃_t in front of the quotient where the formula has β_t (t = {t}): β̃_t is what comes out for data "
+            "that are a point",
+        ),
+        Mistake(
+            lambda a, p, s2: s2 * (1 - a / p) + (1 - s2) * gaussian.posterior_variance(a, p),
+            "you mixed β_t and β̃_t by `data_variance` (t = {t}): the ends are right, but between them a quotient, "
+            "V_prev over V_t, counts",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - p / a) * _total(p, s2) / _total(a, s2),
+            "you divided the two levels the other way round (t = {t}): β_t is then negative, and so is your variance",
+        ),
+        Mistake(
+            lambda a, p, s2: _total(p, s2) - _total(p, s2) ** 2 / _total(a, s2),
+            "you left the factor α_t out of the squared covariance (t = {t}): the covariance of x_prev and x_t is "
+            "√α_t V_prev",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - a) * _total(p, s2) / _total(a, s2),
+            "you took 1-ᾱ_t for β_t (t = {t}): that is the noise of all steps up to t, and β_t that of one",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - a / p) ** 0.5 * _total(p, s2) / _total(a, s2),
+            "you took the root of β_t (t = {t}): variances are asked for, no standard deviation occurs",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - a / p) * _total(p, s2) / _total(a, s2) * s2,
+            "you multiplied by `data_variance` once more (t = {t}): it is in V_prev and V_t already",
         ),
         Mistake(
             lambda a, p, s2: (1 - a / p) * _total(p, s2),

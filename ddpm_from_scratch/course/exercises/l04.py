@@ -1203,8 +1203,8 @@ RECEPTIVE_FIELD = Exercise(
         ),
         Mistake(
             lambda layers: _field(layers, last=True),
-            "you went through the layers from the last to the first with the rule for the other direction: then a "
-            "stride acts on the layers before it",
+            "your rule and your direction do not fit: r + (k-1) j is for going from the first layer to the last, "
+            "(r-1) s + k for going from the last to the first; yours lets a stride act on the layers before it",
         ),
         Mistake(
             lambda layers: (_field(layers) - 1) // 2,
@@ -1219,10 +1219,6 @@ RECEPTIVE_FIELD = Exercise(
                 1 + sum((k - 1) * s for (k, _), s in zip(layers, [1] + [s for _, s in layers], strict=False))
             ),
             "you used the stride of the layer before alone: all strides before a layer multiply",
-        ),
-        Mistake(
-            lambda layers: field_backwards(layers[::-1]),
-            "you took the rule r ← (r-1) s + k, which goes from the last layer to the first, in the other direction",
         ),
         Mistake(
             lambda layers: _field([(2 * (k // 2) // 2 + 1, s) for k, s in layers]),

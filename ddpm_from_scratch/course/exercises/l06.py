@@ -150,6 +150,11 @@ def _squared(model, scheduler, x0, noise, t, target=None, x_t=None, at=None):
     return ((noise if target is None else target) - model(x_t, t if at is None else at).sample) ** 2
 
 
+def _without_roots(model, scheduler, x0, noise, t):
+    a = scheduler.alphas_cumprod[t].reshape(-1, 1, 1, 1).to(x0.dtype)
+    return _squared(model, scheduler, x0, noise, t, x_t=a * x0 + (1 - a) * noise).mean()
+
+
 def _in_eval_mode(model, scheduler, x0, noise, t):
     return diffusion_loss(model.eval(), scheduler, x0, noise, t)
 
@@ -245,6 +250,14 @@ DIFFUSION_LOSS = Exercise(
             _in_eval_mode,
             "you put the network into eval mode, and leave it there: its dropout is then off for the rest of the "
             "training. The mode is not this function's business",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: 0.5 * _squared(m, s, x0, e, t).mean(),
+            "you halved the loss: here 1 has to mean no better than answering 0",
+        ),
+        Mistake(
+            _without_roots,
+            "you made x_t with ᾱ_t and 1-ᾱ_t themselves: their square roots stand in front of x_0 and the noise",
         ),
         Mistake(
             lambda m, s, x0, e, t: -_squared(m, s, x0, e, t).mean(),
@@ -549,6 +562,10 @@ TRAINING_STEP = Exercise(
             "`clip_grad_norm_` gives back",
         ),
         Mistake(
+            _step("zbcss"),
+            "you let the optimiser step twice with the same gradient",
+        ),
+        Mistake(
             _step_in_eval_mode,
             "you put the network into eval mode, and leave it there: its dropout is then off for the rest of the "
             "training",
@@ -587,7 +604,7 @@ def learning_rate_inputs(generator: torch.Generator, index: int) -> Case:
     """The first step, within the rise, its last step, the middle, and near the end."""
     warmup = int(torch.randint(20, 60, (1,), generator=generator))
     steps = int(torch.randint(400, 900, (1,), generator=generator))
-    peak = float(torch.rand(1, generator=generator) * 1e-3 + 1e-4)
+    peak = round(float(torch.rand(1, generator=generator) * 1e-3 + 1e-4), 6)
     step = (0, warmup // 2, warmup - 1, steps // 2, steps - 7)[index]
     return Case({"step": step, "peak": peak, "warmup_steps": warmup, "steps": steps})
 
@@ -687,6 +704,28 @@ LEARNING_RATE = Exercise(
             lambda s, p, w, n: p * min((s + 1) / w, _cosine(s, n)),
             "you took the smaller of the rise and the fall: they are multiplied, so at step {step} both hold the rate "
             "down",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * (min(1.0, (s + 1) / w) + _cosine(s, n)),
+            "you added the rise and the fall: they are multiplied, each holds the rate down by its own factor",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * ((s + 1) / w if s < w else _cosine(s, n)),
+            "you left the fall out during the warm-up: the cosine goes over the whole run, from step 0 (step {step} of "
+            "{steps})",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / (w + 1)) * _cosine(s, n),
+            "you let the rise end one step too late: step {warmup_steps} minus 1 is the last of the warm-up, and has "
+            "the whole rate",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(2 * s, n),
+            "you used a whole period of the cosine: it goes down to 0 in the middle of the run and up again",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(s, n - w),
+            "you let the cosine end {warmup_steps} steps early: it falls over all {steps} steps",
         ),
         Mistake(
             lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(s + 1, n),
@@ -842,6 +881,14 @@ EMA_UPDATE = Exercise(
             "you counted this update twice: `updates` includes it already",
         ),
         Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, n / (10 + n))),
+            "you left the 1 out of the numerator: the early share is (1 + updates) / (10 + updates)",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, _early(n))) / (1 - min(d, _early(n)) ** n),
+            "you divided by 1 - d^n, as Adam does for its start: here the early rule takes care of it",
+        ),
+        Mistake(
             lambda a, w, d, n: _mix(a, w, d * min(d, _early(n))),
             "you multiplied the two decays: the smaller of them counts",
         ),
@@ -938,8 +985,10 @@ def lend(answer: Callable[..., Any], model: nn.Module, average: list[Tensor]) ->
     own, held = [p.detach().clone() for p in model.parameters()], list(model.parameters())
     found: dict[str, Any] = {}
     lending = answer(model, average)
+    if lending is None or (hasattr(lending, "gen") and not hasattr(lending.gen, "__next__")):
+        return "no yield"
     if not hasattr(lending, "__enter__"):
-        return None if lending is None else f"a {type(lending).__name__}"
+        return f"a {type(lending).__name__}"
     with lending as lent:
         found["the weights within the block"] = flat(model)
         found["what the block gets"] = flat(lent) if isinstance(lent, nn.Module) else lent
@@ -1169,6 +1218,26 @@ def _averaged_returned(model, average):
     return model
 
 
+@contextmanager
+def _averaged_without_yield(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, average)
+    write_weights(model, own)
+    return model
+
+
+@contextmanager
+def _averaged_in_new_parameters(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    for (name, _), value in zip(list(model.named_parameters()), average, strict=True):
+        layer, _, last = name.rpartition(".")
+        setattr(model.get_submodule(layer), last, nn.Parameter(value.clone()))
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
 AVERAGED = Exercise(
     id="06.5",
     title="Lend the average, and give back",
@@ -1256,6 +1325,19 @@ AVERAGED = Exercise(
         Mistake(
             _averaged_undecorated,
             "your function gives a generator, which `with` cannot use: the line `@contextmanager` above it is missing",
+        ),
+        Mistake(
+            _averaged_returned,
+            "your function returns a network, and a `with` needs more: under `@contextmanager`, and with `yield` in "
+            "the place of `return`, it can give the own weights back",
+        ),
+        Mistake(
+            _averaged_without_yield,
+            "your function has no `yield`: that is where the block of the `with` runs, between lending and giving back",
+        ),
+        Mistake(
+            _averaged_in_new_parameters,
+            "you put new parameters into the network: the optimiser goes on moving the old ones, which nobody uses",
         ),
     ),
     alternatives=(
@@ -1414,6 +1496,11 @@ LOSS_BY_T = Exercise(
         Mistake(
             lambda v, t, T, b: _grouped(v, t // b, b),
             "you divided t by the number of ranges, {bins}: what counts is their width",
+        ),
+        Mistake(
+            lambda v, t, T, b: torch.bincount(t // b, v, b) / torch.bincount(t // b, minlength=b),
+            "you divided t by the number of ranges, {bins}: that makes ranges {bins} timesteps wide, and too many "
+            "of them",
         ),
         Mistake(
             loss_by_t_of_narrow_ranges,

@@ -168,6 +168,18 @@ DDPM_MEAN = Exercise(
             "you divided the two levels the other way round (t = {t}): α_t is below 1, yours is above it",
         ),
         Mistake(
+            lambda x, e, a, p: x / (a / p) ** 0.5 - (1 - a / p) / (1 - a) ** 0.5 * e,
+            "you divided x_t alone by √α_t (t = {t}): the bracket around x_t and ε is missing",
+        ),
+        Mistake(
+            lambda x, e, a, p: gaussian.posterior_mean(x, gaussian.x0_from_eps(x, e, a).clamp(-1, 1), a, p),
+            "you clipped x̂_0 on the way (t = {t}): eq. 11 does not, this function is for any data",
+        ),
+        Mistake(
+            lambda x, e, a, p: p**0.5 * gaussian.x0_from_eps(x, e, a) + (1 - p) ** 0.5 * e,
+            "you noised x̂_0 again with the same ε, the deterministic step of lesson 08 (t = {t})",
+        ),
+        Mistake(
             lambda x, e, a, p: (x - (1 - a / p) * e) / (1 - a) ** 0.5 / (a / p) ** 0.5,
             "you let √(1-ᾱ_t) divide x_t as well (t = {t}): it stands below β_t ε alone",
         ),
@@ -211,7 +223,7 @@ def reverse_variance_inputs(generator: torch.Generator, index: int) -> Case:
     """Narrow and wide data, many data variances at once, a stride of 100 steps, and the last step."""
     t, t_prev = ((60, 59), (300, 200), (20, 19), (0, -1))[index]
     wanted = (0.1, 0.3, 0.6, 0.02)[index] + 0.1 * torch.rand(1, generator=generator).item()
-    variance = torch.rand(5, generator=generator) * 2 + 0.05 if index == 1 else wanted
+    variance = torch.rand(5, generator=generator) * 2 + 0.05 if index == 1 else round(wanted, 3)
     return Case({**levels(t, t_prev), "data_variance": variance}, {"t": t})
 
 
@@ -331,6 +343,15 @@ REVERSE_VARIANCE = Exercise(
             "√α_t V_prev",
         ),
         Mistake(
+            lambda a, p, s2: s2 * (1 - a) / _total(a, s2),
+            "you returned the variance of x_0, given x_t: that of x_prev is asked for (t = {t})",
+        ),
+        Mistake(
+            lambda a, p, s2: gaussian.posterior_variance(a, p) + s2 * (1 - a) / _total(a, s2),
+            "you added what is unknown of x_0 in full (t = {t}): in x_prev it counts with its coefficient in Ho "
+            "eq. 7, squared",
+        ),
+        Mistake(
             lambda a, p, s2: (1 - a) * _total(p, s2) / _total(a, s2),
             "you took 1-ᾱ_t for β_t (t = {t}): that is the noise of all steps up to t, and β_t that of one",
         ),
@@ -444,6 +465,11 @@ def _clipped_mean(x, e, z, a, p, large):
 def _clipped_result(x, e, z, a, p, large):
     x_prev, x0 = _step(x, e, z, a, p, large)
     return x_prev.clamp(-1, 1), x0
+
+
+def _clipped_to_0_1(x, e, z, a, p, large):
+    x0 = gaussian.x0_from_eps(x, e, a).clamp(0, 1)
+    return gaussian.posterior_mean(x, x0, a, p) + (p < 1) * _variance(a, p, large) ** 0.5 * z, x0
 
 
 def _clipped_too_late(x, e, z, a, p, large):
@@ -581,6 +607,26 @@ DDPM_STEP = Exercise(
             "you added noise of variance 1-ᾱ_t, that of all steps together: one step adds σ² only (t = {t})",
         ),
         Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, z, a, p, large, std=(1 - a) ** 0.5 if large else None),
+            "you took 1-ᾱ_t for β_t where `large` is true: that is the variance of all steps together (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, -z, a, p, large),
+            "you subtracted the noise: as likely a draw, but not the one that `noise` stands for (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, e, a, p, large),
+            "you added the predicted noise again: what is added is fresh, the argument `noise` (t = {t})",
+        ),
+        Mistake(
+            _clipped_to_0_1,
+            "you clipped x̂_0 to [0, 1]: the pixels of this course lie in [-1, 1] (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, z, a, p, large)[0 if p == 1 else slice(None)],
+            "you returned one output at the last step: a pair is asked for there, too",
+        ),
+        Mistake(
             lambda x, e, z, a, p, large: _step(x, e, torch.randn_like(x), a, p, large),
             "you drew noise of your own and left the argument `noise` unused: no one can repeat your step",
         ),
@@ -687,6 +733,14 @@ def _floored(n, T, spacing):
     return [int(i * (T - 1) / (n - 1)) for i in range(n)][::-1]
 
 
+def _unrounded(n, T, spacing):
+    if spacing == "leading":
+        return spaced_timesteps(n, T, spacing)
+    if spacing == "trailing":
+        return [T - i * T / n - 1 for i in range(n)]
+    return [i * (T - 1) / (n - 1) for i in range(n)][::-1]
+
+
 SPACED_STARTER = '''
 def spaced_timesteps(n: int, T: int, spacing: str) -> list[int]:
     """The n timesteps that a sampler visits, largest first.
@@ -733,6 +787,26 @@ SPACED_TIMESTEPS = Exercise(
         Mistake(
             lambda n, T, s: spaced_timesteps(n, T, "trailing"),
             "you return the trailing timesteps whatever `spacing` says: {spacing} was asked for",
+        ),
+        Mistake(
+            _other("linspace", lambda n, T: spaced_timesteps(n, T, "linspace")[::-1]),
+            "your linspace timesteps count upwards: a sampler starts at the noisiest step",
+        ),
+        Mistake(
+            _other("trailing", lambda n, T: spaced_timesteps(n, T, "trailing")[::-1]),
+            "your trailing timesteps count upwards: a sampler starts at the noisiest step",
+        ),
+        Mistake(
+            _other("trailing", lambda n, T: spaced_timesteps(n, T, "linspace")),
+            "your trailing timesteps are those of linspace: trailing contains {T} minus 1, but not 0",
+        ),
+        Mistake(
+            _other("linspace", lambda n, T: spaced_timesteps(n, T, "trailing")),
+            "your linspace timesteps are those of trailing: linspace contains 0, too",
+        ),
+        Mistake(
+            _unrounded,
+            "you did not round: a timestep is a whole number, an index into tables",
         ),
         Mistake(
             _other("trailing", lambda n, T: [round(T - i * T / n) for i in range(n)]),
@@ -886,6 +960,20 @@ def _seeded_anew(model, scheduler, shape, generators):
     )
 
 
+def _with_noise_of_its_own(model, scheduler, shape, generators):
+    x = gaussian.randn(shape, generators)
+    for t in scheduler.timesteps.tolist():
+        x = scheduler.step(model(x, t), t, x, generator=generators).prev_sample + gaussian.randn(shape, generators)
+    return x
+
+
+def _swapped_arguments(model, scheduler, shape, generators):
+    x = gaussian.randn(shape, generators)
+    for t in scheduler.timesteps.tolist():
+        x = scheduler.step(x, t, model(x, t), generator=generators).prev_sample
+    return x
+
+
 def _uniform(model, scheduler, shape, generators):
     start = torch.cat([torch.rand((1, *shape[1:]), generator=g) for g in generators])
     return _loop(model, scheduler, shape, generators, start=start)
@@ -977,6 +1065,26 @@ SAMPLE = Exercise(
         Mistake(
             lambda m, s, shape, g: _loop(m, s, shape, g, start=torch.randn(shape)),
             "you drew x_T from the global random state: the generators are there so that a seed gives the same images",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g, start=torch.randn(shape, generator=g[0])),
+            "you drew x_T of all samples from the first generator: sample i then depends on who shares its batch",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g, start=[gaussian.randn(shape, g) for _ in range(2)][1]),
+            "you drew from the generators once more than needed before the loop: what comes first is x_T",
+        ),
+        Mistake(
+            _with_noise_of_its_own,
+            "you added noise to what the step returned: `scheduler.step` has added σ_t z already, from the generators",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g).clamp(-1, 1),
+            "you clipped the result to [-1, 1]: this loop is for any data; whether to clip is the scheduler's choice",
+        ),
+        Mistake(
+            _swapped_arguments,
+            "you swapped x and the predicted noise in `scheduler.step`: the model's output comes first, x last",
         ),
         Mistake(
             _seeded_anew,

@@ -214,7 +214,7 @@ def _place(case: Case) -> str:
     words = [f"{name} = {v}" for name, v in case.args.items() if isinstance(v, str) and shapes]
     plain = {name: " ".join(str(value).split()) for name, value in case.args.items()}
     t = f"at t = {case.facts['t']} " if "t" in case.facts else ""
-    named = shapes + words or [f"{name} = {v:.40}{'…' * (len(v) > 40)}" for name, v in plain.items() if "<" not in v]
+    named = shapes + words or [f"{name} = {v:.40}" for name, v in plain.items() if "<" not in v]
     return f"{t}with {', '.join(named)}"
 
 

@@ -315,9 +315,9 @@ def test_wrong_arguments() -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda y: [y], "you returned a list of 1, expected a Tensor"),
-        (lambda y: y.numpy(), "you returned a ndarray, expected a Tensor"),
-        (lambda y: "text", "you returned a str, expected a Tensor"),
+        (lambda y: [y], "you returned `list of 1`, expected `Tensor`"),
+        (lambda y: y.numpy(), "you returned `ndarray`, expected `Tensor`"),
+        (lambda y: "text", "you returned `str`, expected `Tensor`"),
         (lambda y: y[:1], "your result has shape (1, 2), expected (6, 2)"),
         (lambda y: y.half(), "your result has dtype torch.float16, expected torch.float32"),
         (lambda y: y.round().long(), "your result has dtype torch.int64, expected torch.float32"),
@@ -327,7 +327,8 @@ def test_wrong_arguments() -> None:
         (lambda y: y * 3, "your result is 3 times the right one everywhere"),
         (lambda y: y + 0.25, "your result is off by the same +0.25 everywhere"),
         (lambda y: y.flip(0), "12 of 12 values are wrong, the first at index [0, 0]:"),
-        (lambda y: y - y.mean(0), "your result for one sample depends on the others of its batch"),
+        (lambda y: y * 1.0004, "your result is 1.0004 times the right one everywhere"),
+        (lambda y: y - y.mean(0), "; the result for one sample depends on the others"),
     ],
 )
 def test_what_is_wrong_outside_the_bank(spoil: Callable[[Tensor], Any], says: str) -> None:
@@ -398,6 +399,55 @@ def test_writing_into_an_input_spoils_no_table_of_the_course() -> None:
     assert float(table[0]) == 0.1
 
 
+def test_a_list_that_an_answer_lengthens_is_noticed() -> None:
+    def total(steps: list[int]) -> int:
+        return sum(steps)
+
+    def lengthens(steps: list[int]) -> int:
+        steps.append(0)
+        return sum(steps)
+
+    def case(generator: torch.Generator, index: int) -> Case:
+        return Case({"steps": [3, 2, index]})
+
+    assert message(lengthens, replace(JUMP, reference=total, inputs=case)).startswith("you changed the input steps")
+
+
+def test_a_function_of_a_whole_table_is_no_function_of_samples() -> None:
+    """The running product depends on the values before it, so a wrong one is not told that its samples mix."""
+
+    def product(betas: Tensor) -> Tensor:
+        return torch.cumprod(1 - betas, dim=0)
+
+    def case(generator: torch.Generator, index: int) -> Case:
+        return Case({"betas": torch.rand(5 + index, generator=generator)})
+
+    told = message(lambda betas: product(betas).flip(0), replace(JUMP, reference=product, inputs=case))
+    assert "with betas of shape (5,), " in told and "depends on" not in told
+
+
+def test_arrays_in_a_tuple_are_refused_in_words() -> None:
+    def both(x: Tensor, e: Tensor, a: float) -> tuple[Tensor, Tensor]:
+        return x, e
+
+    told = message(lambda x, e, a: (x.numpy(), e.numpy()), replace(JUMP, reference=both))
+    assert "output[0]: you returned `ndarray`, expected `Tensor`" in told
+
+
+def test_what_two_cases_share_is_not_given_as_the_cause() -> None:
+    """Where cases differ in shape alone, "right with this shape" would send the learner after the shape."""
+
+    def half(x: Tensor) -> Tensor:
+        return x / 2
+
+    def case(generator: torch.Generator, index: int) -> Case:
+        return Case({"x": torch.full((2 + index,), float(index))})
+
+    assert "right with" not in message(
+        lambda x: x**2 / 2 if x[0] > 1 else x / 2, replace(JUMP, reference=half, inputs=case)
+    )
+
+
 def test_precision() -> None:
     assert grade(JUMP, lambda x, e, a: jump(x.double(), e.double(), a)).status == "right", "a wider dtype is as good"
     assert grade(JUMP, lambda x, e, a: torch.tensor(a) ** 0.5 * x + torch.tensor(1 - a) ** 0.5 * e).status == "right"
@@ -447,9 +497,9 @@ def test_not_a_function() -> None:
 def test_outputs_are_compared_through_containers() -> None:
     x = torch.tensor([1.0, 2.0])
     assert difference({"a": x, "b": [1, 2.0]}, {"a": x.clone(), "b": (1, 2.0)}) == ""
-    assert difference({"a": x}, {"b": x}) == "you returned a dict of 1, expected a dict of 1"
+    assert difference({"a": x}, {"b": x}) == "you returned `dict of 1`, expected `dict of 1`"
     assert difference((x, 3), (x, 4)) == "output[1]: 3 where 4 is expected"
-    assert difference({"loss": 0.5}, {"loss": 0.25}) == "output['loss']: 0.5 where 0.25 is expected"
+    assert difference({"loss": 0.5}, {"loss": 0.25}) == "output 'loss': 0.5 where 0.25 is expected"
     assert difference(0.1, torch.tensor(0.1)) == "" and difference(torch.tensor(0.1), 0.1) == ""
     assert difference(35_000_000, 35_000_001) != "", "counts are exact"
     assert difference(torch.tensor([float("nan")]), torch.tensor([float("nan")])) == ""
@@ -519,7 +569,7 @@ def test_classes_and_training_steps(tmp_path: Path) -> None:
             return 3 * self.linear(x)
 
     assert grade(DOUBLER, Doubler).status == "right"
-    assert "output['loss']" in message(Tripler, DOUBLER)
+    assert "output 'loss'" in message(Tripler, DOUBLER)
     assert grade(DOUBLER, write_answer(tmp_path, DOUBLER.stub, "Doubler")).status == "unattempted"
     begun = DOUBLER.stub.replace("super().__init__()\n        ...", "super().__init__()")
     assert begun != DOUBLER.stub

@@ -237,7 +237,7 @@ def test_everything_else_comes_back_as_a_name() -> None:
     back = plain.unpack(plain.pack({"answer": Evil(), "more": (torch.nn.Linear(1, 1), torch.Generator())}))
     assert type(back["answer"]).__name__ == "Evil" and type(back["answer"]) is not Evil
     assert back["answer"] != 3
-    assert engine.difference(back["answer"], 3.0) == "you returned a Evil, expected a float"
+    assert engine.difference(back["answer"], 3.0) == "you returned `Evil`, expected `float`"
     endless: list[Any] = []
     endless.append(endless)
     for value in (endless, list(range(plain.MAX_LEAVES + 1))):
@@ -451,8 +451,8 @@ def test_a_class_is_graded(tmp_path: Path) -> None:
     assert marks(rows, "quitter") == "✓ ! ! ? ?"
     assert marks(rows, "broken") == "!"
     said = {(row.student, row.exercise): row.comment for row in rows}
-    assert "you returned a Always" in said["hostile", "00.1"]
-    assert "you returned a Bomb" in said["hostile", "00.2"]
+    assert "you returned `Always`" in said["hostile", "00.1"]
+    assert "you returned `Bomb`" in said["hostile", "00.2"]
     assert "memory" in said["hostile", "00.5"]
     assert "ended its own process" in said["quitter", "00.2"]
     written = [(tmp_path / "book" / name).read_text(encoding="utf-8") for name in ("gradebook.csv", "gradebook.md")]

@@ -438,12 +438,17 @@ def test_it_learns_eight_images_by_heart() -> None:
     assert nearest.values.median() < 0.75 * between and len(nearest.indices.unique()) >= 4
 
 
+RECORDED = (0.48671, 0.19634, 0.13498, 0.12409, 0.11426, 0.10335, 0.11029, 0.09675, 0.09134, 0.0935)
+"""Mean losses of fifteen steps each, in the run of the next test."""
+
+
 @pytest.mark.long
-def test_the_loss_on_the_embedded_set_falls() -> None:
+def test_the_loss_on_the_embedded_set_falls_as_recorded() -> None:
+    """Within 0.5 %; the whole run in bfloat16 instead of float32 differs by 0.15 %."""
     data, losses = load_dataset("fashion-10k", image_size=16), []
     model = small_model(sample_size=16)
     run(model=model, data=data, callbacks=[lambda p: losses.append(p.loss)], steps=150, batch_size=32, seed=0)
-    assert losses[0] > 0.8 and np.mean(losses[-25:]) < 0.5 * np.mean(losses[:25])
+    np.testing.assert_allclose(np.reshape(losses, (10, 15)).mean(axis=1), RECORDED, rtol=0.005)
 
 
 # ---------------------------------------------------------------- resuming

@@ -11,7 +11,6 @@ import inspect
 import pkgutil
 import textwrap
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from types import CodeType, SimpleNamespace
 from typing import Any, Literal
@@ -96,17 +95,17 @@ def difference(yours: Any, expected: Any, rtol: float | None = None) -> str:
         return "you forgot to return: the function gave None"
     mine, theirs = _leaves(yours), _leaves(expected)
     if mine.keys() != theirs.keys():
-        return f"you returned a {_kind(yours)}, expected a {_kind(expected)}"
+        return f"you returned `{_kind(yours)}`, expected `{_kind(expected)}`"
     problems = ((path, _leaf_difference(mine[path], leaf, rtol)) for path, leaf in theirs.items())
     return next((f"output{path}: {problem}" if path else problem for path, problem in problems if problem), "")
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Tensors, numbers and other leaves by path: "" for a bare one, "[0]" in a tuple, "['x']" in a dict."""
+    """Tensors, numbers and other leaves by path: "" for a bare one, "[0]" in a tuple, " 'x'" in a dict."""
     if not isinstance(value, dict | list | tuple):
         return {path: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    return {p: leaf for key, item in items for p, leaf in _leaves(item, f"{path}[{key!r}]").items()}
+    items, form = (value.items(), "{} {!r}") if isinstance(value, dict) else (enumerate(value), "{}[{}]")
+    return {p: leaf for key, item in items for p, leaf in _leaves(item, form.format(path, key)).items()}
 
 
 def _kind(value: Any) -> str:
@@ -115,9 +114,10 @@ def _kind(value: Any) -> str:
 
 def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
     if not isinstance(expected, NUMBERS):
-        return "" if type(yours) is type(expected) and yours == expected else f"{yours!r}, expected {expected!r}"
+        same = type(yours) is type(expected) and np.array_equal(yours, expected)
+        return f"{yours!r}, expected {expected!r}" * (not same)
     if not isinstance(yours, NUMBERS):
-        return f"you returned a {_kind(yours)}, expected a {_kind(expected)}"
+        return f"you returned `{_kind(yours)}`, expected `{_kind(expected)}`"
     a, b = torch.as_tensor(yours), torch.as_tensor(expected)
     for what, mine, wanted in (("shape", tuple(a.shape), tuple(b.shape)), ("device", a.device, b.device)):
         if mine != wanted:
@@ -148,12 +148,17 @@ def _value_difference(a: Tensor, b: Tensor, rtol: float) -> str:
     ratio, offset = float((a * b).sum() / (b * b).sum()), float((a - b).mean())
     if a.numel() > 1 and torch.allclose(a, ratio * b, rtol, atol):
         known = {0.0: "zero", -1.0: "the negative of the right one"}
-        return f"your result is {known.get(round(ratio, 5), f'{ratio:.4g} times the right one')} everywhere"
+        return f"your result is {known.get(round(ratio, 5), f'{_apart(ratio, 1)[0]} times the right one')} everywhere"
     if a.numel() > 1 and torch.allclose(a, b + offset, rtol, atol):
         return f"your result is off by the same {offset:+.4g} everywhere"
     first = tuple(wrong.nonzero()[0].tolist())
     place = f"{int(wrong.sum())} of {a.numel()} values are wrong, the first at index {list(first)}: " if first else ""
-    return f"{place}{float(a[first]):.4g} where {float(b[first]):.4g} is expected"
+    return f"{place}{' where '.join(_apart(float(a[first]), float(b[first])))} is expected"
+
+
+def _apart(a: float, b: float) -> tuple[str, str]:
+    """Two different numbers in as many digits as tell them apart, at least four."""
+    return next(pair for digits in range(4, 18) if (pair := (f"{a:.{digits}g}", f"{b:.{digits}g}"))[0] != pair[1])
 
 
 # ---------------------------------------------------------------- diagnosis
@@ -173,10 +178,10 @@ def _problem(exercise: Exercise, yours: Outcome, case: Case, rtol: float | None 
 
 
 def _changed(left: Case, case: Case) -> set[str]:
-    """Names of the arguments in which a call changed a number."""
+    """Names of the arguments in which a call changed a number, or how many there are."""
     before, after = _leaves(case.args), _leaves(left.args)
-    numbers = [path for path, leaf in before.items() if isinstance(leaf, NUMBERS)]
-    return {path.split("'")[1] for path in numbers if path not in after or difference(after[path], before[path])}
+    changed = {path for path, x in before.items() if isinstance(x, NUMBERS) and difference(after.get(path), x)}
+    return {path.split("'")[1] for path in changed | (after.keys() - before.keys())}
 
 
 def _known_mistake(exercise: Exercise, yours: Outcomes) -> int | None:
@@ -202,33 +207,32 @@ def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, proble
     if not again.error and not yours[first].error and difference(again.value, yours[first].value):
         return "two calls with the same input differ: you draw from the global random state, use what the inputs give"
     place, right = _place(cases[first]), [_place(cases[trial]) for trial in in_order if trial not in problems]
-    right_at = f"; right {right[0]}" if right and place not in right else ""
-    alone = _mixes_batch(exercise, answer, cases[first])
-    mixed = "; your result for one sample depends on the others of its batch" * alone
-    return f"{place}, {problems[first]}{right_at}{mixed}"
+    right_at = f"; right {right[0]}" if right and place not in right and "=" in place else ""
+    mixed = " has shape " not in problems[first] and _mixes_batch(exercise, answer, cases[first])
+    return f"{place}, {problems[first]}{right_at}" + "; the result for one sample depends on the others" * mixed
 
 
 def _place(case: Case) -> str:
     """The case in words: its t, the shape of its first tensor and its words, else its arguments."""
     shapes = [f"{name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)][:1]
     words = [f"{name} = {v}" for name, v in case.args.items() if isinstance(v, str) and shapes]
-    plain = {name: " ".join(str(value).split()) for name, value in case.args.items()}
     t = f"at t = {case.facts['t']} " if "t" in case.facts else ""
-    named = shapes + words or [f"{name} = {v:.40}" for name, v in plain.items() if "<" not in v]
+    plain = ((name, " ".join(str(value).split())) for name, value in case.args.items())
+    named = shapes + words or [f"{name} = {value:.40}" for name, value in plain if "<" not in value]
     return f"{t}with {', '.join(named)}"
 
 
 def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:
-    """Whether the first sample comes out differently without the rest of its batch, where the reference's does not."""
+    """Whether the last sample comes out differently without the rest of its batch, where the reference's does not."""
     size = next((len(value) for value in case.args.values() if isinstance(value, Tensor) and value.ndim), 0)
 
-    def first(value: Any) -> Any:
-        return value[:1].clone() if isinstance(value, Tensor) and value.ndim and len(value) == size else value
+    def last(value: Any) -> Any:
+        return value[-1:].clone() if isinstance(value, Tensor) and value.ndim and len(value) == size else value
 
     def differs(function: Answer) -> bool:
-        alone = Case({name: first(value) for name, value in case.args.items()})
+        alone = Case({name: last(value) for name, value in case.args.items()})
         one, all_of_them = attempt(exercise, function, alone), attempt(exercise, function, case)
-        return not (one.error or all_of_them.error) and bool(difference(one.value, first(all_of_them.value)))
+        return not (one.error or all_of_them.error) and bool(difference(one.value, last(all_of_them.value)))
 
     return size > 1 and not differs(exercise.reference) and differs(answer)
 
@@ -245,11 +249,11 @@ def _wrong_in_float64(exercise: Exercise, answer: Answer) -> str:
 
 def _wrong_signature(exercise: Exercise, answer: Answer) -> str:
     args = exercise.case(0, 0).args
-    with suppress(ValueError):  # a built-in function may have no signature
-        try:
-            inspect.signature(answer).bind(*args.values())
-        except TypeError as error:
-            return "" if exercise.run else f"your function cannot take ({', '.join(args)}): {error}"
+    try:
+        inspect.signature(answer).bind(*args.values())
+    except (TypeError, ValueError) as error:  # a ValueError: a built-in function may have no signature
+        if isinstance(error, TypeError) and not exercise.run:
+            return f"your function cannot take ({', '.join(args)}): {error}"
     return ""
 
 

@@ -108,8 +108,8 @@ def loss_and_gradient(answer: Callable[..., Any], model: nn.Module, *arguments: 
     if isinstance(loss, Tensor) and loss.requires_grad:
         found = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True)
         gradient = torch.cat([torch.zeros(1) if g is None else g.flatten() for g in found])
-    found = {"loss": loss.float() if isinstance(loss, Tensor) else loss, "gradient": gradient}
-    return {**found, "training mode": model.training}
+    loss = loss.float() if isinstance(loss, Tensor) else loss
+    return {"loss": loss, "gradient": gradient, "training mode": model.training}
 
 
 def loss_by_mse(model, scheduler, x0, noise, t):

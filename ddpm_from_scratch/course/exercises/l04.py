@@ -86,6 +86,12 @@ def embedding_interleaved(t, dim, flip, shift):
     return torch.stack(halves, dim=2).flatten(1)
 
 
+def unless_float64(answer, *args):
+    """The vectors; or words in the place of float64 ones, which the float32 layers behind them refuse."""
+    vectors = answer(*args)
+    return "float64 vectors" if isinstance(vectors, Tensor) and vectors.dtype == torch.float64 else vectors
+
+
 def draw_embedding(answer):
     """The table of the learner's function beside the reference's."""
     t, functions = torch.arange(0, 1000, 4), (answer, sinusoidal_embedding)
@@ -116,6 +122,7 @@ EMBEDDING = Exercise(
     lines=5,
     reference=sinusoidal_embedding,
     inputs=embedding_inputs,
+    run=unless_float64,
     hints=(
         "One frequency per pair of elements. Make the frequencies first, then all angles t · ω_i as one matrix, then "
         "sines and cosines of it.",
@@ -137,6 +144,28 @@ EMBEDDING = Exercise(
             lambda t, dim, flip, shift: _embedding(t, dim, flip, 0),
             "you divided the exponent by dim/2 whatever `freq_shift` says: with 1 the last frequency is exactly "
             "1/10000",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, False, 0),
+            "you use neither `flip_sin_to_cos` nor `freq_shift`: here {order} come first, and the exponent is divided "
+            "by dim/2 - {freq_shift}",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, -shift),
+            "you added `freq_shift` where it is taken off: with 1 the last frequency is exactly 1/10000",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, shift, base=math.exp(4)),
+            "you took the logarithm of 10000 to base 10: `exp` wants the natural one, and your frequencies end near "
+            "1/55",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, shift, exponent=(torch.arange(dim // 2) > 0).float()),
+            "you divided whole numbers by `//`: your exponents are 0 and -1 and nothing between",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, shift).T,
+            "you gave each timestep a column: it should be a row, the halves lie side by side in it",
         ),
         Mistake(
             embedding_interleaved,
@@ -191,6 +220,16 @@ EMBEDDING = Exercise(
                 t, dim, flip, shift, base=1.0, exponent=torch.zeros(dim // 2), scale=1.0
             ),
             "you used the same frequency, 1, for all pairs: the exponent must depend on i",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, shift).double(),
+            "you return float64: the layers that read these vectors hold float32 and refuse others",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(
+                t, dim, flip, shift, exponent=torch.arange(dim // 2) * 2 / (dim // 2 - shift)
+            ),
+            "you doubled the exponent, 2i over dim/2: with dim below the line it would be 2i, with dim/2 it is i",
         ),
     ),
     alternatives=(
@@ -281,6 +320,16 @@ def group_norm_without_affine(x, groups, weight, bias, eps):
     return _group_norm(x, groups, torch.ones_like(weight), torch.zeros_like(bias), eps)
 
 
+def group_norm_groups_last(x, groups, weight, bias, eps):
+    grouped = x.reshape(x.shape[0], -1, groups)
+    variance, mean = torch.var_mean(grouped, 1, keepdim=True, correction=0)
+    return ((grouped - mean) / (variance + eps) ** 0.5).reshape(x.shape) * weight[:, None, None] + bias[:, None, None]
+
+
+def group_norm_along_the_width(x, groups, weight, bias, eps):
+    return group_norm_without_affine(x, groups, weight, bias, eps) * weight + bias
+
+
 def group_norm_of_the_batch(x, groups, weight, bias, eps):
     return _group_norm(x, groups, weight, bias, eps, dims=(0, 2, 3, 4))
 
@@ -314,6 +363,11 @@ GROUP_NORM = Exercise(
             "you normalised every channel by itself: here {per_group} channels share one mean and variance",
         ),
         Mistake(
+            lambda x, g, w, b, eps: _group_norm(x, x.shape[1] // g, w, b, eps),
+            "you took `groups` for the number of channels in a group: it is the number of groups, here {groups}, each "
+            "of {per_group} channels",
+        ),
+        Mistake(
             lambda x, g, w, b, eps: _group_norm(x, 1, w, b, eps),
             "you normalised all {C} channels together: `groups` is not used",
         ),
@@ -324,6 +378,10 @@ GROUP_NORM = Exercise(
         Mistake(
             lambda x, g, w, b, eps: _group_norm(x, g, w, b, eps, correction=1),
             "you divided the variance by n-1, which is PyTorch's default: the norm divides by n (`correction=0`)",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: _group_norm(x, g, w, b, eps, correction=1, outside=True),
+            "you divided by `std(...) + eps`: that takes the sum of squares over n-1, and eps belongs under the root",
         ),
         Mistake(
             lambda x, g, w, b, eps: _group_norm(x, g, w, b, eps, root=False),
@@ -341,6 +399,20 @@ GROUP_NORM = Exercise(
         Mistake(
             lambda x, g, w, b, eps: _group_norm(x, g, w, torch.zeros_like(b), eps),
             "you left out the bias",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: _group_norm(x, g, b, w, eps),
+            "you swapped weight and bias: the weight multiplies, the bias is added",
+        ),
+        Mistake(
+            group_norm_groups_last,
+            "you made the groups the last axis: every {groups}th number is then in the same group, where it should be "
+            "all pixels of {per_group} neighbouring channels",
+        ),
+        Mistake(
+            group_norm_along_the_width,
+            "you let weight and bias run along the width, which fits only where it is {C} pixels wide: they belong to "
+            "the channels, so give them two axes more",
         ),
         Mistake(
             lambda x, g, w, b, eps: _group_norm(x, g, w, b, eps, strided=True),
@@ -412,7 +484,11 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, temb_channels: int, groups: int) -> None:
         super().__init__()
-        # your code: the layers norm1, conv1, time_emb_proj, norm2, conv2 and conv_shortcut, about 7 lines
+        self.norm1 = nn.GroupNorm(groups, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.act = nn.SiLU()
+        # your code: time_emb_proj (an nn.Linear), norm2 and conv2, 3 lines
         ...
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
@@ -528,6 +604,43 @@ def _resnet_raw_time(self, x, temb):
     return _second_half(self, x, self.conv1(self.act(self.norm1(x))) + self.time_emb_proj(temb)[:, :, None, None])
 
 
+def _resnet_norm1_twice(self, x, temb):
+    return self.conv_shortcut(x) + self.conv2(self.act(self.norm1(_shifted(self, x, temb))))
+
+
+def _resnet_conv1_twice(self, x, temb):
+    return self.conv_shortcut(x) + self.conv1(self.act(self.norm2(_shifted(self, x, temb))))
+
+
+def _resnet_shortcut_in_the_middle(self, x, temb):
+    return self.conv2(self.act(self.norm2(_shifted(self, x, temb) + self.conv_shortcut(x))))
+
+
+def _resnet_shortcut_of_half(self, x, temb):
+    h = _shifted(self, x, temb)
+    return h + self.conv2(self.act(self.norm2(h)))
+
+
+def _resnet_linear(self, x, temb):
+    h = self.conv1(self.norm1(x)) + self.time_emb_proj(temb)[:, :, None, None]
+    return self.conv_shortcut(x) + self.conv2(self.norm2(h))
+
+
+def _resnet_relu(self, x, temb):
+    h = self.conv1(self.norm1(x).relu()) + self.time_emb_proj(temb.relu())[:, :, None, None]
+    return self.conv_shortcut(x) + self.conv2(self.norm2(h).relu())
+
+
+def _resnet_activated_first(self, x, temb):
+    h = self.conv1(self.norm1(self.act(x))) + self.time_emb_proj(self.act(temb))[:, :, None, None]
+    return _second_half(self, x, h)
+
+
+def _resnet_time_activated_late(self, x, temb):
+    h = self.conv1(self.act(self.norm1(x))) + self.act(self.time_emb_proj(temb))[:, :, None, None]
+    return _second_half(self, x, h)
+
+
 def _resnet_conv_first(self, x, temb):
     h = self.conv1(self.norm1(x)) + self.time_emb_proj(self.act(temb))[:, :, None, None]
     return _second_half(self, x, h)
@@ -537,7 +650,7 @@ RESNET_BLOCK = Exercise(
     id="04.3",
     title="The ResNet block",
     difficulty=2,
-    minutes=7,
+    minutes=6,
     equation="equation (D)",
     where="The ResNet block",
     lines=22,
@@ -546,12 +659,12 @@ RESNET_BLOCK = Exercise(
     inputs=resnet_inputs,
     run=run_resnet,
     hints=(
-        "First list the layers that equation (D) names, with the channels that go in and out of each: only conv1, "
-        "time_emb_proj and the shortcut see a change of channels. Then write (D) from the inside out.",
+        "How many channels has the map behind conv1? The three missing layers follow from that. Then write (D) from "
+        "the inside out.",
         "h = conv1(SiLU(norm1(x))); plus time_emb_proj(SiLU(temb)) as (B, C, 1, 1); conv2(SiLU(norm2(h))); plus the "
         "input, through the 1×1 convolution where the channels differ.",
-        "`self.norm1 = nn.GroupNorm(groups, in_channels)`, `self.norm2 = nn.GroupNorm(groups, out_channels)`, two "
-        "`nn.Conv2d(..., 3, padding=1)`, one `nn.Linear`, and `nn.Identity()` where nothing has to change",
+        "`nn.Linear(..., ...)`, a second `nn.GroupNorm` and a second `nn.Conv2d`; in `forward` one line for "
+        "each line of (D)",
     ),
     mistakes=(
         Mistake(
@@ -561,6 +674,23 @@ RESNET_BLOCK = Exercise(
         Mistake(
             resnet_with(lambda self, x, temb: self.conv2(self.act(self.norm2(_shifted(self, x, temb))))),
             "you left out the shortcut: the input is not added to the result",
+        ),
+        Mistake(
+            resnet_with(lambda self, x, temb: x + self.conv2(self.act(self.norm2(_shifted(self, x, temb))))),
+            "you added x as it is, which cannot be done where the channels change ({change}): `conv_shortcut` carries "
+            "it across",
+        ),
+        Mistake(
+            resnet_with(_resnet_shortcut_in_the_middle),
+            "you added the shortcut between the halves: it goes round both of them, to the very end",
+        ),
+        Mistake(
+            resnet_with(_resnet_shortcut_of_half),
+            "you added the map from between the halves: the shortcut carries the input of the block, x",
+        ),
+        Mistake(
+            resnet_with(_resnet_linear),
+            "you have no activation anywhere: equation (D) has one in front of each convolution and one on temb",
         ),
         Mistake(
             resnet_with(_resnet_time_after_norm),
@@ -577,6 +707,26 @@ RESNET_BLOCK = Exercise(
         Mistake(
             resnet_with(_resnet_raw_time),
             "you projected temb as it is: equation (D) activates it first",
+        ),
+        Mistake(
+            resnet_with(_resnet_time_activated_late),
+            "you activated the projected time: equation (D) activates temb, before the projection",
+        ),
+        Mistake(
+            resnet_with(_resnet_norm1_twice),
+            "you used norm1 in both halves: the second has its own, norm2, for the channels behind conv1 ({change})",
+        ),
+        Mistake(
+            resnet_with(_resnet_conv1_twice),
+            "you used conv1 in both halves: the second has its own, conv2 ({change})",
+        ),
+        Mistake(
+            resnet_with(_resnet_relu),
+            "you activated with ReLU: the activation of these networks is SiLU",
+        ),
+        Mistake(
+            resnet_with(_resnet_activated_first),
+            "you activated before norm1: the order is norm, activation, convolution, in both halves",
         ),
         Mistake(
             resnet_with(_resnet_conv_first),
@@ -598,6 +748,14 @@ RESNET_BLOCK = Exercise(
                 )
             ),
             "you sent the normed and activated input through the shortcut: it carries the input itself",
+        ),
+        Mistake(
+            resnet_with(
+                lambda self, x, temb: (
+                    self.conv_shortcut(self.norm1(x)) + self.conv2(self.act(self.norm2(_shifted(self, x, temb))))
+                )
+            ),
+            "you sent the normed input through the shortcut: it carries the input itself",
         ),
         Mistake(
             resnet_with(lambda self, x, temb: nn.functional.silu(ResnetBlock.forward(self, x, temb))),
@@ -640,13 +798,14 @@ def attention_inputs(generator: torch.Generator, index: int) -> Case:
     return Case(args, {"C": shape[1], "N": shape[2] * shape[3], "H": shape[2], "W": shape[3]})
 
 
-def _attention(x, w_q, w_k, w_v, *, scale=None, dim=2, tokens=None, swap=False):
+def _attention(x, w_q, w_k, w_v, *, scale=None, dim=2, tokens=None, swap=False, after=1.0, given=False):
     tokens = x.flatten(2).transpose(1, 2) if tokens is None else tokens
     q, k, v = (tokens @ w.T for w in (w_q, w_k, w_v))
     scores = (k @ q.transpose(1, 2) if swap else q @ k.transpose(1, 2)) * (
         x.shape[1] ** -0.5 if scale is None else scale
     )
-    return (scores.softmax(dim) @ v).transpose(1, 2).reshape(x.shape)
+    shares = after * scores.softmax(dim)
+    return ((shares.transpose(1, 2) if given else shares) @ v).transpose(1, 2).reshape(x.shape)
 
 
 def attention_fused(x, w_q, w_k, w_v):
@@ -728,6 +887,31 @@ SELF_ATTENTION = Exercise(
         Mistake(
             lambda x, q, k, v: _attention(x, q, k, v, scale=(x.shape[2] * x.shape[3]) ** -0.5),
             "you divided by the root of the number of pixels, {N}: d is the length of a query, {C}",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, k, v, scale=x.shape[1] ** 0.5),
+            "you multiplied by √d where (E) divides: the shares come out far too sharp",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, k, v, scale=1.0, after=x.shape[1] ** -0.5),
+            "you divided by √d after the softmax: the shares of a pixel then add up to 1/√{C}",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, k, v, dim=0),
+            "you took the softmax over the batch: the shares are those of the {N} pixels of one image",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, k, v, given=True),
+            "you multiplied the values by the shares turned round: row n of the shares belongs to the pixel n that "
+            "asks, and gives its result",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, q, v),
+            "you compared queries with queries: w_k is not used",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, k, k),
+            "you averaged the keys: w_v is not used",
         ),
         Mistake(
             lambda x, q, k, v: _attention(x, q, k, v, dim=1),
@@ -1019,12 +1203,26 @@ RECEPTIVE_FIELD = Exercise(
         ),
         Mistake(
             lambda layers: _field(layers, last=True),
-            "you went through the layers from the last to the first with the rule for the other direction: then a "
-            "stride acts on the layers before it",
+            "your rule and your direction do not fit: r + (k-1) j is for going from the first layer to the last, "
+            "(r-1) s + k for going from the last to the first; yours lets a stride act on the layers before it",
         ),
         Mistake(
             lambda layers: (_field(layers) - 1) // 2,
             "you returned how far the field reaches to one side: its whole width is asked for",
+        ),
+        Mistake(
+            lambda layers: 1 + sum((k - 1) * s for k, s in layers),
+            "you multiplied each kernel by its own layer's stride: what counts are the strides of the layers before it",
+        ),
+        Mistake(
+            lambda layers: (
+                1 + sum((k - 1) * s for (k, _), s in zip(layers, [1] + [s for _, s in layers], strict=False))
+            ),
+            "you used the stride of the layer before alone: all strides before a layer multiply",
+        ),
+        Mistake(
+            lambda layers: _field([(2 * (k // 2) // 2 + 1, s) for k, s in layers]),
+            "you added half of each kernel: the field grows on both sides",
         ),
         Mistake(
             lambda layers: sum(k for k, _ in layers),

@@ -59,6 +59,8 @@ class _Toy(nn.Module):
         self.scales, self.shift = (nn.Parameter(torch.randn(n, generator=generator)) for n in (2, 1))
 
     def forward(self, x_t: Tensor, t: Tensor) -> UNet2DOutput:
+        if x_t.dtype != self.shift.dtype:
+            raise TypeError(f"the network's weights are {self.shift.dtype}, so x_t must be, too; yours is {x_t.dtype}")
         when = t.to(x_t.dtype).reshape(-1, *[1] * (x_t.ndim - 1)) / 1000
         seen = self.scales[0] * x_t + self.scales[1] * x_t.roll(1, -1) + 3 * self.shift * when
         return UNet2DOutput(sample=torch.tanh(seen))
@@ -98,7 +100,7 @@ def diffusion_loss_inputs(generator: torch.Generator, index: int) -> Case:
 
 
 def loss_and_gradient(answer: Callable[..., Any], model: nn.Module, *arguments: Any) -> Any:
-    """The loss and, which is what matters, the gradient that it gives the weights."""
+    """The loss, the gradient that it gives the weights, which is what matters, and the mode the network is left in."""
     loss = answer(model, *arguments)
     if loss is None:
         return None
@@ -106,7 +108,8 @@ def loss_and_gradient(answer: Callable[..., Any], model: nn.Module, *arguments: 
     if isinstance(loss, Tensor) and loss.requires_grad:
         found = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True)
         gradient = torch.cat([torch.zeros(1) if g is None else g.flatten() for g in found])
-    return {"loss": loss.float() if isinstance(loss, Tensor) else loss, "gradient": gradient}
+    loss = loss.float() if isinstance(loss, Tensor) else loss
+    return {"loss": loss, "gradient": gradient, "training mode": model.training}
 
 
 def loss_by_mse(model, scheduler, x0, noise, t):
@@ -147,11 +150,20 @@ def _squared(model, scheduler, x0, noise, t, target=None, x_t=None, at=None):
     return ((noise if target is None else target) - model(x_t, t if at is None else at).sample) ** 2
 
 
+def _without_roots(model, scheduler, x0, noise, t):
+    a = scheduler.alphas_cumprod[t].reshape(-1, 1, 1, 1).to(x0.dtype)
+    return _squared(model, scheduler, x0, noise, t, x_t=a * x0 + (1 - a) * noise).mean()
+
+
+def _in_eval_mode(model, scheduler, x0, noise, t):
+    return diffusion_loss(model.eval(), scheduler, x0, noise, t)
+
+
 DIFFUSION_LOSS = Exercise(
     id="06.1",
     title="The loss of one batch",
     difficulty=1,
-    minutes=5,
+    minutes=4,
     equation="Ho eq. 14, algorithm 1",
     where="Algorithm 1",
     lines=3,
@@ -234,6 +246,27 @@ DIFFUSION_LOSS = Exercise(
             lambda m, s, x0, e, t: _squared(m, s, x0, e, t, target=torch.randn_like(e)).mean(),
             "you compared with fresh noise: it must be the noise that is in x_t",
         ),
+        Mistake(
+            _in_eval_mode,
+            "you put the network into eval mode, and leave it there: its dropout is then off for the rest of the "
+            "training. The mode is not this function's business",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: 0.5 * _squared(m, s, x0, e, t).mean(),
+            "you halved the loss: here 1 has to mean no better than answering 0",
+        ),
+        Mistake(
+            _without_roots,
+            "you made x_t with ᾱ_t and 1-ᾱ_t themselves: their square roots stand in front of x_0 and the noise",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: -_squared(m, s, x0, e, t).mean(),
+            "you returned the negative: an optimiser makes the loss small, and yours has no floor",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: ((e - m(s.add_noise(x0, e, t), t).sample).mean()) ** 2,
+            "you squared the mean: errors of both signs cancel first, so take the mean of the squares",
+        ),
     ),
     alternatives=(loss_by_mse, loss_by_loop, loss_in_float64, loss_flattened, loss_in_place),
     package="ddpm_from_scratch.training.diffusion_loss",
@@ -308,7 +341,8 @@ def three_steps(answer: Callable[..., Any], model: nn.Module, x0: Any, noise: An
     if all(loss is None for loss in losses):
         return None
     graphs = sum(isinstance(loss, Tensor) and loss.requires_grad for loss in losses)
-    return {"graphs kept": graphs, "weights": torch.stack(weights), "losses": losses}
+    found = {"graphs kept": graphs, "weights": torch.stack(weights), "losses": losses}
+    return {**found, "training mode": model.training}
 
 
 def step_zeroed_at_the_end(model, optimiser, scheduler, x0, noise, t, largest_norm):
@@ -393,6 +427,10 @@ def _step_with_its_graph(model, optimiser, scheduler, x0, noise, t, largest_norm
     return loss
 
 
+def _step_in_eval_mode(model, *rest):
+    return training_step(model.eval(), *rest)
+
+
 def _clip_one_by_one(parameters, largest_norm):
     for p in parameters:
         nn.utils.clip_grad_norm_([p], largest_norm)
@@ -430,15 +468,39 @@ def draw_training(answer):
     return figure
 
 
+STEP_STARTER = '''
+def training_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scheduler: DDPMScheduler,
+    x0: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    largest_norm: float,
+) -> float:
+    """One step of algorithm 1 for one batch: changes the network's weights.
+
+    model, scheduler, x0, noise, t: as in exercise 06.1; training.diffusion_loss is that exercise's finished function.
+    optimiser: holds the network's weights.
+    largest_norm: a gradient longer than this is shortened to it before it is used.
+    Returns the loss before the step, as a number.
+    """
+    loss = training.diffusion_loss(model, scheduler, x0, noise, t)
+    # your code: about 5 lines
+    ...
+'''
+
+
 TRAINING_STEP = Exercise(
     id="06.2",
     title="One step of algorithm 1",
     difficulty=2,
-    minutes=7,
+    minutes=5,
     equation="Ho algorithm 1",
     where="One step",
     lines=6,
     reference=training_step,
+    starter=STEP_STARTER,
     inputs=training_step_inputs,
     run=three_steps,
     hints=(
@@ -499,6 +561,15 @@ TRAINING_STEP = Exercise(
             "you moved the weights rightly, but returned the length of the gradient, which is what "
             "`clip_grad_norm_` gives back",
         ),
+        Mistake(
+            _step("zbcss"),
+            "you let the optimiser step twice with the same gradient",
+        ),
+        Mistake(
+            _step_in_eval_mode,
+            "you put the network into eval mode, and leave it there: its dropout is then off for the rest of the "
+            "training",
+        ),
     ),
     alternatives=(
         step_zeroed_at_the_end,
@@ -533,7 +604,7 @@ def learning_rate_inputs(generator: torch.Generator, index: int) -> Case:
     """The first step, within the rise, its last step, the middle, and near the end."""
     warmup = int(torch.randint(20, 60, (1,), generator=generator))
     steps = int(torch.randint(400, 900, (1,), generator=generator))
-    peak = float(torch.rand(1, generator=generator) * 1e-3 + 1e-4)
+    peak = round(float(torch.rand(1, generator=generator) * 1e-3 + 1e-4), 6)
     step = (0, warmup // 2, warmup - 1, steps // 2, steps - 7)[index]
     return Case({"step": step, "peak": peak, "warmup_steps": warmup, "steps": steps})
 
@@ -628,6 +699,38 @@ LEARNING_RATE = Exercise(
             lambda s, p, w, n: p * (s + 1) / w if s < w else p * _cosine(s - w, n - w),
             "you let the cosine begin after the warm-up: here it falls over the whole run, from step 0 "
             "(step {step} of {steps})",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min((s + 1) / w, _cosine(s, n)),
+            "you took the smaller of the rise and the fall: they are multiplied, so at step {step} both hold the rate "
+            "down",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * (min(1.0, (s + 1) / w) + _cosine(s, n)),
+            "you added the rise and the fall: they are multiplied, each holds the rate down by its own factor",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * ((s + 1) / w if s < w else _cosine(s, n)),
+            "you left the fall out during the warm-up: the cosine goes over the whole run, from step 0 (step {step} of "
+            "{steps})",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / (w + 1)) * _cosine(s, n),
+            "you let the rise end one step too late: step {warmup_steps} minus 1 is the last of the warm-up, and has "
+            "the whole rate",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(2 * s, n),
+            "you used a whole period of the cosine: it goes down to 0 in the middle of the run and up again",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(s, n - w),
+            "you let the cosine end {warmup_steps} steps early: it falls over all {steps} steps",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(s + 1, n),
+            "you let the cosine fall from step 1: at step 0 it is still 1, only the rise counts from 1 (step {step} of "
+            "{steps})",
         ),
         Mistake(
             lambda s, p, w, n: p * min(1.0, (s + 1) / w) * (1 + math.cos(math.pi * s / n)),
@@ -738,7 +841,7 @@ EMA_UPDATE = Exercise(
     id="06.4",
     title="One update of the average",
     difficulty=1,
-    minutes=4,
+    minutes=3,
     equation="",
     where="The average of the weights",
     lines=2,
@@ -772,6 +875,22 @@ EMA_UPDATE = Exercise(
         Mistake(
             lambda a, w, d, n: _mix(a, w, min(d, n / (9 + n))),
             "you counted the updates from 0: `updates` includes this one already",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, (2 + n) / (11 + n))),
+            "you counted this update twice: `updates` includes it already",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, n / (10 + n))),
+            "you left the 1 out of the numerator: the early share is (1 + updates) / (10 + updates)",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, _early(n))) / (1 - min(d, _early(n)) ** n),
+            "you divided by 1 - d^n, as Adam does for its start: here the early rule takes care of it",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, d * min(d, _early(n))),
+            "you multiplied the two decays: the smaller of them counts",
         ),
         Mistake(
             lambda a, w, d, n: _mix(a, w, min(d, 1 / 10 + n / (10 + n))),
@@ -841,7 +960,9 @@ def averaged(model: nn.Module, average: list[Tensor]) -> Iterator[nn.Module]:
     average: one tensor per weight, in the order of model.parameters(). It is not changed.
     Yields the network. It gets its own weights back even if the block ends in an error.
     """
-    # your code: about 6 lines
+    ...  # your code: keep what will be overwritten, one line
+    write_weights(model, average)
+    # your code: lend the network, and give its own weights back, about 4 lines
     ...
 '''
 
@@ -861,9 +982,14 @@ class _Stop(Exception):
 
 def lend(answer: Callable[..., Any], model: nn.Module, average: list[Tensor]) -> Any:
     """What the weights are within the block, after it, and after a block that trained and then failed."""
-    own = [p.detach().clone() for p in model.parameters()]
+    own, held = [p.detach().clone() for p in model.parameters()], list(model.parameters())
     found: dict[str, Any] = {}
-    with answer(model, average) as lent:
+    lending = answer(model, average)
+    if lending is None or (hasattr(lending, "gen") and not hasattr(lending.gen, "__next__")):
+        return "no yield"
+    if not hasattr(lending, "__enter__"):
+        return f"a {type(lending).__name__}"
+    with lending as lent:
         found["the weights within the block"] = flat(model)
         found["what the block gets"] = flat(lent) if isinstance(lent, nn.Module) else lent
     found["the weights after the block"] = flat(model)
@@ -878,6 +1004,9 @@ def lend(answer: Callable[..., Any], model: nn.Module, average: list[Tensor]) ->
         found["the error in the block reaches the caller"] = True
     found["the weights after an error in the block"] = flat(model)
     found["the average afterwards"] = torch.cat([a.flatten() for a in average])
+    found["training mode afterwards"] = model.training
+    found["the optimiser's weights afterwards"] = all(p is q for p, q in zip(held, model.parameters(), strict=True))
+    found["weights with a gradient afterwards"] = sum(p.requires_grad for p in model.parameters())
     return found
 
 
@@ -1048,11 +1177,72 @@ def _averaged_yields_the_average(model, average):
         write_weights(model, own)
 
 
+@contextmanager
+def _averaged_copy(model, average):
+    lent = copy.deepcopy(model)
+    write_weights(lent, average)
+    yield lent
+
+
+@contextmanager
+def _averaged_left_in_eval_mode(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model.eval(), average)
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
+@contextmanager
+def _averaged_left_frozen(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model.requires_grad_(False), average)
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
+def _averaged_undecorated(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, average)
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
+def _averaged_returned(model, average):
+    write_weights(model, average)
+    return model
+
+
+@contextmanager
+def _averaged_without_yield(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, average)
+    write_weights(model, own)
+    return model
+
+
+@contextmanager
+def _averaged_in_new_parameters(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    for (name, _), value in zip(list(model.named_parameters()), average, strict=True):
+        layer, _, last = name.rpartition(".")
+        setattr(model.get_submodule(layer), last, nn.Parameter(value.clone()))
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
 AVERAGED = Exercise(
     id="06.5",
     title="Lend the average, and give back",
     difficulty=3,
-    minutes=8,
+    minutes=6,
     equation="",
     where="Lending the average",
     lines=6,
@@ -1118,6 +1308,37 @@ AVERAGED = Exercise(
             _averaged_yields_the_average,
             "you yield the list of tensors: `as m` should get the network, ready to be called",
         ),
+        Mistake(
+            _averaged_copy,
+            "you lend a copy of the network: the network itself, which the block may use as well, never gets the "
+            "average, and the copy needs its memory a second time",
+        ),
+        Mistake(
+            _averaged_left_in_eval_mode,
+            "you leave the network in eval mode after the block: the training that goes on gets it without dropout",
+        ),
+        Mistake(
+            _averaged_left_frozen,
+            "you leave the weights without gradients (`requires_grad_`) after the block: the training that goes on "
+            "cannot move them",
+        ),
+        Mistake(
+            _averaged_undecorated,
+            "your function gives a generator, which `with` cannot use: the line `@contextmanager` above it is missing",
+        ),
+        Mistake(
+            _averaged_returned,
+            "your function returns a network, and a `with` needs more: under `@contextmanager`, and with `yield` in "
+            "the place of `return`, it can give the own weights back",
+        ),
+        Mistake(
+            _averaged_without_yield,
+            "your function has no `yield`: that is where the block of the `with` runs, between lending and giving back",
+        ),
+        Mistake(
+            _averaged_in_new_parameters,
+            "you put new parameters into the network: the optimiser goes on moving the old ones, which nobody uses",
+        ),
     ),
     alternatives=(
         averaged_by_state_dict,
@@ -1148,7 +1369,7 @@ def loss_by_t(losses: Tensor, t: Tensor, T: int, bins: int) -> Tensor:
 
 def loss_by_t_inputs(generator: torch.Generator, index: int) -> Case:
     """Many images and few, other T and other numbers of ranges; twice a range stays empty, once the last."""
-    T, bins, count = ((1000, 10, 300), (1000, 4, 57), (100, 5, 80), (1000, 10, 90))[index]
+    T, bins, count = ((1000, 10, 300), (1000, 4, 57), (20, 5, 80), (1000, 10, 90))[index]
     t = torch.randint(T, (count,), generator=generator)
     t[:2] = torch.tensor([T // bins - 1, T - 1])
     if index == 1:
@@ -1205,6 +1426,15 @@ def loss_by_t_last_value(losses, t, T, bins):
     return means
 
 
+def loss_by_t_of_narrow_ranges(losses, t, T, bins):
+    return torch.stack([losses[t // bins == k].mean() for k in range(bins)])
+
+
+def loss_by_t_with_both_edges(losses, t, T, bins):
+    edges = [k * T // bins for k in range(bins + 1)]
+    return torch.stack([losses[(t >= a) & (t <= b)].mean() for a, b in zip(edges, edges[1:], strict=False)])
+
+
 def loss_by_t_equal_counts(losses, t, T, bins):
     return torch.stack([part.mean() for part in losses[t.argsort()].tensor_split(bins)])
 
@@ -1258,6 +1488,32 @@ LOSS_BY_T = Exercise(
         Mistake(
             loss_by_t_equal_counts,
             "you made {bins} groups of equally many images: the ranges are equally wide in t",
+        ),
+        Mistake(
+            lambda v, t, T, b: torch.stack([part.mean() for part in v.sort().values.tensor_split(b)]),
+            "you sorted the losses: your groups are the low and the high losses, where the ranges are those of t",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t // b, b),
+            "you divided t by the number of ranges, {bins}: what counts is their width",
+        ),
+        Mistake(
+            lambda v, t, T, b: torch.bincount(t // b, v, b) / torch.bincount(t // b, minlength=b),
+            "you divided t by the number of ranges, {bins}: that makes ranges {bins} timesteps wide, and too many "
+            "of them",
+        ),
+        Mistake(
+            loss_by_t_of_narrow_ranges,
+            "you divided t by the number of ranges, {bins}: your ranges are {bins} timesteps wide, and most t lie in "
+            "none of them",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t % b, b),
+            "you took the remainder of t: the images of one range then lie all over the timesteps",
+        ),
+        Mistake(
+            loss_by_t_with_both_edges,
+            "you let two ranges share their border: the first t of a range belongs to that range alone",
         ),
         Mistake(
             lambda v, t, T, b: _grouped(v, t * b // T, b).nan_to_num(0.0),

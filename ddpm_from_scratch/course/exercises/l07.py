@@ -147,6 +147,47 @@ DDPM_MEAN = Exercise(
             "you took 1-ᾱ_t for β_t: that is the variance of the noise of all steps up to t = {t}, and β_t that of one",
         ),
         Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=gaussian.posterior_variance(a, p) / (1 - a) ** 0.5),
+            "you put β̃_t where eq. 11 has β_t (t = {t}): β̃_t is the variance of a step back, here the step forward "
+            "counts",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=1 - a / p),
+            "you left out the division of β_t by √(1-ᾱ_t) (t = {t}): too little noise is taken out",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=((1 - a / p) / (1 - a)) ** 0.5),
+            "you took the square root of β_t (t = {t}): in eq. 11 only 1-ᾱ_t stands under the root",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=a / p / (1 - a) ** 0.5),
+            "you put α_t in front of ε where eq. 11 has β_t = 1-α_t (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=(1 - p / a) / (1 - a) ** 0.5, shrink=(p / a) ** 0.5),
+            "you divided the two levels the other way round (t = {t}): α_t is below 1, yours is above it",
+        ),
+        Mistake(
+            lambda x, e, a, p: x / (a / p) ** 0.5 - (1 - a / p) / (1 - a) ** 0.5 * e,
+            "you divided x_t alone by √α_t (t = {t}): the bracket around x_t and ε is missing",
+        ),
+        Mistake(
+            lambda x, e, a, p: gaussian.posterior_mean(x, gaussian.x0_from_eps(x, e, a).clamp(-1, 1), a, p),
+            "you clipped x̂_0 on the way (t = {t}): eq. 11 does not, this function is for any data",
+        ),
+        Mistake(
+            lambda x, e, a, p: p**0.5 * gaussian.x0_from_eps(x, e, a) + (1 - p) ** 0.5 * e,
+            "you noised x̂_0 again with the same ε, the deterministic step of lesson 08 (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a, p: (x - (1 - a / p) * e) / (1 - a) ** 0.5 / (a / p) ** 0.5,
+            "you let √(1-ᾱ_t) divide x_t as well (t = {t}): it stands below β_t ε alone",
+        ),
+        Mistake(
+            lambda x, e, a, p: x - (1 - a / p) / (1 - a) ** 0.5 * e / (a / p) ** 0.5,
+            "you divided the noise alone by √α_t (t = {t}): the bracket around x_t and ε is missing",
+        ),
+        Mistake(
             lambda x, e, a, p: _mean(x, e, a, p, shrink=(p / a) ** 0.5),
             "you shrink once more where a step back has to undo the shrinking (t = {t})",
         ),
@@ -182,7 +223,7 @@ def reverse_variance_inputs(generator: torch.Generator, index: int) -> Case:
     """Narrow and wide data, many data variances at once, a stride of 100 steps, and the last step."""
     t, t_prev = ((60, 59), (300, 200), (20, 19), (0, -1))[index]
     wanted = (0.1, 0.3, 0.6, 0.02)[index] + 0.1 * torch.rand(1, generator=generator).item()
-    variance = torch.rand(5, generator=generator) * 2 + 0.05 if index == 1 else wanted
+    variance = torch.rand(5, generator=generator) * 2 + 0.05 if index == 1 else round(wanted, 3)
     return Case({**levels(t, t_prev), "data_variance": variance}, {"t": t})
 
 
@@ -223,7 +264,7 @@ REVERSE_VARIANCE = Exercise(
     id="07.2",
     title="What the variance should be",
     difficulty=2,
-    minutes=7,
+    minutes=5,
     equation="Ho section 3.2",
     where="How much noise: β or β̃",
     lines=4,
@@ -281,6 +322,46 @@ REVERSE_VARIANCE = Exercise(
             lambda a, p, s2: a / p * _total(p, s2) / _total(a, s2),
             "you multiplied by α_t where β_t belongs: at t = {t} your variance is that of everything kept, not of the "
             "noise of one step",
+        ),
+        Mistake(
+            lambda a, p, s2: gaussian.posterior_variance(a, p) * _total(p, s2) / _total(a, s2),
+            "you put β̃_t in front of the quotient where the formula has β_t (t = {t}): β̃_t is what comes out for data "
+            "that are a point",
+        ),
+        Mistake(
+            lambda a, p, s2: s2 * (1 - a / p) + (1 - s2) * gaussian.posterior_variance(a, p),
+            "you mixed β_t and β̃_t by `data_variance` (t = {t}): the ends are right, but between them a quotient, "
+            "V_prev over V_t, counts",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - p / a) * _total(p, s2) / _total(a, s2),
+            "you divided the two levels the other way round (t = {t}): β_t is then negative, and so is your variance",
+        ),
+        Mistake(
+            lambda a, p, s2: _total(p, s2) - _total(p, s2) ** 2 / _total(a, s2),
+            "you left the factor α_t out of the squared covariance (t = {t}): the covariance of x_prev and x_t is "
+            "√α_t V_prev",
+        ),
+        Mistake(
+            lambda a, p, s2: s2 * (1 - a) / _total(a, s2),
+            "you returned the variance of x_0, given x_t: that of x_prev is asked for (t = {t})",
+        ),
+        Mistake(
+            lambda a, p, s2: gaussian.posterior_variance(a, p) + s2 * (1 - a) / _total(a, s2),
+            "you added what is unknown of x_0 in full (t = {t}): in x_prev it counts with its coefficient in Ho "
+            "eq. 7, squared",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - a) * _total(p, s2) / _total(a, s2),
+            "you took 1-ᾱ_t for β_t (t = {t}): that is the noise of all steps up to t, and β_t that of one",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - a / p) ** 0.5 * _total(p, s2) / _total(a, s2),
+            "you took the root of β_t (t = {t}): variances are asked for, no standard deviation occurs",
+        ),
+        Mistake(
+            lambda a, p, s2: (1 - a / p) * _total(p, s2) / _total(a, s2) * s2,
+            "you multiplied by `data_variance` once more (t = {t}): it is in V_prev and V_t already",
         ),
         Mistake(
             lambda a, p, s2: (1 - a / p) * _total(p, s2),
@@ -386,6 +467,11 @@ def _clipped_result(x, e, z, a, p, large):
     return x_prev.clamp(-1, 1), x0
 
 
+def _clipped_to_0_1(x, e, z, a, p, large):
+    x0 = gaussian.x0_from_eps(x, e, a).clamp(0, 1)
+    return gaussian.posterior_mean(x, x0, a, p) + (p < 1) * _variance(a, p, large) ** 0.5 * z, x0
+
+
 def _clipped_too_late(x, e, z, a, p, large):
     x_prev, x0 = _step(x, e, z, a, p, large, bound=1e9)
     return x_prev, x0.clamp(-1, 1)
@@ -417,15 +503,34 @@ def side_by_side(yours: Tensor, reference: Tensor):
         return plots.grid_figure(torch.cat([yours, reference]), len(yours), row_labels=["yours", "reference"])
 
 
+STEP_STARTER = '''
+def ddpm_step(
+    x_t: Tensor, eps: Tensor, noise: Tensor, alpha_bar_t: float, alpha_bar_prev: float, large: bool
+) -> tuple[Tensor, Tensor]:
+    """One step of algorithm 2 for images, with x̂_0 clipped to [-1, 1].
+
+    x_t, eps, noise: any shape, the same; eps is the predicted noise in x_t, noise is standard normal and fresh.
+    alpha_bar_t, alpha_bar_prev: ᾱ at t and at the step moved to; alpha_bar_prev is 1 at the last step.
+    large: whether σ² is β_t; else it is β̃_t.
+    Returns (x_prev, x̂_0), both of x_t's shape; no noise is added at the last step.
+    """
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+    # your code: clip x0 in the right place, then about 5 lines
+    ...
+'''
+
+
 DDPM_STEP = Exercise(
     id="07.3",
     title="One full step, and the last one",
     difficulty=2,
-    minutes=8,
+    minutes=6,
     equation="Ho algorithm 2, eq. 7, 15",
     where="The last step",
     lines=7,
     reference=ddpm_step,
+    starter=STEP_STARTER,
     inputs=ddpm_step_inputs,
     hints=(
         "Lesson 03's step with three additions: x̂_0 is clipped before it is used, σ² is one of two, and the last step "
@@ -502,6 +607,26 @@ DDPM_STEP = Exercise(
             "you added noise of variance 1-ᾱ_t, that of all steps together: one step adds σ² only (t = {t})",
         ),
         Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, z, a, p, large, std=(1 - a) ** 0.5 if large else None),
+            "you took 1-ᾱ_t for β_t where `large` is true: that is the variance of all steps together (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, -z, a, p, large),
+            "you subtracted the noise: as likely a draw, but not the one that `noise` stands for (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, e, a, p, large),
+            "you added the predicted noise again: what is added is fresh, the argument `noise` (t = {t})",
+        ),
+        Mistake(
+            _clipped_to_0_1,
+            "you clipped x̂_0 to [0, 1]: the pixels of this course lie in [-1, 1] (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, z, a, p, large)[0 if p == 1 else slice(None)],
+            "you returned one output at the last step: a pair is asked for there, too",
+        ),
+        Mistake(
             lambda x, e, z, a, p, large: _step(x, e, torch.randn_like(x), a, p, large),
             "you drew noise of your own and left the argument `noise` unused: no one can repeat your step",
         ),
@@ -524,7 +649,7 @@ DDPM_STEP = Exercise(
 def spaced_timesteps(n: int, T: int, spacing: str) -> list[int]:
     """The n timesteps that a sampler visits, largest first.
 
-    n: how many, from 1 to T.
+    n: how many, from 2 to T.
     T: number of training steps; timesteps are indices from 0 to T-1.
     spacing: "leading" (0 and every multiple of T // n), "trailing" (T-1 and down in steps of T/n, rounded) or
         "linspace" (n numbers evenly from 0 to T-1, both included, rounded).
@@ -608,22 +733,47 @@ def _floored(n, T, spacing):
     return [int(i * (T - 1) / (n - 1)) for i in range(n)][::-1]
 
 
+def _unrounded(n, T, spacing):
+    if spacing == "leading":
+        return spaced_timesteps(n, T, spacing)
+    if spacing == "trailing":
+        return [T - i * T / n - 1 for i in range(n)]
+    return [i * (T - 1) / (n - 1) for i in range(n)][::-1]
+
+
+SPACED_STARTER = '''
+def spaced_timesteps(n: int, T: int, spacing: str) -> list[int]:
+    """The n timesteps that a sampler visits, largest first.
+
+    n: how many, from 2 to T.
+    T: number of training steps; timesteps are indices from 0 to T-1.
+    spacing: "leading" (0 and every multiple of T // n), "trailing" (T-1 and down in steps of T/n, rounded) or
+        "linspace" (n numbers evenly from 0 to T-1, both included, rounded).
+    """
+    if spacing == "leading":
+        return [i * (T // n) for i in range(n)][::-1]
+    # your code: the other two, about 3 lines
+    ...
+'''
+
+
 SPACED_TIMESTEPS = Exercise(
     id="07.4",
     title="Which timesteps to visit",
     difficulty=2,
-    minutes=7,
+    minutes=5,
     equation="Lin table 2",
     where="Fewer steps",
     lines=5,
     reference=spaced_timesteps,
+    starter=SPACED_STARTER,
     inputs=spaced_timesteps_inputs,
     hints=(
         "Write each spacing for i = 0 … n-1 and mind two things: which end it must contain, and that the largest comes "
         "first.",
         "leading: i · (T // n), so 0 is in. trailing: T - i · T/n, rounded, minus 1, so T-1 is in. linspace: "
         "i · (T-1)/(n-1), rounded, so both are in.",
-        "three lists of the form `[... for i in range(n)]`, two of them turned round by `[::-1]`",
+        "two lists of the form `[... for i in range(n)]`, one of them turned round by `[::-1]`",
     ),
     mistakes=(
         Mistake(
@@ -637,6 +787,26 @@ SPACED_TIMESTEPS = Exercise(
         Mistake(
             lambda n, T, s: spaced_timesteps(n, T, "trailing"),
             "you return the trailing timesteps whatever `spacing` says: {spacing} was asked for",
+        ),
+        Mistake(
+            _other("linspace", lambda n, T: spaced_timesteps(n, T, "linspace")[::-1]),
+            "your linspace timesteps count upwards: a sampler starts at the noisiest step",
+        ),
+        Mistake(
+            _other("trailing", lambda n, T: spaced_timesteps(n, T, "trailing")[::-1]),
+            "your trailing timesteps count upwards: a sampler starts at the noisiest step",
+        ),
+        Mistake(
+            _other("trailing", lambda n, T: spaced_timesteps(n, T, "linspace")),
+            "your trailing timesteps are those of linspace: trailing contains {T} minus 1, but not 0",
+        ),
+        Mistake(
+            _other("linspace", lambda n, T: spaced_timesteps(n, T, "trailing")),
+            "your linspace timesteps are those of trailing: linspace contains 0, too",
+        ),
+        Mistake(
+            _unrounded,
+            "you did not round: a timestep is a whole number, an index into tables",
         ),
         Mistake(
             _other("trailing", lambda n, T: [round(T - i * T / n) for i in range(n)]),
@@ -790,6 +960,20 @@ def _seeded_anew(model, scheduler, shape, generators):
     )
 
 
+def _with_noise_of_its_own(model, scheduler, shape, generators):
+    x = gaussian.randn(shape, generators)
+    for t in scheduler.timesteps.tolist():
+        x = scheduler.step(model(x, t), t, x, generator=generators).prev_sample + gaussian.randn(shape, generators)
+    return x
+
+
+def _swapped_arguments(model, scheduler, shape, generators):
+    x = gaussian.randn(shape, generators)
+    for t in scheduler.timesteps.tolist():
+        x = scheduler.step(x, t, model(x, t), generator=generators).prev_sample
+    return x
+
+
 def _uniform(model, scheduler, shape, generators):
     start = torch.cat([torch.rand((1, *shape[1:]), generator=g) for g in generators])
     return _loop(model, scheduler, shape, generators, start=start)
@@ -823,7 +1007,7 @@ SAMPLE = Exercise(
     id="07.5",
     title="The whole loop",
     difficulty=2,
-    minutes=7,
+    minutes=6,
     equation="Ho algorithm 2",
     where="The scheduler",
     lines=4,
@@ -881,6 +1065,26 @@ SAMPLE = Exercise(
         Mistake(
             lambda m, s, shape, g: _loop(m, s, shape, g, start=torch.randn(shape)),
             "you drew x_T from the global random state: the generators are there so that a seed gives the same images",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g, start=torch.randn(shape, generator=g[0])),
+            "you drew x_T of all samples from the first generator: sample i then depends on who shares its batch",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g, start=[gaussian.randn(shape, g) for _ in range(2)][1]),
+            "you drew from the generators once more than needed before the loop: what comes first is x_T",
+        ),
+        Mistake(
+            _with_noise_of_its_own,
+            "you added noise to what the step returned: `scheduler.step` has added σ_t z already, from the generators",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g).clamp(-1, 1),
+            "you clipped the result to [-1, 1]: this loop is for any data; whether to clip is the scheduler's choice",
+        ),
+        Mistake(
+            _swapped_arguments,
+            "you swapped x and the predicted noise in `scheduler.step`: the model's output comes first, x last",
         ),
         Mistake(
             _seeded_anew,

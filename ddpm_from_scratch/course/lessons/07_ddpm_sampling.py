@@ -65,7 +65,6 @@ def make(pipeline, n, steps, seed=0, **options):
     pipeline(n, seeds(n, seed), steps, callback=lambda i, t, x, x0: seen.append((t, x, x0)))
     return seen[-1][1], seen
 
-
 # %% [markdown] id=first
 # ## The whole lesson in one picture
 #
@@ -106,18 +105,8 @@ plots.image_grid(
 # - **Line 4.** A draw from $p_\theta(x_{t-1} \mid x_t) = \mathcal N(\mu_\theta(x_t, t),\ \sigma_t^2 I)$: mean plus standard deviation times noise. The mean is Ho eq. 11.
 #   What $\sigma_t$ is, the algorithm leaves open.
 #
-# Lesson 03 made the same step in two moves: first $\hat x_0$ from $\varepsilon_\theta$ (Ho eq. 15), then the mean of the posterior $q(x_{t-1} \mid x_t, \hat x_0)$ (Ho eq. 7). Put one into the other.
-# With $\bar\alpha_t = \alpha_t\bar\alpha_{t-1}$,
-#
-# $$
-# \begin{aligned}
-# \tilde\mu_t(x_t, \hat x_0) &= \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\cdot\frac{x_t - \sqrt{1-\bar\alpha_t}\,\varepsilon_\theta}{\sqrt{\alpha_t}\sqrt{\bar\alpha_{t-1}}} + \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t && \text{eq. 15 into eq. 7} \\
-# &= \frac{1}{\sqrt{\alpha_t}}\left(\frac{\beta_t + \alpha_t(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\varepsilon_\theta\right) && \text{sort by } x_t \text{ and } \varepsilon_\theta \\
-# &= \frac{1}{\sqrt{\alpha_t}}\left(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\varepsilon_\theta\right) && \beta_t + \alpha_t - \alpha_t\bar\alpha_{t-1} = 1 - \bar\alpha_t
-# \end{aligned}
-# $$
-#
-# So the two forms are one, as long as nothing is done to $\hat x_0$ in between. The second form is what code uses, because something will be done to it (*Clipping*).
+# Lesson 03 made the same step in two moves: first $\hat x_0$ from $\varepsilon_\theta$ (Ho eq. 15), then the mean of the posterior $q(x_{t-1} \mid x_t, \hat x_0)$ (Ho eq. 7). Its step 6 put one into the other and got the mean of line 4, $1-\alpha_t$ being $\beta_t$.
+# So the two forms are one, as long as nothing is done to $\hat x_0$ in between. Code uses the two moves, because something will be done to it (*Clipping*). In numbers:
 
 # %% id=two-forms
 generator = torch.Generator().manual_seed(0)
@@ -152,20 +141,18 @@ assert torch.allclose(by_x0, by_eps, rtol=0, atol=1e-10)
 # - data that are a point: $s = 0$, $V_t = 1 - \bar\alpha_t$, and it is $\frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\beta_t = \tilde\beta_t$;
 # - in between it is in between, since $V_{t-1}/V_t$ grows with $s$.
 #
-# Exactly, in fractions, and against a second way that does not use $V_{t-1}/V_t$. Given $x_t$, the step back has two sources of spread: $\tilde\beta_t$ if $x_0$ were known, and what is not known about $x_0$, which
-# enters through its coefficient $c$ in Ho eq. 7: $\tilde\beta_t + c^2\operatorname{Var}(x_0 \mid x_t)$.
+# Exactly, in fractions:
 
 # %% id=variance-check
+now, before = Fraction(1, 2), Fraction(3, 4)  # ᾱ_t and ᾱ_{t-1}
+alpha = now / before
+small = (1 - before) / (1 - now) * (1 - alpha)
 for s2 in (Fraction(0), Fraction(1, 4), Fraction(1)):
-    now, before = Fraction(1, 2), Fraction(3, 4)  # ᾱ_t and ᾱ_{t-1}
-    beta = 1 - now / before
-    short = beta * (before * s2 + 1 - before) / (now * s2 + 1 - now)
-    known = (1 - before) / (1 - now) * beta
-    c2 = before * (beta / (1 - now)) ** 2
-    of_x0 = s2 * (1 - now) / (now * s2 + 1 - now)
-    print(f"s² = {s2}: β̃ = {known}, true variance {short}, β = {beta}")
-    assert short == known + c2 * of_x0
-    assert (s2 != 0 or short == known) and (s2 != 1 or short == beta)
+    V, V_before = now * s2 + 1 - now, before * s2 + 1 - before
+    boxed = (1 - alpha) * V_before / V
+    print(f"s² = {s2}: β̃ = {small}, true variance {boxed}, β = {1 - alpha}")
+    assert boxed == V_before - alpha * V_before**2 / V
+    assert (s2 != 0 or boxed == small) and (s2 != 1 or boxed == 1 - alpha)
 
 # %% id=variance-picture
 t = torch.arange(1, 1001)
@@ -203,73 +190,37 @@ with plots.figure(
 # %% [markdown] id=recursion
 # ### One Gaussian, followed exactly
 #
-# For Gaussian data the perfect network is known (lesson 03), and it is linear: $\varepsilon^*(x_t) = \sqrt{1-\bar\alpha_t}\,(x_t - \sqrt{\bar\alpha_t}\,m)/V_t$. So one step of the sampler is $x \mapsto a\,x + b + \sigma_t z$,
-# and a Gaussian stays one. Its variance after the step is $a^2 V + \sigma_t^2$. Nothing has to be drawn: the distribution that the sampler makes is computed to the last digit.
+# For Gaussian data the perfect network is known (lesson 03), and it is linear: $\varepsilon^*(x_t) = \sqrt{1-\bar\alpha_t}\,(x_t - \sqrt{\bar\alpha_t}\,m)/V_t$. So one step of the sampler is $x \mapsto a\,x + b + \sigma_t z$, and turns the variance $v$
+# of $x$ into $a^2 v + \sigma_t^2$. Nothing has to be drawn.
 #
-# > **Predict before you run.** Data with $s = 0.5$, so neither of the two extremes. Will $\sigma^2 = \beta$ make samples that are too wide or too narrow? And $\tilde\beta$? What do more steps change?
-
+# > **Predict before you run.** Data with $s = 0.5$, so neither of the two extremes. With many steps, will $\sigma^2 = \beta$ make samples that are too wide or too narrow? And $\tilde\beta$?
 
 # %% id=recursion-code
 def final_variance(s2, steps, variance_type, last_noise=False):
-    """Variance of what the sampler makes from N(0, 1), after every step, for data N(0, s²); exact."""
+    """Variance of what the sampler makes from N(0, 1), for data N(0, s²); exact."""
     scheduler = DDPMScheduler(timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
-    visited, v, history = [*scheduler.timesteps.tolist(), -1], 1.0, []
+    visited, v = [*scheduler.timesteps.tolist(), -1], 1.0
     for t, t_prev in zip(visited, visited[1:], strict=False):
         a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
         beta = 1 - a / p
-        slope = (1 - beta / (a * s2 + 1 - a)) / (
-            a / p
-        ) ** 0.5  # eq. 11 with ε* = √(1-ᾱ) x / V
+        # eq. 11 with ε* = √(1-ᾱ) x / V
+        slope = (1 - beta / (a * s2 + 1 - a)) / (a / p) ** 0.5
         sigma2 = beta if variance_type == "fixed_large" else (1 - p) / (1 - a) * beta
         v = slope**2 * v + (sigma2 if t_prev >= 0 or last_noise else 0.0)
-        history.append(v)
-    return history
+    return v
 
-
-def by_the_scheduler(s2, steps, variance_type):
-    """The same, read off `DDPMScheduler.step` at x = 0 and x = 1."""
-    scheduler = DDPMScheduler(
-        timestep_spacing="trailing", variance_type=variance_type, clip_sample=False
-    )
-    scheduler.set_timesteps(steps)
-    x, v, history = torch.tensor([[0.0], [1.0]], dtype=torch.float64), 1.0, []
-    for t in scheduler.timesteps.tolist():
-        a = float(alpha_bar[t])
-        eps = (1 - a) ** 0.5 * x / (a * s2 + 1 - a)
-        twins = [torch.Generator().manual_seed(1) for _ in x]  # the same z for both
-        at_0, at_1 = (
-            scheduler.step(eps, t, x, generator=twins).prev_sample.flatten().tolist()
-        )
-        z = float(
-            gaussian.randn((1,), torch.Generator().manual_seed(1), dtype=torch.float64)
-        )
-        v = (at_1 - at_0) ** 2 * v + (at_0 / z) ** 2
-        history.append(v)
-    return history
-
-
-worst = 0.0
-for variance_type in ("fixed_small", "fixed_large"):
-    for steps in (10, 1000):
-        pair = [f(0.25, steps, variance_type) for f in (final_variance, by_the_scheduler)]
-        worst = max(worst, *(abs(one - other) for one, other in zip(*pair, strict=True)))
-print(f"formula against `DDPMScheduler.step`, every step: largest difference {worst:.0e}")
-assert worst < 1e-12
 
 unit = final_variance(1.0, 10, "fixed_large", last_noise=True)
-print(
-    f"s = 1, σ² = β: variance after each of 10 steps is 1 to {max(abs(v - 1) for v in unit):.0e}"
-)
-assert max(abs(v - 1) for v in unit) < 1e-12
 point = final_variance(0.0, 10, "fixed_small")
-print(f"a point, σ² = β̃: variance at the end {point[-1]:.0e}")
-assert point[-1] < 1e-12
+print(f"s = 1, σ² = β, 10 steps: the variance of the samples is 1 to {abs(unit - 1):.0e}")
+print(f"a point, σ² = β̃, 10 steps: the variance of the samples is {point:.0e}")
+assert abs(unit - 1) < 1e-12 and point < 1e-12
 
 # %% id=recursion-picture
 counts = [3, 5, 10, 20, 50, 100, 200, 500, 1000]
 spread = {
-    label: torch.tensor([final_variance(0.25, n, kind)[-1] ** 0.5 / 0.5 for n in counts])
+    label: torch.tensor([final_variance(0.25, n, kind) ** 0.5 / 0.5 for n in counts])
     for label, kind in (
         (r"$\sigma^2 = \beta$", "fixed_large"),
         (r"$\sigma^2 = \tilde\beta$", "fixed_small"),
@@ -304,9 +255,7 @@ with plots.figure(
 # $\beta$ adds more than the true step back would, so the samples come out too wide; $\tilde\beta$ adds less, and they come out too narrow. The true variance lies between the two at every step. More steps make both $V_{t-1}/V_t$ and
 # $\tilde\beta_t/\beta_t$ closer to 1, and the difference vanishes.
 #
-# With very few steps both are too narrow. There the last stride is long, and algorithm 2 ends it with a mean and no noise: the spread of $x_0$ around that mean is lost.
-#
-# The two exact cases are in the printed lines. For $s = 1$ the noise of the last step is counted too, since there even the last step has $\sigma^2 = \beta$.
+# With very few steps both are too narrow. There the last stride is long, and algorithm 2 ends it with a mean and no noise: the spread of $x_0$ around that mean is lost. (In the printed case $s = 1$ the last step's noise is counted, too: there it has $\sigma^2 = \beta$.)
 #
 # </details>
 #
@@ -330,13 +279,8 @@ for steps in (1000, 100, 20):
     t_last = 1000 // steps - 1  # the last timestep of "trailing" spacing
     sigma = (1 - float(alpha_bar[t_last])) ** 0.5
     rows[f"noise, {steps} steps"] = clean + sigma * noise
-    right, wrong = (
-        final_variance(0.25, steps, "fixed_large", last_noise)[-1] ** 0.5
-        for last_noise in (False, True)
-    )
     print(
-        f"{steps:>4} steps: the last one starts at t = {t_last:>2}, σ = {sigma:.3f} = {sigma / grey_level:4.1f} grey levels;"
-        f" exact spread for s = 0.5: {right:.4f} without it, {wrong:.4f} with it"
+        f"{steps:>4} steps: the last one starts at t = {t_last:>2}, σ = {sigma:.3f} = {sigma / grey_level:4.1f} grey levels"
     )
 plots.image_grid(
     torch.cat(list(rows.values())),
@@ -357,8 +301,8 @@ plots.image_grid(
 # </details>
 
 # %% exercise 07.3
-# One full step: $\hat x_0$, clipped to $[-1, 1]$ (the next section is about why), the mean of eq. 7, the chosen variance, and the last step. Return $\hat x_0$ too: it is what shows how far the image is, so people want to
-# see it. The picture that appears when you are right is made with your function.
+# One full step. The first two lines are lesson 03's; add the rest: $\hat x_0$ is clipped to $[-1, 1]$ before it is used (the next section is about why), the chosen noise is added, and none at the last step. Return $\hat x_0$ too: it shows how far the image is.
+# The picture that appears when you are right is made with your function.
 
 # %% [markdown] id=clipping
 # ## Clipping
@@ -367,7 +311,6 @@ plots.image_grid(
 # clip $\hat x_0$ to that range before it is used (the implementation of the paper does so, and Diffusers' `clip_sample=True`).
 #
 # > **Predict before you run.** How large does $\hat x_0$ get without clipping? Does clipping change the images that a well-trained network makes? And those of a bad one?
-
 
 # %% id=clip-runs
 class Scaled:
@@ -389,16 +332,10 @@ for name, pipeline in (("trained network", digits), ("output × 0.7", worse)):
         label = f"{name},\n{'clipped' if clip else 'not clipped'}"
         runs[label] = make(pipeline, 5, 25, seed=40, clip_sample=clip)
 amplified = ((1 - alpha_bar) / alpha_bar) ** 0.5
-for t in (999, 799, 599, 399, 199):
-    largest = [
-        max(float(x0.abs().max()) for s, _, x0 in seen if s == t)
-        for _, seen in runs.values()
-    ]
+for t, _, x0 in runs["trained network,\nnot clipped"][1][::5]:
     print(
-        f"t = {t}: an error of ε grows {amplified[t]:6.1f} times in x̂_0; largest |x̂_0| "
-        + " ".join(f"{one:7.2f}" for one in largest)
+        f"t = {t}: an error of ε grows {amplified[t]:6.1f} times in x̂_0; trained network, not clipped: largest |x̂_0| {x0.abs().max():.2f}"
     )
-print("(columns: trained and clipped, trained, × 0.7 and clipped, × 0.7)")
 first, second = (x for x, _ in list(runs.values())[:2])
 print(
     f"trained network: clipping moves a pixel of the result by {(first - second).abs().mean():.3f} on average"
@@ -422,26 +359,14 @@ plots.image_grid(
 #
 # </details>
 #
-# Clipping has a price. $\hat x_0$ is meant to be a *mean*, and the mean of clipped values is not the clipped mean: the step is no longer the one we derived. And it is right only for data that have these bounds: in lesson 03 it ruined a mixture
-# whose points lie outside.
+# Clipping has a price: the step is no longer the one we derived. And it is right only for data that have these bounds.
 #
-# **Dynamic thresholding.** Guidance (lesson 12) pushes many pixels of $\hat x_0$ beyond the bounds at once, and clipping makes them all plain black or white. *Imagen* takes a percentile $s \ge 1$ of $|\hat x_0|$ per image instead, clips to
-# $[-s, s]$, and divides by $s$ (Saharia et al. 2022, section 2.3; here `thresholding=True`).
-
-# %% id=threshold
-strong = 2.5 * clean[:3]  # three images whose x̂_0 is far too strong
-s = torch.quantile(strong.flatten(1).abs(), 0.995, dim=1).clamp(min=1).view(-1, 1, 1, 1)
-softened = strong.clamp(-s, s) / s
-for name, x in (("clipped", strong.clamp(-1, 1)), ("thresholded", softened)):
-    print(f"{name:<12} pixels at exactly -1 or 1: {(x.abs() == 1).float().mean():.0%}")
-plots.image_grid(
-    torch.cat([strong.clamp(-1, 1), softened]),
-    3,
-    row_labels=["clipped", "thresholded"],
-    alt="Two rows of three digits. Clipped, the strokes are plain white without shading. "
-    "Thresholded, the shading of the strokes is kept.",
-    caption="The same three images, 2.5 times too strong, brought back into the range in two ways.",
-)
+# <details><summary>Going deeper (not needed later)</summary>
+#
+# *Dynamic thresholding.* Guidance (lesson 12) pushes many pixels of $\hat x_0$ beyond the bounds at once, and clipping makes them all plain black or white. *Imagen* takes a percentile $s$ of $|\hat x_0|$ per image instead, at least 1, clips to
+# $[-s, s]$, and divides by $s$: the shading of bright strokes is kept (Saharia et al. 2022, section 2.3; here `thresholding=True`).
+#
+# </details>
 
 # %% [markdown] id=fewer
 # ## Fewer steps
@@ -462,7 +387,7 @@ assert abs(product - alpha_bar[t] / alpha_bar[s]) < 1e-12
 print(f"β of one step at t = {t}: {betas[t]:.4f}; of the stride: {1 - product:.4f}")
 
 # %% exercise 07.4
-# Which timesteps? There are three customs, compared in Lin table 2. Write all three.
+# Which timesteps? There are three customs, compared in Lin table 2. The first is written already; write the other two.
 
 # %% id=spacings
 n = 10
@@ -527,25 +452,12 @@ plots.image_grid(
 # %% [markdown] id=fewer-answer
 # <details><summary>Answer</summary>
 #
-# $\beta$ suffers first, and it is grainy. Its excess over the true variance is largest in the last strides (the picture of *How much noise*: the curves part at small $t$), and there is no step left to take it out. $\tilde\beta$ errs to the other side: too little spread, which looks smooth, and so looks better
-# than it is. What it loses is variety and fine texture, which three images do not show.
+# $\beta$ suffers first, and it is grainy. Its excess over the true variance is largest in the last strides (*How much noise*: the curves part at small $t$), and no step is left to take it out. $\tilde\beta$ errs to the other side: too little spread, which looks smooth, and so better
+# than it is. What it loses is variety, which three images do not show.
 #
 # </details>
 #
-# The same in published figures. Song et al. sampled CIFAR-10 in $S$ steps and measured the Fréchet distance (lesson 11; smaller is better). Their $\hat\sigma$ is $\sigma^2 = \beta$ of the stride, and $\eta = 1$ is $\tilde\beta$:
-
-# %% id=published
-published = {
-    "η = 1 (β̃)": (41.07, 18.36, 8.01, 5.78, 4.73),
-    "σ̂ (β)": (367.43, 133.37, 32.72, 9.99, 3.17),
-}
-print("Song et al. 2021, table 1, CIFAR-10, FID")
-print(f"{'S':<12}" + "".join(f"{s:>9}" for s in (10, 20, 50, 100, 1000)))
-for name, row in published.items():
-    print(f"{name:<12}" + "".join(f"{value:>9.2f}" for value in row))
-
-# %% [markdown] id=fewer-why
-# With all 1000 steps $\beta$ wins, and with few it loses by far. Both lose with few steps, and for a deeper reason: a long step back is not Gaussian (lesson 03, the two heaps), whatever its variance. Lesson 08 keeps the few
+# With all 1000 steps $\beta$ wins, and with few it loses by far: lesson 08 shows the published figures. Both lose with few steps, and for a deeper reason: a long step back is not Gaussian (lesson 03, the two heaps), whatever its variance. Lesson 08 keeps the few
 # steps and changes the sampler.
 
 # %% [markdown] id=scheduler
@@ -568,21 +480,16 @@ from ddpm_from_scratch.course.exercises.l07 import ddpm_step as finished_step
 
 scheduler = DDPMScheduler(variance_type="fixed_large", timestep_spacing="trailing")
 scheduler.set_timesteps(50)
-print(
-    f"first timesteps {scheduler.timesteps[:4].tolist()}, last {scheduler.timesteps[-2:].tolist()}"
-)
-for t in (999, 499, 19):
-    x, eps = torch.randn(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(t)).unbind()
+print(f"last timesteps: {scheduler.timesteps[-3:].tolist()}")
+for t, t_prev in ((499, 479), (19, -1)):
+    x, eps = torch.randn(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(t))
     out = scheduler.step(eps, t, x, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    level_prev = float(alpha_bar[t - 20]) if t > 19 else 1.0
+    level_prev = float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
     x_prev, x0 = finished_step(x, eps, noise, float(alpha_bar[t]), level_prev, large=True)
-    gap = max(
-        float((out.prev_sample - x_prev).abs().max()),
-        float((out.pred_original_sample - x0).abs().max()),
-    )
-    print(f"t = {t:>3}: largest difference {gap:.0e}")
-    assert gap < 1e-4
+    gap = float((out.prev_sample - x_prev).abs().max())
+    print(f"`step` from t = {t} against exercise 07.3: largest difference {gap:.0e}")
+    assert gap < 1e-4 and torch.allclose(out.pred_original_sample, x0, atol=1e-4)
 
 # %% [markdown] id=loop
 # What is left of algorithm 2 is the loop. Randomness comes from a **generator**, never from a hidden global state: the same seed gives the same image on every run. And there is **one generator per image**, so that image 5 is the same image whether it
@@ -604,69 +511,20 @@ scheduler = DDPMScheduler(timestep_spacing="trailing")
 scheduler.set_timesteps(20)
 batch = finished_sample(ask_digits, scheduler, (4, 1, 16, 16), seeds(4, 60))
 alone = finished_sample(ask_digits, scheduler, (1, 1, 16, 16), seeds(1, 62))
-shared = [torch.Generator().manual_seed(60)]
-first_of_4, first_of_1 = (
-    gaussian.randn((n, 1, 16, 16), shared[0].manual_seed(60))[-1] for n in (4, 1)
-)
-print(
-    f"seed 62, third of four or alone: largest difference {(batch[2] - alone[0]).abs().max():.0e}"
-)
-print(
-    f"one generator for all: the last x_T of a batch of 4 and of 1 differ by up to {(first_of_4 - first_of_1).abs().max():.1f}"
-)
+apart = (batch[2] - alone[0]).abs().max()
+print(f"seed 62, third of four or alone: largest difference {apart:.0e}")
 assert torch.allclose(batch[2], alone[0], atol=1e-3)
 
-# %% [markdown] id=diffusers
-# ### The same in Diffusers
-#
-# Where Diffusers is installed, the next cell runs its scheduler beside ours, on the same predictions and with the same seeds.
-
-# %% id=diffusers-live
-try:
-    from diffusers import DDPMScheduler as TheirScheduler
-except ImportError:
-    TheirScheduler = None
-    print(
-        "Diffusers is not installed here: this comparison is left out. The rest of the lesson does not need it."
-    )
-
-
-def against_diffusers(**options):
-    """Largest difference of one step, over all steps but the last, and at the last."""
-    pair = DDPMScheduler(**options), TheirScheduler(**options)
-    for one in pair:
-        one.set_timesteps(25)
-    assert pair[0].timesteps.tolist() == pair[1].timesteps.tolist()
-    x, gaps = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), []
-    for t in pair[0].timesteps:
-        eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(int(t)))
-        outs = [
-            one.step(eps, t, x, generator=torch.Generator().manual_seed(7)) for one in pair
-        ]
-        gaps.append(float((outs[0].prev_sample - outs[1].prev_sample).abs().max()))
-        x = outs[0].prev_sample
-    return max(gaps[:-1]), gaps[-1]
-
-
-if TheirScheduler is not None:
-    for spacing in ("leading", "trailing"):
-        for kind in ("fixed_small", "fixed_large"):
-            before_last, last = against_diffusers(
-                timestep_spacing=spacing, variance_type=kind
-            )
-            print(
-                f"{spacing:<9} {kind}: steps before the last differ by {before_last:.0e}, the last by {last:.0e}"
-            )
-            assert before_last < 1e-4
-
 # %% [markdown] id=diffusers-note
-# The same numbers up to rounding, with one exception. With `trailing` and `fixed_large`, Diffusers adds noise at the last step: its rule is "no noise at $t = 0$", and the last timestep of `trailing` is not 0. Algorithm 2 says "no noise at the last step", and so does this
+# <details><summary>Going deeper (not needed later)</summary>
+#
+# *Where Diffusers differs.* Its `DDPMScheduler` gives the same numbers, with one exception. With `trailing` spacing and `fixed_large` it adds noise at the last step: its rule is "no noise at $t = 0$", and the last timestep of `trailing` is not 0. Algorithm 2 says "no noise at the last step", and so does this
 # package. You have seen above how such grain looks.
+#
+# </details>
 
 # %% [markdown] id=progressive
 # ## What is decided when
-#
-# ### The guess on the way
 #
 # Every step has a guess of the end, $\hat x_0$. The paper calls looking at it *progressive generation* (Ho section 4.3). Here it is for the images of the beginning.
 #
@@ -682,85 +540,21 @@ plots.image_grid(
     alt="Three rows of eight guesses. At t = 999 black and white speckle, brighter in the middle. "
     "To the right the speckle turns into a grey blur that is much the same in every row, then "
     "into a blurred digit, and the edges become sharp last.",
-    caption="x̂_0 on the way, for the three images of the first picture. At t = 999 the network's "
-    "error, many times enlarged, hides everything. Then comes a blur, near to the mean of all digits, and becomes one of them.",
-)
-
-
-def coarse(x):
-    """Means over blocks of 4 × 4 pixels, as large as x again."""
-    return (
-        torch.nn.functional.avg_pool2d(x, 4)
-        .repeat_interleave(4, -1)
-        .repeat_interleave(4, -2)
-    )
-
-
-final = journey[-1][2]
-centre = final.mean(dim=0)
-times = torch.tensor([t for t, _, _ in journey])
-left = {"coarse": [], "detail": []}
-for _, _, x0 in journey:
-    off = x0 - final
-    left["coarse"].append(
-        coarse(off).square().mean() / coarse(final - centre).square().mean()
-    )
-    left["detail"].append(
-        (off - coarse(off)).square().mean()
-        / (final - centre - coarse(final - centre)).square().mean()
-    )
-left = {name: torch.stack(values).clamp(max=1) for name, values in left.items()}
-for name, values in left.items():
-    print(f"{name:<7} is half decided at t = {int(times[(values < 0.5).nonzero()[0]])}")
-plots.curves(
-    times,
-    left,
-    "timestep t (sampling runs from right to left)",
-    "share still open",
-    alt="Two falling curves, read from right to left. The share of the coarse shape that is "
-    "still open falls first, that of the detail follows at smaller t.",
-    caption="How far x̂_0 is from the image in the end, as a share of how much images differ. "
-    "Coarse: means of 4 × 4 pixels. Detail: the rest.",
+    caption="x̂_0 on the way, for the three images of the first picture.",
 )
 
 # %% [markdown] id=progressive-answer
 # <details><summary>Answer</summary>
 #
-# $\hat x_0$ is a mean over all images that are still possible. Early that is nearly everything, so it is near to the mean of all digits: a blur. (At the very first steps the amplified error of the network lies over it, see *Clipping*.) Then the coarse shape is settled, and the detail last. It has to be so: noise hides fine detail first (lesson 01), so on the way back it comes last.
+# $\hat x_0$ is a mean over all images that are still possible. Early that is nearly everything, so it is near to the mean of all digits: a blur. (At the very first steps the amplified error of the network lies over it, see *Clipping*.) Then the coarse shape is settled, and the detail last: noise hides fine detail first (lesson 01), so on the way back it comes last.
 #
 # </details>
 #
-# ### Sharing a noisy image
-#
-# A second way to see the same (Ho section 4.3): stop at some $t$, and let several runs go on from the same $x_t$ with fresh noise. What they have in common was decided by then.
-
-# %% id=share
-scheduler = DDPMScheduler(timestep_spacing="trailing")
-scheduler.set_timesteps(40)
-rows = {}
-with torch.no_grad():
-    for stop in (800, 450, 150):
-        x_t = next(x for t, x, _ in journey if t < stop + 10)[:1]
-        twins, x = seeds(6, 80), x_t.expand(6, -1, -1, -1)
-        for t in [t for t in scheduler.timesteps.tolist() if t < stop]:
-            x = scheduler.step(digits.unet(x, t).sample, t, x, generator=twins).prev_sample
-        rows[f"from t = {stop}"] = x
-        print(
-            f"from t = {stop}: standard deviation of a pixel over the six {x.std(dim=0).mean():.3f}"
-        )
-plots.image_grid(
-    torch.cat(list(rows.values())),
-    6,
-    row_labels=list(rows),
-    alt="Three rows of six digits. From t = 800 the six are different digits. From t = 450 they "
-    "have more in common. From t = 150 all six are nearly the same picture.",
-    caption="Six ways on from one noisy image. The earlier they part, the more they differ.",
-)
 
 # %% [markdown] id=eq16
-# ### The bound, read progressively
+# <details><summary>Going deeper (not needed later)</summary>
 #
-# The bound of lesson 03 compares each step with the posterior that knows $x_0$. It can be written without $x_0$. Start from the line before Ho eq. 5 (lesson 03, step 2),
+# *The bound, read progressively.* The bound of lesson 03 compares each step with the posterior that knows $x_0$. It can be written without $x_0$. Start from the line before Ho eq. 5 (lesson 03, step 2),
 # $L = \mathbb E_q\big[-\log p(x_T) - \sum_{t\ge1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})}\big]$, and turn each forward step round by Bayes, this time *without* $x_0$:
 #
 # $$
@@ -772,49 +566,45 @@ plots.image_grid(
 # \end{aligned}
 # $$
 #
-# That is Ho eq. 16; $H(x_0)$ is the entropy of the data, which no model can change. So each step costs as many nats as it differs from the *true* step back, and a sampler whose steps back are the true ones, mean, variance and all, would cost none. For one Gaussian all terms of both forms are
-# formulas. They must give the same number, and with the true mean only the choice of $\sigma_t^2$ is left to pay for.
-
+# That is Ho eq. 16; $H(x_0)$ is the entropy of the data, which no model can change. So each step costs as many nats as it differs from the *true* step back. For one Gaussian all terms of both forms are formulas, and the next cell shows that they give the same number. With the true mean only the choice of
+# $\sigma_t^2$ is left to pay for: for $s = 1$ the steps cost nothing, since $\beta$ is the true variance. The narrower the data, the more $\sigma^2 = \beta$ costs, nearly all of it in the first few dozen timesteps, where the true variance is smaller. Pixels that are nearly certain, such as a black border, are
+# narrow data. Their nats are fine detail that nobody sees, which is why learning $\sigma_t$ (lesson 12) helps the likelihood more than the pictures.
+#
+# </details>
 
 # %% id=eq16-check
+# Going deeper: checks the folded text above
 def kl(variance, of_model, squared_distance=0.0):
     """KL of two Gaussians in one dimension."""
-    return 0.5 * (
-        (of_model / variance).log() + (variance + squared_distance) / of_model - 1
-    )
+    ratio = (variance + squared_distance) / of_model
+    return 0.5 * ((of_model / variance).log() + ratio - 1)
 
 
 one = torch.tensor(1.0, dtype=torch.float64)
 known = gaussian.posterior_variance(alpha_bar, alpha_bar_prev)
 c2 = alpha_bar_prev * (betas / (1 - alpha_bar)) ** 2
-for s in (1.0, 0.3, 0.05, 0.01):  # data N(0, s²); the model has the true mean and σ² = β
-    s2 = s**2
-    V = alpha_bar * s2 + 1 - alpha_bar
-    of_x0 = s2 * (1 - alpha_bar) / V  # Var(x_0 | x_t)
-    eq5 = kl(1 - alpha_bar[-1], one, alpha_bar[-1] * s2)  # L_T
+for s in (1.0, 0.05, 0.01):  # data N(0, s²); the model has the true mean and σ² = β
+    V = alpha_bar * s**2 + 1 - alpha_bar
+    of_x0 = s**2 * (1 - alpha_bar) / V  # Var(x_0 | x_t)
+    eq5 = kl(1 - alpha_bar[-1], one, alpha_bar[-1] * s**2)  # L_T
     eq5 = eq5 + kl(known[1:], betas[1:], c2[1:] * of_x0[1:]).sum()  # L_{t-1}
     eq5 = eq5 + 0.5 * ((2 * math.pi * betas[0]).log() + of_x0[0] / betas[0])  # L_0
-    steps = kl(true_variance(s2), betas)
-    entropy = 0.5 * math.log(2 * math.pi * math.e * s2)
+    steps = kl(true_variance(s**2), betas)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * s**2)
     eq16 = kl(V[-1], one) + steps.sum() + entropy
     print(
-        f"s = {s:4}: eq. 5 {eq5:+.6f} nats, eq. 16 {eq16:+.6f}: entropy {entropy:+.4f},"
-        f" x_T {kl(V[-1], one):.1e}, all steps {steps.sum():.1e}, of them the first fifty {steps[:50].sum():.1e}"
+        f"s = {s:4}: eq. 5 {eq5:+.5f} nats, eq. 16 {eq16:+.5f}; all steps {steps.sum():.1e}, of them the first fifty {steps[:50].sum():.1e}"
     )
     assert abs(eq5 - eq16) < 1e-8
-
-# %% [markdown] id=eq16-note
-# For $s = 1$ the steps cost nothing: $\beta$ is the true variance. The narrower the data, the more $\sigma^2 = \beta$ costs, and the more of it is paid in the first few dozen of the thousand timesteps, where the true variance is smaller (the curves of *How much noise*). Pixels that are nearly certain, such as a black border, are
-# narrow data. Their nats are fine detail that nobody sees, which is why learning $\sigma_t$ (lesson 12) helps the likelihood more than the pictures.
 
 # %% [markdown] id=clinic
 # ## Bug clinic
 #
-# Four samplers with one bug each. They are hidden: look at the pictures and the log, not at the code. The first row is right. No error message comes from any of them, and all use the trained network, the same seeds, 30 steps and $\sigma^2 = \beta$.
+# Four samplers with one bug each, and a right one in the first row: the same network, seeds, 30 steps and $\sigma^2 = \beta$. No error message comes. Look at the pictures and the log.
 #
 # > **Before you unfold the answers:** one adds noise at the last step, one takes $\beta_t$ for $\sqrt{\beta_t}$, one uses the $\bar\alpha$ of the neighbouring timestep, and one tells the network the timesteps in the wrong order. Which is which?
 #
-# The log helps. The corner pixel of a digit is black, so in $x_t$ it should be $-\sqrt{\bar\alpha_t}$ plus noise of standard deviation $\sqrt{1-\bar\alpha_t}$. The curves show the noise found in the corners, divided by the noise expected. (With $\sigma^2 = \beta$ and few steps even the right run has too much at the end. Compare with it.)
+# The log: the corner pixel of a digit is black, so in $x_t$ it should be $-\sqrt{\bar\alpha_t}$ plus noise of standard deviation $\sqrt{1-\bar\alpha_t}$. The curves show the noise found in the corners, divided by the noise expected. (With $\sigma^2 = \beta$ and few steps even the right run has too much at the end. Compare with it.)
 
 # %% id=clinic-runs
 from ddpm_from_scratch.course.exercises.l07 import BROKEN, levels
@@ -877,14 +667,14 @@ plots.curves(
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers</summary>
 #
-# - **A** takes $\beta_t$ for $\sqrt{\beta_t}$. Since $\beta_t < 1$, too little noise is added at each step, and the log falls below 1. The walk hardly leaves the means, so the images are smooth, bold, and like each other: the middle of the data.
-# - **B** asks the network at $T-1-t$. Told that the noise is a nearly clean image, it takes nothing out; told at the end that everything is noise, it finds nothing to keep. The log runs away, and the images are noise.
-# - **C** adds noise at the last step. Its log lies on the right one to the end, so every step but one is right. The grain lies over everything evenly, and some pixels are beyond 1, where no clipped $\hat x_0$ can be.
-# - **D** uses the neighbouring $\bar\alpha$ when it makes $\hat x_0$. That level says "less noise than there is", so a part of the noise is taken for image, again at each step. The log leaves the right one step by step, and the grain has grown into the strokes.
+# - **A** takes $\beta_t$ for $\sqrt{\beta_t}$. Since $\beta_t < 1$, too little noise is added, and the log falls below 1. The images are smooth, bold, and like each other: the middle of the data.
+# - **B** asks the network at $T-1-t$. Told that the noise is a nearly clean image, it takes nothing out. The log runs away, and the images are noise.
+# - **C** adds noise at the last step. Its log lies on the right one, so every step but one is right. The grain lies over everything evenly, and some pixels are beyond 1, where no clipped $\hat x_0$ can be.
+# - **D** uses the neighbouring $\bar\alpha$ when it makes $\hat x_0$. That level says "less noise than there is", so a part of the noise is taken for image, step by step, and the grain has grown into the strokes.
 #
 # </details>
 #
-# Now the code. In each, one expression is wrong. **Fix them**: copy one into a cell, mend it, and compare `run(your_step)[0]` with the first row.
+# Now the code. In each, one expression is wrong. **Fix one**: copy it into a cell, mend it, and compare `run(your_step)[0]` with the first row.
 
 # %% id=clinic-code
 for name, step in BROKEN.items():
@@ -894,12 +684,10 @@ for name, step in BROKEN.items():
 # ## What could go wrong
 #
 # - **Noise at the last step.** Invisible with 1000 steps, plain with 20. Test with few steps.
-# - **The wrong variance for few steps.** $\beta$ (`fixed_large`) needs many steps. With few take $\tilde\beta$, or lesson 08.
 # - **Clipping what has no bounds**: latents, points, a $v$-prediction's intermediate values. Clip $\hat x_0$ of pixels, never $x_t$.
 # - **Tables in half precision.** $1 - \bar\alpha_t$ at small $t$ is a small difference of large numbers. The tables here are float64, and the step works with Python floats.
 # - **`leading` spacing with few steps** starts the network at $t = 900$ while $x$ is pure noise: it is told a lie about the level. `trailing` is not.
-# - **Global randomness.** A seed set once at the top makes image 7 depend on images 0 to 6. Pass generators.
-# - **`eval()` and `no_grad()`.** Dropout left on is noise that nobody asked for; gradients left on fill the memory.
+# - **`eval()` and `no_grad()` forgotten.** Dropout is noise that nobody asked for; gradients fill the memory.
 
 # %% [markdown] id=summary
 # ## Summary

@@ -17,7 +17,7 @@ ALPHA_BAR = schedules.alpha_bars(schedules.linear())
 
 
 def drop_labels(labels: Tensor, uniform: Tensor, share: float, nothing: int) -> Tensor:
-    """The labels of a training batch, some of them replaced by "no class".
+    """The labels of a training batch, some of them replaced by "no class" (Ho and Salimans 2022, algorithm 1).
 
     labels: (B,) whole numbers; -1 marks an image without a label.
     uniform: (B,) numbers drawn uniformly from [0, 1), one for each image.
@@ -65,7 +65,7 @@ DROP_LABELS = Exercise(
     title="Forgetting labels on purpose",
     difficulty=1,
     minutes=4,
-    equation="Ho and Salimans 2022, algorithm 1",
+    equation="Guidance algorithm 1",
     where="Two networks in one",
     lines=2,
     reference=drop_labels,
@@ -175,7 +175,7 @@ GUIDED_EPS = Exercise(
     title="Guidance",
     difficulty=1,
     minutes=4,
-    equation="Ho and Salimans 2022, section 3.2",
+    equation="Guidance section 3.2",
     where="Guidance without a classifier",
     lines=1,
     reference=guided_eps,
@@ -423,7 +423,7 @@ MIN_SNR_WEIGHT = Exercise(
     title="Min-SNR weights",
     difficulty=2,
     minutes=6,
-    equation="Hang et al. 2023, section 3.4",
+    equation="Hang section 3.4",
     where="Weighing the steps",
     lines=3,
     reference=min_snr_weight,

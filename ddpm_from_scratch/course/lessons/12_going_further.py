@@ -94,7 +94,7 @@ plots.image_grid(
 # %% [markdown] id=dropout
 # ### Two networks in one
 #
-# Guidance will need the prediction *without* class as well. One could train a second network. Ho and Salimans train the same one for both: for a small share of the training images, the label is replaced by
+# Guidance will need the prediction *without* class as well. One could train a second network. Ho and Salimans train the same one for both (Guidance algorithm 1; *Guidance* is Ho and Salimans 2022): for a small share of the training images, the label is replaced by
 # "no class". The network then learns $\varepsilon_\theta(x_t, t, c)$ from the others and $\varepsilon_\theta(x_t, t, \varnothing)$ from these.
 
 # %% exercise 12.1
@@ -116,7 +116,7 @@ plots.image_grid(
 #
 # $$\nabla \log q(x_t \mid c) + w\,\nabla \log q(c \mid x_t) = (1+w)\,\nabla \log q(x_t \mid c) - w\,\nabla \log q(x_t) .$$
 #
-# A score is $-\varepsilon / \sqrt{1-\bar\alpha_t}$ (lesson 03). Multiply by $-\sqrt{1-\bar\alpha_t}$, and put the two predictions in (Guidance section 3.2; *Guidance* is Ho and Salimans 2022):
+# A score is $-\varepsilon / \sqrt{1-\bar\alpha_t}$ (lesson 03). Multiply by $-\sqrt{1-\bar\alpha_t}$, and put the two predictions in (Guidance section 3.2):
 #
 # $$\boxed{\tilde\varepsilon = (1+w)\,\varepsilon_\theta(x_t, t, c) - w\,\varepsilon_\theta(x_t, t, \varnothing)}$$
 #

@@ -124,9 +124,9 @@ def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
             return f"your result has {what} {mine}, expected {wanted}"
     coarser = _eps(yours) > _eps(expected) or a.is_floating_point() != b.is_floating_point()
     if coarser and isinstance(yours, Tensor) and isinstance(expected, Tensor):
-        return f"your result has dtype {a.dtype}, expected {b.dtype}"
-    rtol = rtol or ROUNDINGS * max(_eps(yours), _eps(expected))
-    return _value_difference(a.detach().cpu().double(), b.detach().cpu().double(), rtol)
+        return f"your result has dtype {a.dtype}, expected {b.dtype}" + ": a root of a negative number?" * a.is_complex()
+    pair = ((torch.view_as_real(x) if x.is_complex() else x).detach().cpu().double() for x in (a, b))
+    return _value_difference(*pair, rtol or ROUNDINGS * max(_eps(yours), _eps(expected)))
 
 
 def _eps(value: Any) -> float:
@@ -153,7 +153,8 @@ def _value_difference(a: Tensor, b: Tensor, rtol: float) -> str:
         return f"your result is off by the same {offset:+.4g} everywhere"
     first = tuple(wrong.nonzero()[0].tolist())
     place = f"{int(wrong.sum())} of {a.numel()} values are wrong, the first at index {list(first)}: " if first else ""
-    return f"{place}{float(a[first]):.4g} where {float(b[first]):.4g} is expected"
+    mine, theirs = (f"{x:.{4 if x % 1 else 15}g}" for x in (float(a[first]), float(b[first])))
+    return f"{place}{mine} where {theirs} is expected" + f" ({a[first]:.9g}, {b[first]:.9g})" * (mine == theirs)
 
 
 # ---------------------------------------------------------------- diagnosis
@@ -214,7 +215,7 @@ def _place(case: Case) -> str:
     words = [f"{name} = {v}" for name, v in case.args.items() if isinstance(v, str) and shapes]
     plain = {name: " ".join(str(value).split()) for name, value in case.args.items()}
     t = f"at t = {case.facts['t']} " if "t" in case.facts else ""
-    named = shapes + words or [f"{name} = {v:.40}" for name, v in plain.items() if "<" not in v]
+    named = shapes + words or [f"{name} = {v:.40}" for name, v in plain.items() if "<" not in v and "tensor(" not in v]
     return f"{t}with {', '.join(named)}"
 
 

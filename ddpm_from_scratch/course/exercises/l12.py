@@ -103,6 +103,18 @@ DROP_LABELS = Exercise(
             "you dropped the first labels of the batch and left `uniform` unused: the choice must be random",
         ),
         Mistake(
+            lambda c, u, share, nothing: torch.where((u < share) & (c < 0), nothing, c),
+            "you asked for both at once: a label goes if it is dropped *or* missing",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where((u < share) | (c < 0), c, nothing),
+            "you exchanged the two values: the labels that should stay became {nothing}, and the others stayed",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: (u < share) | (c < 0),
+            "you returned which labels go: the labels after the replacement are asked for",
+        ),
+        Mistake(
             lambda c, u, share, nothing: c[(u >= share) & (c >= 0)],
             "you left images out: their labels are dropped, the images stay in the batch",
         ),
@@ -210,6 +222,19 @@ GUIDED_EPS = Exercise(
         Mistake(
             lambda c, n, w: (2 + w) * c - (1 + w) * n,
             "you shifted w by one: at w = 0 yours is guided already",
+        ),
+        Mistake(
+            lambda c, n, w: c + w * n,
+            "you added w times the prediction without class: it is the *difference* of the two that shows where the "
+            "class leads",
+        ),
+        Mistake(
+            lambda c, n, w: ((1 + w) * c - w * n).clamp(-1, 1),
+            "you clamped the result: noise has no bounds, and clipping is the scheduler's business",
+        ),
+        Mistake(
+            lambda c, n, w: (c + w * n) / (1 + w),
+            "you took a weighted average: it lies between the two predictions, and guidance goes beyond",
         ),
         Mistake(
             lambda c, n, w: w * (c - n),
@@ -327,8 +352,8 @@ LOG_VARIANCE = Exercise(
         ),
         Mistake(
             lambda v, a, p: v * math.log(1 - a) + (1 - v) * math.log(1 - p),
-            "you interpolated between the variances of the two noise levels, 1-ᾱ_prev and 1-ᾱ_t: the bounds are those "
-            "of one step back",
+            "you interpolated between 1-ᾱ_prev and 1-ᾱ_t, the variances of the two noise levels: the bounds are those of "
+            "one step back, whose β_t is not 1-ᾱ_t",
         ),
         Mistake(
             lambda v, a, p: v * math.log(p - a) + (1 - v) * math.log((1 - p) / (1 - a) * (p - a)),
@@ -337,6 +362,19 @@ LOG_VARIANCE = Exercise(
         Mistake(
             lambda v, a, p: v * math.log(_bounds(a, p)[0]) + (1 - v) * math.log((1 - p) / (1 - a)),
             "you forgot the factor β_t in β̃_t (t = {t})",
+        ),
+        Mistake(
+            lambda v, a, p: v * math.log(_bounds(a, p)[0]) + (1 - v) * math.log((1 - a) / (1 - p) * _bounds(a, p)[0]),
+            "you turned the quotient in β̃_t upside down: yours is larger than β_t, but the variance with x_0 known must "
+            "be smaller (t = {t})",
+        ),
+        Mistake(
+            lambda v, a, p: v * _bounds(a, p)[0] + (1 - v) * _bounds(a, p)[1],
+            "you interpolated the variances and took no logarithm at all",
+        ),
+        Mistake(
+            lambda v, a, p: torch.full_like(v, math.log(_bounds(a, p)[1])),
+            "you returned log β̃_t whatever the network says: `v` is not used",
         ),
         Mistake(
             lambda v, a, p: v * math.log2(_bounds(a, p)[0]) + (1 - v) * math.log2(_bounds(a, p)[1]),
@@ -457,6 +495,18 @@ MIN_SNR_WEIGHT = Exercise(
             "you divided by the SNR for v as for ε: for v the divisor is another",
         ),
         Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / _snr(a),
+            "you gave the weight for ε whatever the network predicts: an error of {predicts} is another currency",
+        ),
+        Mistake(
+            lambda a, g, k: (_snr(a) / _per_x0(_snr(a), k)).clamp(max=g),
+            "you limited the weight after the division: it is the SNR that γ limits",
+        ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / g,
+            "you divided by γ: then no weight is above 1, but it is not the loss of {predicts} any more",
+        ),
+        Mistake(
             lambda a, g, k: _snr(a).clamp(max=g) * _per_x0(_snr(a), k),
             "you multiplied where one divides: at little noise the weight then grows without limit",
         ),
@@ -565,6 +615,18 @@ COMBINE = Exercise(
         Mistake(
             lambda gradients, counts: sum(g / n for g, n in zip(gradients, counts, strict=True)),
             "you divided each gradient by its own number of images: it is a mean over them already",
+        ),
+        Mistake(
+            lambda gradients, counts: sum(gradients) / sum(counts),
+            "you added the means and divided by the number of images: a mean is one gradient, not as many as its images",
+        ),
+        Mistake(
+            lambda gradients, counts: combine(gradients, counts) / len(counts),
+            "you divided twice, by the number of images and by the number of processes",
+        ),
+        Mistake(
+            lambda gradients, counts: combine(gradients, counts) * sum(counts) / max(counts),
+            "you divided by the largest share: it is all {counts} images together that count",
         ),
         Mistake(
             lambda gradients, counts: gradients[0].clone(),

@@ -642,4 +642,29 @@ COMBINE = Exercise(
 )
 
 
+# ---------------------------------------------------------------- bug clinic
+
+
+def halves_exchanged(unet, x_t, t, labels, nothing, w):
+    both = torch.cat([labels, torch.full_like(labels, nothing)])
+    eps_none, eps_class = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guided_eps(eps_class, eps_none, w)
+
+
+def wrong_row(unet, x_t, t, labels, nothing, w):
+    both = torch.cat([labels, torch.zeros_like(labels)])
+    eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guided_eps(eps_class, eps_none, w)
+
+
+def class_in_both(unet, x_t, t, labels, nothing, w):
+    both = labels.repeat(2)
+    eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guided_eps(eps_class, eps_none, w)
+
+
+BROKEN = {"A": halves_exchanged, "B": wrong_row, "C": class_in_both}
+"""Guided predictions with one bug each, as `predict(unet, x_t, t, labels, nothing, w)` → ε̃. Guess before you read."""
+
+
 EXERCISES = (DROP_LABELS, GUIDED_EPS, LOG_VARIANCE, MIN_SNR_WEIGHT, COMBINE)

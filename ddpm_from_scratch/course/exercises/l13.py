@@ -90,8 +90,8 @@ def _record(x0: object, asked: list[int]) -> dict[str, Tensor] | None:
         raise TypeError(f"return the samples, one tensor: yours is a {type(x0).__name__}")
     if x0.is_complex():
         raise TypeError(
-            "your samples are complex numbers, from a root of a negative number: is a level read at index -1, which is "
-            "the noisy end of the table?"
+            "your samples are complex numbers: the root of a negative number is taken somewhere. Look at the last step: "
+            "which level is read there (index -1 is the noisy end of the table), and how large is σ?"
         )
     return {"t of the network calls": torch.tensor(asked, dtype=torch.long), "x_0": x0}
 
@@ -1052,6 +1052,10 @@ DDPM_SAMPLE = Exercise(
             "you drew uniform noise: it is never negative, and pushes all samples one way",
         ),
         Mistake(
+            _ddpm(hat=lambda x, eps, a: (x + (1 - a) ** 0.5 * eps) / a**0.5),
+            "you added the noise where Ho eq. 15 takes it out: look at the sign",
+        ),
+        Mistake(
             _ddpm(hat=lambda x, eps, a: (x - (1 - a) * eps) / a),
             "you left out the square roots in x̂_0 (Ho eq. 15)",
         ),
@@ -1169,7 +1173,7 @@ def ddim_sample(
 def ddim_sample_inputs(generator: torch.Generator, index: int) -> Case:
     """Gaussian data again: uneven steps without and with noise, clipping, and every step at η = 1."""
     shape = ((6, 1), (5, 2), (3, 1, 4, 4), (4, 3))[index]
-    mean, std = ((0.5, 0.3), (-0.4, 1.5), (1.5, 0.6), (0.2, 0.4))[index]
+    mean, std = ((0.5, 0.3), (-0.4, 1.5), (1.2, 1.6), (0.2, 0.4))[index]
     steps = ([29, 20, 12, 7, 3], [27, 14, 6, 2], [29, 22, 9, 5, 1, 0], list(range(29, -1, -1)))[index]
     eta, clip = ((0.0, False), (0.5, False), (0.0, True), (1.0, False))[index]
     args = {
@@ -1391,6 +1395,10 @@ DDIM_SAMPLE = Exercise(
         Mistake(
             lambda m, x, a, steps, *rest: ddim_sample(m, x, a, list(range(len(steps) - 1, -1, -1)), *rest),
             "you used positions in the list for timesteps: the entries themselves are the t",
+        ),
+        Mistake(
+            _ddim(hat=lambda x, eps, a: (x + (1 - a) ** 0.5 * eps) / a**0.5),
+            "you added the noise where Ho eq. 15 takes it out: look at the sign",
         ),
         Mistake(
             _ddim(hat=lambda x, eps, a: (x - (1 - a) * eps) / a),

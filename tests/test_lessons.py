@@ -326,7 +326,9 @@ def test_ledger_covers_what_the_equations_module_cites() -> None:
 
 
 KIND = r"eq\.|algorithm|lemma|theorem"
-CITATION = re.compile(rf"\b({'|'.join(ledger.PAPERS)})(?:'s)?,? ((?:{KIND}) \d+(?:(?:,| and|, and) (?:(?:{KIND}) )?\d+)*)")
+CITATION = re.compile(
+    rf"\b({'|'.join(ledger.PAPERS)})(?:'s)?,? ((?:{KIND}) \d+(?:(?:,| and|, and) (?:(?:{KIND}) )?\d+)*)"
+)
 
 
 def cited(text: str) -> set[tuple[str, str]]:

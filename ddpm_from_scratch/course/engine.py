@@ -124,9 +124,9 @@ def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
             return f"your result has {what} {mine}, expected {wanted}"
     coarser = _eps(yours) > _eps(expected) or a.is_floating_point() != b.is_floating_point()
     if coarser and isinstance(yours, Tensor) and isinstance(expected, Tensor):
-        return f"your result has dtype {a.dtype}, expected {b.dtype}" + ": a root of a negative number?" * a.is_complex()
-    pair = ((torch.view_as_real(x) if x.is_complex() else x).detach().cpu().double() for x in (a, b))
-    return _value_difference(*pair, rtol or ROUNDINGS * max(_eps(yours), _eps(expected)))
+        return f"your result has dtype {a.dtype}, expected {b.dtype}" + ": a negative number's root?" * a.is_complex()
+    one, other = ((torch.view_as_real(x) if x.is_complex() else x).detach().cpu().double() for x in (a, b))
+    return _value_difference(one, other, rtol or ROUNDINGS * max(_eps(yours), _eps(expected)))
 
 
 def _eps(value: Any) -> float:

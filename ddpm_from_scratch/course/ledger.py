@@ -57,8 +57,7 @@ PAPERS = {
 }
 
 GAUSSIAN, SCHEDULES, SCHEDULERS, ORACLE, BOUND, TRAINING, UNET = (
-    f"tests/test_{name}.py::"
-    for name in ("gaussian", "schedules", "schedulers", "oracle", "bound", "training", "unet")
+    f"tests/test_{name}.py::" for name in ("gaussian", "schedules", "schedulers", "oracle", "bound", "training", "unet")
 )
 
 EQUATIONS = (
@@ -322,8 +321,8 @@ EQUATIONS = (
     Equation(
         "Ho",
         "eq. 16",
-        r"L = \mathrm{KL}(q(x_T) \Vert p(x_T)) + \operatorname{E}_q \textstyle\sum_{t\ge1} \mathrm{KL}(q(x_{t-1} \mid x_t)"
-        r" \Vert p_\theta(x_{t-1} \mid x_t)) + H(x_0)",
+        r"L = \mathrm{KL}(q(x_T) \Vert p(x_T)) + \operatorname{E}_q \textstyle\sum_{t\ge1} \mathrm{KL}(q(x_{t-1} \mid "
+        r"x_t) \Vert p_\theta(x_{t-1} \mid x_t)) + H(x_0)",
         "07",
         "gaussian.normal_kl",
         BOUND + "test_the_bound_read_progressively_is_that_of_eq_3",
@@ -331,7 +330,8 @@ EQUATIONS = (
     Equation(
         "Song",
         "eq. 5",
-        r"L_\gamma = \textstyle\sum_t \gamma_t \operatorname{E} \lVert \varepsilon_\theta(x_t, t) - \varepsilon \rVert^2",
+        r"L_\gamma = \textstyle\sum_t \gamma_t \operatorname{E} \lVert \varepsilon_\theta(x_t, t) - \varepsilon "
+        r"\rVert^2",
         "08",
         "training.loss_weights",
         TRAINING + "test_min_snr_weights",
@@ -372,7 +372,8 @@ EQUATIONS = (
     Equation(
         "Song",
         "lemma 1",
-        r"q_\sigma(x_t \mid x_0) = \mathcal N(\sqrt{\bar\alpha_t}\, x_0,\ (1-\bar\alpha_t) I) \text{ for every } \sigma",
+        r"q_\sigma(x_t \mid x_0) = \mathcal N(\sqrt{\bar\alpha_t}\, x_0,\ (1-\bar\alpha_t) I) \text{ for every } "
+        r"\sigma",
         "08",
         "gaussian.ddim_mean",
         GAUSSIAN + "test_ddim_keeps_the_marginals",

@@ -1,4 +1,4 @@
-"""Points in the plane, as lesson 03 builds them: a mixture, a small network, ancestral sampling. Later lessons import it."""
+"""Points in the plane, as lesson 03 builds them, for later lessons: a mixture, a small network, ancestral sampling."""
 
 from __future__ import annotations
 

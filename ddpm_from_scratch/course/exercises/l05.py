@@ -124,12 +124,13 @@ SKIP_CHANNELS = Exercise(
         ),
         Mistake(
             lambda w, n: skip_channels(w, n + 1),
-            "you counted {layers} + 1 ResNet blocks per resolution: the additional one is on the way up, where skips are "
-            "used and none is made",
+            "you counted {layers} + 1 ResNet blocks per resolution: the additional one is on the way up, where skips "
+            "are used and none is made",
         ),
         Mistake(
             lambda w, n: [w[0] * 2**i for i in range(len(w)) for _ in range(n + 1)][:-1] + w[:1],
-            "you doubled the channels from one resolution to the next, and put conv_in's at the end: the widths are given",
+            "you doubled the channels from one resolution to the next, and put conv_in's at the end: the widths are "
+            "given",
         ),
     ),
     alternatives=(
@@ -288,8 +289,8 @@ CHANNELS_UP = Exercise(
         ),
         Mistake(
             up_below_renewed_late,
-            "you renewed what comes from below after a whole resolution: already its second block gets the output of its "
-            "first, which has this resolution's width",
+            "you renewed what comes from below after a whole resolution: already its second block gets the output of "
+            "its first, which has this resolution's width",
         ),
         Mistake(
             lambda w, n, s: [w[-1] + c for c in s[::-1]],
@@ -619,8 +620,8 @@ RESNET_PARAMETERS = Exercise(
         ),
         Mistake(
             lambda a, b, t: _count(a, b, t, norms=4 * a),
-            "you gave both norms the channels of the input: the second one acts on what the first convolution made (here "
-            "{change})",
+            "you gave both norms the channels of the input: the second one acts on what the first convolution made "
+            "(here {change})",
         ),
         Mistake(
             lambda a, b, t: _count(a, b, t, norms=2 * a),

@@ -352,8 +352,8 @@ LOG_VARIANCE = Exercise(
         ),
         Mistake(
             lambda v, a, p: v * math.log(1 - a) + (1 - v) * math.log(1 - p),
-            "you interpolated between 1-ᾱ_prev and 1-ᾱ_t, the variances of the two noise levels: the bounds are those of "
-            "one step back, whose β_t is not 1-ᾱ_t",
+            "you interpolated between 1-ᾱ_prev and 1-ᾱ_t, the variances of the two noise levels: the bounds are those "
+            "of one step back, whose β_t is not 1-ᾱ_t",
         ),
         Mistake(
             lambda v, a, p: v * math.log(p - a) + (1 - v) * math.log((1 - p) / (1 - a) * (p - a)),
@@ -365,8 +365,8 @@ LOG_VARIANCE = Exercise(
         ),
         Mistake(
             lambda v, a, p: v * math.log(_bounds(a, p)[0]) + (1 - v) * math.log((1 - a) / (1 - p) * _bounds(a, p)[0]),
-            "you turned the quotient in β̃_t upside down: yours is larger than β_t, but the variance with x_0 known must "
-            "be smaller (t = {t})",
+            "you turned the quotient in β̃_t upside down: yours is larger than β_t, but the variance with x_0 known "
+            "must be smaller (t = {t})",
         ),
         Mistake(
             lambda v, a, p: v * _bounds(a, p)[0] + (1 - v) * _bounds(a, p)[1],
@@ -618,7 +618,8 @@ COMBINE = Exercise(
         ),
         Mistake(
             lambda gradients, counts: sum(gradients) / sum(counts),
-            "you added the means and divided by the number of images: a mean is one gradient, not as many as its images",
+            "you added the means and divided by the number of images: a mean is one gradient, not as many as its "
+            "images",
         ),
         Mistake(
             lambda gradients, counts: combine(gradients, counts) / len(counts),

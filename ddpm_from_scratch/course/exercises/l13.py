@@ -90,8 +90,8 @@ def _record(x0: object, asked: list[int]) -> dict[str, Tensor] | None:
         raise TypeError(f"return the samples, one tensor: yours is a {type(x0).__name__}")
     if x0.is_complex():
         raise TypeError(
-            "your samples are complex numbers: the root of a negative number is taken somewhere. Look at the last step: "
-            "which level is read there (index -1 is the noisy end of the table), and how large is σ?"
+            "your samples are complex numbers: the root of a negative number is taken somewhere. Look at the last "
+            "step: which level is read there (index -1 is the noisy end of the table), and how large is σ?"
         )
     return {"t of the network calls": torch.tensor(asked, dtype=torch.long), "x_0": x0}
 
@@ -189,8 +189,8 @@ MAKE_SCHEDULE = Exercise(
         ),
         Mistake(
             lambda T, b, c: (1 - b - (c - b) / T * torch.arange(T, dtype=torch.float64)).cumprod(0),
-            "you divided the way from the first β to the last by T: there are {T} of them and one gap less, so your last β "
-            "is not {beta_T:.4g}",
+            "you divided the way from the first β to the last by T: there are {T} of them and one gap less, so your "
+            "last β is not {beta_T:.4g}",
         ),
         Mistake(
             lambda T, b, c: (1 - (c / b) ** torch.linspace(0, 1, T, dtype=torch.float64) * b).cumprod(0),
@@ -252,7 +252,9 @@ def training_loss_inputs(generator: torch.Generator, index: int) -> Case:
     t = torch.randint(40, shape[:1], generator=generator)
     t[:2] = torch.tensor([0, 39])
     weight = torch.rand((), generator=generator) * 0.3 + 0.2
-    return Case({"x0": x0, "t": t, "noise": noise, "alpha_bar": alpha_bar, "weight": weight}, {"B": shape[0], "shape": shape})
+    return Case(
+        {"x0": x0, "t": t, "noise": noise, "alpha_bar": alpha_bar, "weight": weight}, {"B": shape[0], "shape": shape}
+    )
 
 
 def run_training_loss(answer, x0, t, noise, alpha_bar, weight):
@@ -512,7 +514,9 @@ def run_train(answer, images, weight, alpha_bar, steps, batch_size, learning_rat
     if not isinstance(losses, list | tuple | Tensor) or isinstance(losses, Tensor) and losses.ndim != 1:
         raise TypeError(f"return the losses of all {steps} steps: yours is a {type(losses).__name__}")
     if any(isinstance(loss, Tensor) and loss.requires_grad for loss in losses):
-        raise TypeError("the losses are to be numbers: a tensor that gradients can flow through keeps its whole step alive")
+        raise TypeError(
+            "the losses are to be numbers: a tensor that gradients can flow through keeps its whole step alive"
+        )
     values = torch.as_tensor([float(loss) for loss in losses])
     seen = torch.cat([t.reshape(-1) for _, t in model.given]) if model.given else torch.zeros(0, dtype=torch.long)
     return {"losses": values, "weight": model.weight.detach(), "t": seen}
@@ -703,8 +707,8 @@ TRAIN = Exercise(
         ),
         Mistake(
             _train(_t_first),
-            "you drew t before the indices: as good a run, but not the one that this generator stands for; see the order "
-            "in the docstring",
+            "you drew t before the indices: as good a run, but not the one that this generator stands for; see the "
+            "order in the docstring",
         ),
         Mistake(
             _train(_without_repetition),
@@ -1012,8 +1016,8 @@ DDPM_SAMPLE = Exercise(
         ),
         Mistake(
             ddpm_sample_noisy_end,
-            "you used σ² = β, and added noise at t = 0 too: this contract says β̃, and your finished samples carry a grain "
-            "that nobody removes",
+            "you used σ² = β, and added noise at t = 0 too: this contract says β̃, and your finished samples carry a "
+            "grain that nobody removes",
         ),
         Mistake(
             ddpm_sample_one_noise,
@@ -1031,13 +1035,13 @@ DDPM_SAMPLE = Exercise(
         ),
         Mistake(
             _ddpm(before=lambda alpha_bar, t: float(alpha_bar[t - 1])),
-            "you read index t-1 at t = 0 as well, which is -1, the noisy end of the table: what lies before t = 0 are the "
-            "clean data",
+            "you read index t-1 at t = 0 as well, which is -1, the noisy end of the table: what lies before t = 0 are "
+            "the clean data",
         ),
         Mistake(
             _ddpm(before=lambda alpha_bar, t: float(alpha_bar[max(t - 1, 0)])),
-            "you took ᾱ_0 for the level before t = 0: your last step goes nowhere, and one step of noise is left in the "
-            "samples",
+            "you took ᾱ_0 for the level before t = 0: your last step goes nowhere, and one step of noise is left in "
+            "the samples",
         ),
         Mistake(
             ddpm_sample_sigma_of_the_next,
@@ -1385,8 +1389,8 @@ DDIM_SAMPLE = Exercise(
         ),
         Mistake(
             ddim_sample_stops_early,
-            "you stopped at the level of the last entry, without asking the network there: the list has {n} entries, and "
-            "each of them is a call",
+            "you stopped at the level of the last entry, without asking the network there: the list has {n} entries, "
+            "and each of them is a call",
         ),
         Mistake(
             lambda m, x, a, steps, *rest: ddim_sample(m, x, a, list(range(len(a) - 1, -1, -1)), *rest),

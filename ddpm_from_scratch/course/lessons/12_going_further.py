@@ -41,7 +41,12 @@ from ddpm_from_scratch import (
 )
 from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
 from ddpm_from_scratch.course.exercises.l03 import mixture_eps
-from ddpm_from_scratch.course.points import MIXTURE, SmallNetwork, draw_mixture, sample_points  # from lesson 03
+from ddpm_from_scratch.course.points import (  # from lesson 03
+    MIXTURE,
+    SmallNetwork,
+    draw_mixture,
+    sample_points,
+)
 from ddpm_from_scratch.data import load_dataset, to_pixels
 
 setup("12")
@@ -320,7 +325,7 @@ plots.curves(
 # - **B** uses class 0 for "no class". All digits are driven away from the zero instead of from the average; the zeros themselves get no guidance at all, since their two predictions are equal.
 # - **C** gives the class to both halves. The predictions are equal, $w$ cancels, and the images are those without guidance, however large $w$ is.
 #
-# C reads nearly as well as the right run: whoever looks at the digits alone will not find it.
+# The judge reads the digits of B and C as asked: whoever looks at the digits alone will not find these two.
 #
 # </details>
 #
@@ -374,7 +379,7 @@ for name, values in fractions.items():
 # %% [markdown] id=variance-answer
 # <details><summary>Answer</summary>
 #
-# Near the clean end close to 1, and at large $t$ at $s^2$. With little noise in $x_t$ the data look wide compared with the noise, however narrow they are, as if $s$ were 1 or more; with much noise, what is left of their width is what counts. (For small $\bar\alpha$ both logarithms are small, and their ratio is
+# Close to 1 as long as the noise in $x_t$ is small beside $s$, which ends the sooner the narrower the data are; at large $t$ it is $s^2$. (For small $\bar\alpha$ both logarithms are small, and their ratio is
 # $\tfrac{(s^2-1)(\bar\alpha_{\text{prev}}-\bar\alpha_t) + (\bar\alpha_{\text{prev}}-\bar\alpha_t)}{\bar\alpha_{\text{prev}}-\bar\alpha_t} = s^2$.) So no single choice for all $t$ and all pixels is right, and a network that sees $x_t$ and $t$ can be.
 #
 # </details>

@@ -161,8 +161,14 @@ print(f"T = {T}, ᾱ from {alpha_bar[0]:.4f} to {alpha_bar[-1]:.1e}; DDIM visits
 #
 # $$m_{\text{prev}} = \sqrt{\bar\alpha_{\text{prev}}}\, m + A_t \left(m_t - \sqrt{\bar\alpha_t}\, m\right), \qquad v_{\text{prev}} = A_t^2\, v_t + \sigma_t^2 .$$
 #
-# From $m_T = 0$, $v_T = 1$ this recursion gives the distribution of the samples **exactly**, error of the steps included. At $\eta = 1$, step by step, it is DDPM with $\tilde\beta$: the slope of Ho eq. 7,
-# $\tfrac{\sqrt{\bar\alpha_{\text{prev}}}(1-\bar\alpha_t/\bar\alpha_{\text{prev}})}{1-\bar\alpha_t} k_t + \tfrac{\sqrt{\bar\alpha_t/\bar\alpha_{\text{prev}}}\,(1-\bar\alpha_{\text{prev}})}{1-\bar\alpha_t}$, must be the same $A_t$.
+# From $m_T = 0$, $v_T = 1$ this recursion gives the distribution of the samples **exactly**, error of the steps included. At $\eta = 1$, step by step, it is DDPM with $\tilde\beta$, so it tests both samplers.
+#
+# <details><summary>Going deeper (not needed later): why DDPM's slope is the same</summary>
+#
+# DDPM moves to the mean of Ho eq. 7. With $\hat x_0$ a straight line of slope $k_t$, that mean has the slope
+# $\tfrac{\sqrt{\bar\alpha_{\text{prev}}}(1-\bar\alpha_t/\bar\alpha_{\text{prev}})}{1-\bar\alpha_t} k_t + \tfrac{\sqrt{\bar\alpha_t/\bar\alpha_{\text{prev}}}\,(1-\bar\alpha_{\text{prev}})}{1-\bar\alpha_t}$. It must be $A_t$ at $\eta = 1$ (lesson 08), and the next cell compares the two at every step.
+#
+# </details>
 
 
 # %% id=recursion

@@ -128,9 +128,8 @@ SKIP_CHANNELS = Exercise(
             "are used and none is made",
         ),
         Mistake(
-            lambda w, n: [w[0] * 2**i for i in range(len(w)) for _ in range(n + 1)][:-1] + w[:1],
-            "you doubled the channels from one resolution to the next, and put conv_in's at the end: the widths are "
-            "given",
+            lambda w, n: [w[0]] + [w[0] * 2**i for i in range(len(w)) for _ in range(n + 1)][:-1],
+            "you doubled the channels from one resolution to the next: the widths are given, here {widths}",
         ),
     ),
     alternatives=(

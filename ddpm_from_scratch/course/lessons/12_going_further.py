@@ -329,7 +329,7 @@ plots.curves(
 #
 # </details>
 #
-# Now the code. In each, one expression is wrong. **Fix them**: copy one into a cell, mend it, and compare `run(your_prediction)` with the first row.
+# Now the code. In each, one expression is wrong. **Fix them**: copy one into a cell, mend it, and compare `run(your_prediction)` with the first row. (Their `guided_eps` is the finished one, which is called `guide` here.)
 
 # %% id=clinic-code
 for name, predict in BROKEN.items():

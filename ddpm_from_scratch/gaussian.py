@@ -117,7 +117,7 @@ def posterior_variance(alpha_bar_t: Coefficient, alpha_bar_prev: Coefficient) ->
 
 
 def posterior_mean(x_t: Tensor, x0: Tensor, alpha_bar_t: Coefficient, alpha_bar_prev: Coefficient) -> Tensor:
-    """μ̃_t(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0) (Ho eq. 7).
+    """μ̃_t(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0) (Ho eq. 6, 7; with x_0 written by x_t and ε, eq. 9, 10).
 
     Args:
         x_t, x0: same shape.
@@ -151,7 +151,8 @@ def ddim_sigma(alpha_bar_t: Coefficient, alpha_bar_prev: Coefficient, eta: float
 def ddim_mean(x0: Tensor, eps: Tensor, alpha_bar_prev: Coefficient, sigma_t: Coefficient = 0.0) -> Tensor:
     """The mean of a DDIM step: predicted x_0 and the direction that points to x_t (Song eq. 12, without σ_t ε_t).
 
-    With the true x_0 and ε it is the mean of q_σ(x_prev | x_t, x_0) (Song eq. 7).
+    With the true x_0 and ε it is the mean of q_σ(x_prev | x_t, x_0) (Song eq. 6, 7), whose marginals are those of DDPM
+    (Song lemma 1) and whose steps forward follow from Bayes (Song eq. 8).
 
     Args:
         x0, eps: same shape, the prediction at x_t.
@@ -168,7 +169,10 @@ def ddim_mean(x0: Tensor, eps: Tensor, alpha_bar_prev: Coefficient, sigma_t: Coe
 
 
 def normal_kl(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
-    """KL(N(mean_q, e^log_var_q) ‖ N(mean_p, e^log_var_p)) per element, in nats (the terms of Ho eq. 5)."""
+    """KL(N(mean_q, e^log_var_q) ‖ N(mean_p, e^log_var_p)) per element, in nats.
+
+    The bounds are sums of these: Ho eq. 5, eq. 8 with fixed variances, eq. 16; Song eq. 11 and theorem 1.
+    """
     # KL = ½ (log σ_p² - log σ_q² + (σ_q² + (μ_q-μ_p)²) / σ_p² - 1)
     spread = torch.exp(log_var_q - log_var_p) + (mean_q - mean_p) ** 2 * torch.exp(-log_var_p)
     return 0.5 * (log_var_p - log_var_q + spread - 1)

@@ -168,7 +168,7 @@ def bits_per_dimension(
     class_labels: Tensor | None = None,
     show_progress: bool = True,
 ) -> BitsPerDimension:
-    """The negative log-likelihood bound of a model, term by term (Ho eq. 5; discrete decoder eq. 13).
+    """The negative log-likelihood bound of a model (Ho eq. 3), term by term (eq. 5; discrete decoder eq. 13).
 
     Conventions of Nichol and Dhariwal 2021: x̂_0 is clipped as by the scheduler, and the decoder of 8-bit pixels has
     the variance β̃ of the step after it, whatever `variance_type` (their own β̃ or β would be 0 or too wide).

@@ -144,7 +144,7 @@ def training_target(scheduler: DDPMScheduler, x0: Tensor, noise: Tensor, t: Tens
 
 
 def loss_weights(scheduler: DDPMScheduler, t: Tensor, snr_gamma: float | None) -> Tensor | float:
-    """Weight of each sample's squared error: 1 for L_simple (Ho eq. 14), or min-SNR-γ (Hang et al. 2023, section 3.4).
+    """γ_t, the weight of a squared error (Song eq. 5): 1 for L_simple (Ho eq. 14), or min-SNR (Hang section 3.4).
 
     Args:
         t: (B,) timesteps.

@@ -325,6 +325,48 @@ def test_ledger_covers_what_the_equations_module_cites() -> None:
             assert f"gaussian.{name}" in listed | derived
 
 
+KIND = r"eq\.|algorithm|lemma|theorem"
+CITATION = re.compile(
+    rf"\b({'|'.join(ledger.PAPERS)})(?:'s)?,? ((?:{KIND}) \d+(?:(?:,| and|, and) (?:(?:{KIND}) )?\d+)*)"
+)
+
+
+def cited(text: str) -> set[tuple[str, str]]:
+    """The equations, algorithms, lemmas and theorems that a text cites by paper: ("Ho", "eq. 4"), ..."""
+    found = set()
+    for paper, places in CITATION.findall(text):
+        kind = ""
+        for named, number in re.findall(rf"({KIND})? ?(\d+)", places):
+            kind = named or kind
+            found.add((paper, f"{kind} {number}"))
+    return found
+
+
+def not_in_ledger(text: str) -> set[tuple[str, str]]:
+    """What a text cites and the ledger does not know; a number without its paper must be in some paper's row."""
+    known = {(equation.paper, equation.place) for equation in ledger.EQUATIONS}
+    bare = {("", f"eq. {number}") for number in re.findall(r"\beq\. (\d+)", text)}
+    return cited(text) - known | bare - {("", place) for _, place in known}
+
+
+@every_lesson
+def test_ledger_knows_what_a_lesson_cites(source: Path) -> None:
+    """In texts, code and exercises; the reading list at the end names what else is in a paper."""
+    texts = [cell.text for cell in read_source(source) if not cell.text.startswith("## Sources")]
+    texts += [exercise.equation for exercise in exercises.of_lesson(source.name[:2])]
+    assert not_in_ledger("\n".join(texts)) == set()
+
+
+def test_an_equation_without_a_row_is_noticed() -> None:
+    text = "By Ho eq. 6, 7 and 99, Song lemma 1, Lin algorithm 2 and eq. 16. Also Song's eq. 12; see eq. 14, eq. 1234."
+    assert cited(text) == {
+        *(("Ho", f"eq. {number}") for number in (6, 7, 99)),
+        *(("Song", place) for place in ("lemma 1", "eq. 12")),
+        *(("Lin", place) for place in ("algorithm 2", "eq. 16")),
+    }
+    assert not_in_ledger(text) == {("Ho", "eq. 99"), ("Lin", "algorithm 2"), ("Lin", "eq. 16"), ("", "eq. 1234")}
+
+
 def test_ledger_follows_the_lessons() -> None:
     for rows in (ledger.EQUATIONS, ledger.SYMBOLS):
         assert [row.lesson for row in rows] == sorted(row.lesson for row in rows)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import math
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from ddpm_from_scratch import gaussian, schedules
+from ddpm_from_scratch.course import build, points
 from ddpm_from_scratch.course.exercises.l03 import ancestral_step, eps_weight, mixture_eps
 
 
@@ -38,3 +44,39 @@ def test_the_perfect_prediction_is_the_mean_noise_by_quadrature(alpha_bar: float
     expected = (mass * eps).sum(1) / mass.sum(1)
     found = mixture_eps(x_t[:, None], alpha_bar, weights, centres[:, None], stds)[:, 0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def lesson_03(*names: str) -> dict[str, Any]:
+    """The functions and classes of these names, as the lesson's cells define them."""
+    alpha_bar = schedules.alpha_bars(schedules.linear())
+    weights, centres, stds = points.MIXTURE
+    space: dict[str, Any] = {"torch": torch, "nn": nn, "math": math, "step_back": ancestral_step}
+    space |= {"alpha_bar": alpha_bar, "weights": weights, "centres": centres, "stds": stds}
+    for cell in build.read_source(build.sources(["03"])[0]):
+        for node in ast.parse(cell.text).body if cell.kind == "code" else ():
+            if getattr(node, "name", "") in names:
+                exec(compile(ast.Module([node], []), cell.id, "exec"), space)
+    return space
+
+
+def test_points_are_what_lesson_03_builds() -> None:
+    """The same mixture, the same network and the same sampler, to the bit."""
+    lesson = lesson_03("draw_mixture", "SmallNetwork", "sample")
+    for mine, theirs in zip(
+        points.draw_mixture(50, torch.Generator().manual_seed(3)),
+        lesson["draw_mixture"](50, torch.Generator().manual_seed(3)),
+        strict=True,
+    ):
+        assert torch.equal(mine, theirs)
+    networks = []
+    for cls in (points.SmallNetwork, lesson["SmallNetwork"]):
+        torch.manual_seed(0)
+        networks.append(cls())
+    x_t, t = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)), torch.arange(0, 1000, 200)
+    assert torch.equal(networks[0](x_t, t), networks[1](x_t, t))
+
+    def predict(x_t: torch.Tensor, t: int) -> torch.Tensor:
+        return mixture_eps(x_t, float(lesson["alpha_bar"][t]), *points.MIXTURE)
+
+    made = points.sample_points(predict, lesson["alpha_bar"], 20, seed=4, stride=50)
+    torch.testing.assert_close(made, lesson["sample"](predict, 20, 4, 50)[0], rtol=1e-12, atol=1e-12)

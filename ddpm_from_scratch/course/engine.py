@@ -124,9 +124,9 @@ def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
             return f"your result has {what} {mine}, expected {wanted}"
     coarser = _eps(yours) > _eps(expected) or a.is_floating_point() != b.is_floating_point()
     if coarser and isinstance(yours, Tensor) and isinstance(expected, Tensor):
-        return f"your result has dtype {a.dtype}, expected {b.dtype}"
-    rtol = rtol or ROUNDINGS * max(_eps(yours), _eps(expected))
-    return _value_difference(a.detach().cpu().double(), b.detach().cpu().double(), rtol)
+        return f"your result has dtype {a.dtype}, expected {b.dtype}" + ": a negative number's root?" * a.is_complex()
+    one, other = ((torch.view_as_real(x) if x.is_complex() else x).detach().cpu().double() for x in (a, b))
+    return _value_difference(one, other, rtol or ROUNDINGS * max(_eps(yours), _eps(expected)))
 
 
 def _eps(value: Any) -> float:
@@ -157,8 +157,8 @@ def _value_difference(a: Tensor, b: Tensor, rtol: float) -> str:
 
 
 def _apart(a: float, b: float) -> tuple[str, str]:
-    """Two different numbers in as many digits as tell them apart, at least four."""
-    return next(pair for digits in range(4, 18) if (pair := (f"{a:.{digits}g}", f"{b:.{digits}g}"))[0] != pair[1])
+    """Two different numbers in as many digits as tell them apart: at least four, whole numbers in full."""
+    return next(p for n in range(4 if a % 1 or b % 1 else 15, 18) if (p := (f"{a:.{n}g}", f"{b:.{n}g}"))[0] != p[1])
 
 
 # ---------------------------------------------------------------- diagnosis
@@ -217,8 +217,8 @@ def _place(case: Case) -> str:
     shapes = [f"{name} of shape {tuple(v.shape)}" for name, v in case.args.items() if isinstance(v, Tensor)][:1]
     words = [f"{name} = {v}" for name, v in case.args.items() if isinstance(v, str) and shapes]
     t = f"at t = {case.facts['t']} " if "t" in case.facts else ""
-    plain = ((name, " ".join(str(value).split())) for name, value in case.args.items())
-    named = shapes + words or [f"{name} = {value:.40}" for name, value in plain if "<" not in value]
+    plain = ((name, textwrap.shorten(str(value), 60, placeholder=" …")) for name, value in case.args.items())
+    named = shapes + words or [f"{name} = {v}" for name, v in plain if "<" not in v and "tensor(" not in v]
     return f"{t}with {', '.join(named)}"
 
 

@@ -56,8 +56,8 @@ PAPERS = {
     "Vaswani": "Vaswani et al. 2017, Attention Is All You Need (arXiv 1706.03762)",
 }
 
-GAUSSIAN, SCHEDULES, SCHEDULERS, ORACLE, TRAINING, UNET = (
-    f"tests/test_{name}.py::" for name in ("gaussian", "schedules", "schedulers", "oracle", "training", "unet")
+GAUSSIAN, SCHEDULES, SCHEDULERS, ORACLE, BOUND, TRAINING, UNET = (
+    f"tests/test_{name}.py::" for name in ("gaussian", "schedules", "schedulers", "oracle", "bound", "training", "unet")
 )
 
 EQUATIONS = (
@@ -111,11 +111,36 @@ EQUATIONS = (
     ),
     Equation(
         "Ho",
+        "eq. 1",
+        r"p_\theta(x_{t-1} \mid x_t) = \mathcal N(\mu_\theta(x_t, t),\ \sigma_t^2 I)",
+        "03",
+        "schedulers.DDPMScheduler.step",
+        ORACLE + "test_mean_and_variance_after_every_step",
+    ),
+    Equation(
+        "Ho",
+        "eq. 3",
+        r"L = \operatorname{E}_q\Big[-\log p(x_T) - \textstyle\sum_{t\ge1}"
+        r" \log \tfrac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})}\Big] \ge -\log p_\theta(x_0)",
+        "03",
+        "metrics.bits_per_dimension",
+        BOUND + "test_bits_are_the_bound_of_eq_3",
+    ),
+    Equation(
+        "Ho",
         "eq. 5",
         r"L_T + \sum_{t>1} L_{t-1} + L_0, \text{ each a KL of Gaussians}",
         "03",
         "gaussian.normal_kl",
         GAUSSIAN + "test_normal_kl_is_the_integral",
+    ),
+    Equation(
+        "Ho",
+        "eq. 6",
+        r"q(x_{t-1} \mid x_t, x_0) = \mathcal N(\tilde\mu_t(x_t, x_0),\ \tilde\beta_t I)",
+        "03",
+        "gaussian.posterior_mean",
+        GAUSSIAN + "test_posterior_is_the_conditional_of_the_joint_gaussian",
     ),
     Equation(
         "Ho",
@@ -141,6 +166,32 @@ EQUATIONS = (
         "03",
         "gaussian.score_from_eps",
         GAUSSIAN + "test_score_of_gaussian_data",
+    ),
+    Equation(
+        "Ho",
+        "eq. 8",
+        r"L_{t-1} = \operatorname{E}_q\Big[\tfrac{1}{2\sigma_t^2} \lVert \tilde\mu_t(x_t, x_0)"
+        r" - \mu_\theta(x_t, t) \rVert^2\Big] + C",
+        "03",
+        "gaussian.normal_kl",
+        BOUND + "test_the_kl_of_a_step_is_a_squared_difference_of_means",
+    ),
+    Equation(
+        "Ho",
+        "eq. 9",
+        r"\text{eq. 8 with } x_0 = (x_t - \sqrt{1-\bar\alpha_t}\, \varepsilon) / \sqrt{\bar\alpha_t}",
+        "03",
+        "gaussian.posterior_mean",
+        BOUND + "test_the_posterior_mean_written_by_the_noise",
+    ),
+    Equation(
+        "Ho",
+        "eq. 10",
+        r"\text{and so } \tilde\mu_t = \tfrac{1}{\sqrt{\alpha_t}} \big(x_t"
+        r" - \tfrac{\beta_t}{\sqrt{1-\bar\alpha_t}}\, \varepsilon\big)",
+        "03",
+        "gaussian.posterior_mean",
+        BOUND + "test_the_posterior_mean_written_by_the_noise",
     ),
     Equation(
         "Ho",
@@ -268,12 +319,39 @@ EQUATIONS = (
         SCHEDULERS + "test_spacings_are_table_2",
     ),
     Equation(
+        "Ho",
+        "eq. 16",
+        r"L = \mathrm{KL}(q(x_T) \Vert p(x_T)) + \operatorname{E}_q \textstyle\sum_{t\ge1} \mathrm{KL}(q(x_{t-1} \mid "
+        r"x_t) \Vert p_\theta(x_{t-1} \mid x_t)) + H(x_0)",
+        "07",
+        "gaussian.normal_kl",
+        BOUND + "test_the_bound_read_progressively_is_that_of_eq_3",
+    ),
+    Equation(
+        "Song",
+        "eq. 5",
+        r"L_\gamma = \textstyle\sum_t \gamma_t \operatorname{E} \lVert \varepsilon_\theta(x_t, t) - \varepsilon "
+        r"\rVert^2",
+        "08",
+        "training.loss_weights",
+        TRAINING + "test_min_snr_weights",
+    ),
+    Equation(
         "Song",
         "eq. 4",
         r"x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1-\bar\alpha_t}\, \varepsilon",
         "08",
         "gaussian.q_sample",
         GAUSSIAN + "test_q_sample_moments",
+    ),
+    Equation(
+        "Song",
+        "eq. 6",
+        r"q_\sigma(x_{1:T} \mid x_0) = q_\sigma(x_T \mid x_0)"
+        r" \textstyle\prod_{t>1} q_\sigma(x_{t-1} \mid x_t, x_0)",
+        "08",
+        "gaussian.ddim_mean",
+        GAUSSIAN + "test_ddim_keeps_the_marginals",
     ),
     Equation(
         "Song",
@@ -285,11 +363,52 @@ EQUATIONS = (
     ),
     Equation(
         "Song",
+        "eq. 8",
+        r"q_\sigma(x_t \mid x_{t-1}, x_0) \text{ by Bayes, no Markov chain in general}",
+        "08",
+        "gaussian.ddim_mean",
+        BOUND + "test_the_steps_forward_of_the_family_by_bayes",
+    ),
+    Equation(
+        "Song",
+        "lemma 1",
+        r"q_\sigma(x_t \mid x_0) = \mathcal N(\sqrt{\bar\alpha_t}\, x_0,\ (1-\bar\alpha_t) I) \text{ for every } "
+        r"\sigma",
+        "08",
+        "gaussian.ddim_mean",
+        GAUSSIAN + "test_ddim_keeps_the_marginals",
+    ),
+    Equation(
+        "Song",
         "eq. 9",
         r"\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\, \varepsilon_\theta) / \sqrt{\bar\alpha_t}",
         "08",
         "gaussian.x0_from_eps",
         GAUSSIAN + "test_each_prediction_gives_back_the_others",
+    ),
+    Equation(
+        "Song",
+        "eq. 10",
+        r"p_\theta(x_{t-1} \mid x_t) = q_\sigma(x_{t-1} \mid x_t, \hat x_0)",
+        "08",
+        "schedulers.DDIMScheduler.step",
+        ORACLE + "test_mean_and_variance_after_every_step",
+    ),
+    Equation(
+        "Song",
+        "eq. 11",
+        r"J_\sigma = \operatorname{E}_{q_\sigma}[\log q_\sigma(x_{1:T} \mid x_0) - \log p_\theta(x_{0:T})]",
+        "08",
+        "gaussian.normal_kl",
+        BOUND + "test_the_bound_of_the_family_is_the_weighted_loss",
+    ),
+    Equation(
+        "Song",
+        "theorem 1",
+        r"J_\sigma = L_\gamma + C",
+        "08",
+        "gaussian.normal_kl",
+        BOUND + "test_the_bound_of_the_family_is_the_weighted_loss",
     ),
     Equation(
         "Song",
@@ -366,6 +485,14 @@ EQUATIONS = (
         "11",
         "metrics.frechet_distance",
         "tests/test_metrics.py::test_frechet_distance_in_two_dimensions_is_the_closed_form",
+    ),
+    Equation(
+        "Guidance",
+        "algorithm 1",
+        r"\text{training with some labels replaced by } \varnothing",
+        "12",
+        "course.exercises.l12.drop_labels",
+        TRAINING + "test_labels_are_dropped_as_often_as_asked",
     ),
     Equation(
         "Guidance",

@@ -79,7 +79,7 @@ class DDIMScheduler(Scheduler):
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
-        """One DDIM step to the next entry of `timesteps` (Song eq. 12).
+        """One DDIM step to the next entry of `timesteps` (Song eq. 10, 12).
 
         Args:
             model_output: the network's prediction, shaped like `sample`.

@@ -99,7 +99,7 @@ class DDPMScheduler(Scheduler):
         generator: Generator | None = None,
         return_dict: bool = True,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """One step of algorithm 2, x_t → x_{t-1} (Ho eq. 6, 7, 11).
+        """One step of algorithm 2, x_t → x_{t-1} (Ho eq. 1, 6, 7, 11).
 
         Args:
             model_output: the network's prediction, shaped like `sample`; twice the channels with "learned_range".

@@ -122,6 +122,15 @@ SKIP_CHANNELS = Exercise(
             lambda w, n: len(skip_channels(w, n)),
             "you returned how many skips there are: the channels of each are asked for",
         ),
+        Mistake(
+            lambda w, n: skip_channels(w, n + 1),
+            "you counted {layers} + 1 ResNet blocks per resolution: the additional one is on the way up, where skips "
+            "are used and none is made",
+        ),
+        Mistake(
+            lambda w, n: [w[0]] + [w[0] * 2**i for i in range(len(w)) for _ in range(n + 1)][:-1],
+            "you doubled the channels from one resolution to the next: the widths are given, here {widths}",
+        ),
     ),
     alternatives=(
         skips_from_a_comprehension,
@@ -205,6 +214,21 @@ def _up(widths, layers, skips, *, first_in=False, own=False, extra=1, down=False
     return channels
 
 
+def up_below_renewed_late(widths, layers, skips):
+    channels, below, left = [], widths[-1], list(skips)
+    for width in reversed(widths):
+        channels += [below + left.pop() for _ in range(layers + 1)]
+        below = width
+    return channels
+
+
+def up_without_shrinking(widths, layers, skips):
+    channels = [widths[-1]]
+    for skip in reversed(skips):
+        channels.append(channels[-1] + skip)
+    return channels[1:]
+
+
 CHANNELS_UP = Exercise(
     id="05.2",
     title="What goes into the way up",
@@ -261,6 +285,21 @@ CHANNELS_UP = Exercise(
         Mistake(
             lambda w, n, s: _up(w, n, s)[::-1],
             "you listed the blocks from the finest resolution: the order of use begins at the coarsest",
+        ),
+        Mistake(
+            up_below_renewed_late,
+            "you renewed what comes from below after a whole resolution: already its second block gets the output of "
+            "its first, which has this resolution's width",
+        ),
+        Mistake(
+            lambda w, n, s: [w[-1] + c for c in s[::-1]],
+            "you let the middle block's channels come from below everywhere: each block gets the output of the one "
+            "before it",
+        ),
+        Mistake(
+            up_without_shrinking,
+            "you passed on all channels that went in: a block puts out the width of its resolution, however many it is "
+            "given",
         ),
     ),
     alternatives=(up_by_zip, up_by_index, up_by_slices, up_in_tensors, up_by_recursion),
@@ -351,6 +390,8 @@ def _forward(
         chosen = skips[:n] if take == "first" else skips[-n:]
         h = block(h, chosen[::-1] if turn else chosen, temb)
         skips = skips[n:] if take == "first" else skips[:-n]
+    if out == "act norm":
+        return net.conv_out(net.conv_norm_out(net.conv_act(h)))
     h = net.conv_norm_out(h) if "norm" in out else h
     return net.conv_out(net.conv_act(h) if "act" in out else h)
 
@@ -461,6 +502,14 @@ UNET_FORWARD = Exercise(
             "you left out the activation in front of the last convolution",
         ),
         Mistake(
+            lambda net, x, s: _forward(net, x, s, out=""),
+            "you left out both the norm and the activation in front of the last convolution",
+        ),
+        Mistake(
+            lambda net, x, s: _forward(net, x, s, out="act norm"),
+            "you put the last activation in front of the norm: it comes behind it, as in every block",
+        ),
+        Mistake(
             lambda net, x, s: x + _forward(net, x, s),
             "you added x at the end: the network as a whole has no such shortcut, it gives ε and not a change of x",
         ),
@@ -531,7 +580,7 @@ def count_as_a_polynomial(c_in, c_out, temb):
     return 9 * c_out**2 + (9 + differs) * c_in * c_out + (temb + 5 + differs) * c_out + 2 * c_in
 
 
-def _count(c_in, c_out, temb, *, bias=1, kernel=9, norms=None, shortcut=None, time=True, second=None):
+def _count(c_in, c_out, temb, *, bias=1, kernel=9, norms=None, shortcut=None, time=1, second=None):
     convolutions = kernel * c_in * c_out + kernel * (second or c_out) * c_out + 2 * bias * c_out
     total = convolutions + (2 * c_in + 2 * c_out if norms is None else norms)
     total += time * (temb * c_out + bias * c_out)
@@ -569,6 +618,32 @@ RESNET_PARAMETERS = Exercise(
             "you gave both norms the channels of the output: the first one acts on the input (here {change})",
         ),
         Mistake(
+            lambda a, b, t: _count(a, b, t, norms=4 * a),
+            "you gave both norms the channels of the input: the second one acts on what the first convolution made "
+            "(here {change})",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, norms=2 * a),
+            "you counted one norm: there is one in front of each of the two 3×3 convolutions",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t) - (9 * b * b + b),
+            "you counted one 3×3 convolution: there are two, the second from {c_out} channels to as many",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, shortcut=False) + (a != b) * (9 * a * b + b),
+            "you counted the shortcut as a 3×3 convolution (here {change}): it is 1×1",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, time=0) + t * a + a,
+            "you let the time be projected to the {c_in} channels of the input: it is added after the first "
+            "convolution, where there are {c_out}",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, time=2),
+            "you counted the linear layer of the time twice: there is one in a block",
+        ),
+        Mistake(
             lambda a, b, t: _count(a, b, t, norms=a + b),
             "you counted one number per channel in the norms: there is a scale and a shift",
         ),
@@ -582,7 +657,7 @@ RESNET_PARAMETERS = Exercise(
             "you left out the 1×1 convolution of the shortcut, which is there where the channels differ ({change})",
         ),
         Mistake(
-            lambda a, b, t: _count(a, b, t, time=False),
+            lambda a, b, t: _count(a, b, t, time=0),
             "you left out the linear layer that projects the time: {temb} numbers in, one per channel out",
         ),
         Mistake(
@@ -711,6 +786,12 @@ def _clinic(resnets, h, skips, temb, *, order=-1, below_first=True, blocks=1, ti
     return h
 
 
+def clinic_added(resnets, h, skips, temb):
+    for resnet, skip in zip(resnets, skips[::-1], strict=True):
+        h = h + resnet(torch.cat([h, skip], dim=1), temb)
+    return h
+
+
 CLINIC = Exercise(
     id="05.5",
     title="Bug clinic: two quiet bugs",
@@ -756,6 +837,14 @@ CLINIC = Exercise(
         Mistake(
             lambda r, h, s, t: _clinic(r, h, s, t, keep=True),
             "you gave every block the h from below: each takes the result of the one before it",
+        ),
+        Mistake(
+            lambda r, h, s, t: r[0](torch.cat([h, s[-1]], dim=1), t),
+            "you returned from inside the loop: one of the {n} blocks has run",
+        ),
+        Mistake(
+            clinic_added,
+            "you added h to what each block gives: its shortcut is inside it already",
         ),
         Mistake(
             lambda r, h, s, t: _clinic(r, h, [s[-1]] * len(s), t),

@@ -17,7 +17,7 @@ ALPHA_BAR = schedules.alpha_bars(schedules.linear())
 
 
 def drop_labels(labels: Tensor, uniform: Tensor, share: float, nothing: int) -> Tensor:
-    """The labels of a training batch, some of them replaced by "no class".
+    """The labels of a training batch, some of them replaced by "no class" (Ho and Salimans 2022, algorithm 1).
 
     labels: (B,) whole numbers; -1 marks an image without a label.
     uniform: (B,) numbers drawn uniformly from [0, 1), one for each image.
@@ -65,7 +65,7 @@ DROP_LABELS = Exercise(
     title="Forgetting labels on purpose",
     difficulty=1,
     minutes=4,
-    equation="Ho and Salimans 2022, algorithm 1",
+    equation="Guidance algorithm 1",
     where="Two networks in one",
     lines=2,
     reference=drop_labels,
@@ -101,6 +101,18 @@ DROP_LABELS = Exercise(
         Mistake(
             lambda c, u, share, nothing: torch.where((torch.arange(len(c)) < share * len(c)) | (c < 0), nothing, c),
             "you dropped the first labels of the batch and left `uniform` unused: the choice must be random",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where((u < share) & (c < 0), nothing, c),
+            "you asked for both at once: a label goes if it is dropped *or* missing",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where((u < share) | (c < 0), c, nothing),
+            "you exchanged the two values: the labels that should stay became {nothing}, and the others stayed",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: (u < share) | (c < 0),
+            "you returned which labels go: the labels after the replacement are asked for",
         ),
         Mistake(
             lambda c, u, share, nothing: c[(u >= share) & (c >= 0)],
@@ -175,7 +187,7 @@ GUIDED_EPS = Exercise(
     title="Guidance",
     difficulty=1,
     minutes=4,
-    equation="Ho and Salimans 2022, section 3.2",
+    equation="Guidance section 3.2",
     where="Guidance without a classifier",
     lines=1,
     reference=guided_eps,
@@ -210,6 +222,19 @@ GUIDED_EPS = Exercise(
         Mistake(
             lambda c, n, w: (2 + w) * c - (1 + w) * n,
             "you shifted w by one: at w = 0 yours is guided already",
+        ),
+        Mistake(
+            lambda c, n, w: c + w * n,
+            "you added w times the prediction without class: it is the *difference* of the two that shows where the "
+            "class leads",
+        ),
+        Mistake(
+            lambda c, n, w: ((1 + w) * c - w * n).clamp(-1, 1),
+            "you clamped the result: noise has no bounds, and clipping is the scheduler's business",
+        ),
+        Mistake(
+            lambda c, n, w: (c + w * n) / (1 + w),
+            "you took a weighted average: it lies between the two predictions, and guidance goes beyond",
         ),
         Mistake(
             lambda c, n, w: w * (c - n),
@@ -327,8 +352,8 @@ LOG_VARIANCE = Exercise(
         ),
         Mistake(
             lambda v, a, p: v * math.log(1 - a) + (1 - v) * math.log(1 - p),
-            "you interpolated between the variances of the two noise levels, 1-ᾱ_prev and 1-ᾱ_t: the bounds are those "
-            "of one step back",
+            "you interpolated between 1-ᾱ_prev and 1-ᾱ_t, the variances of the two noise levels: the bounds are those "
+            "of one step back, whose β_t is not 1-ᾱ_t",
         ),
         Mistake(
             lambda v, a, p: v * math.log(p - a) + (1 - v) * math.log((1 - p) / (1 - a) * (p - a)),
@@ -337,6 +362,19 @@ LOG_VARIANCE = Exercise(
         Mistake(
             lambda v, a, p: v * math.log(_bounds(a, p)[0]) + (1 - v) * math.log((1 - p) / (1 - a)),
             "you forgot the factor β_t in β̃_t (t = {t})",
+        ),
+        Mistake(
+            lambda v, a, p: v * math.log(_bounds(a, p)[0]) + (1 - v) * math.log((1 - a) / (1 - p) * _bounds(a, p)[0]),
+            "you turned the quotient in β̃_t upside down: yours is larger than β_t, but the variance with x_0 known "
+            "must be smaller (t = {t})",
+        ),
+        Mistake(
+            lambda v, a, p: v * _bounds(a, p)[0] + (1 - v) * _bounds(a, p)[1],
+            "you interpolated the variances and took no logarithm at all",
+        ),
+        Mistake(
+            lambda v, a, p: torch.full_like(v, math.log(_bounds(a, p)[1])),
+            "you returned log β̃_t whatever the network says: `v` is not used",
         ),
         Mistake(
             lambda v, a, p: v * math.log2(_bounds(a, p)[0]) + (1 - v) * math.log2(_bounds(a, p)[1]),
@@ -423,7 +461,7 @@ MIN_SNR_WEIGHT = Exercise(
     title="Min-SNR weights",
     difficulty=2,
     minutes=6,
-    equation="Hang et al. 2023, section 3.4",
+    equation="Hang section 3.4",
     where="Weighing the steps",
     lines=3,
     reference=min_snr_weight,
@@ -455,6 +493,18 @@ MIN_SNR_WEIGHT = Exercise(
         Mistake(
             lambda a, g, k: _snr(a).clamp(max=g) / (_snr(a) if k != "sample" else 1),
             "you divided by the SNR for v as for ε: for v the divisor is another",
+        ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / _snr(a),
+            "you gave the weight for ε whatever the network predicts: an error of {predicts} is another currency",
+        ),
+        Mistake(
+            lambda a, g, k: (_snr(a) / _per_x0(_snr(a), k)).clamp(max=g),
+            "you limited the weight after the division: it is the SNR that γ limits",
+        ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / g,
+            "you divided by γ: then no weight is above 1, but it is not the loss of {predicts} any more",
         ),
         Mistake(
             lambda a, g, k: _snr(a).clamp(max=g) * _per_x0(_snr(a), k),
@@ -567,6 +617,19 @@ COMBINE = Exercise(
             "you divided each gradient by its own number of images: it is a mean over them already",
         ),
         Mistake(
+            lambda gradients, counts: sum(gradients) / sum(counts),
+            "you added the means and divided by the number of images: a mean is one gradient, not as many as its "
+            "images",
+        ),
+        Mistake(
+            lambda gradients, counts: combine(gradients, counts) / len(counts),
+            "you divided twice, by the number of images and by the number of processes",
+        ),
+        Mistake(
+            lambda gradients, counts: combine(gradients, counts) * sum(counts) / max(counts),
+            "you divided by the largest share: it is all {counts} images together that count",
+        ),
+        Mistake(
             lambda gradients, counts: gradients[0].clone(),
             "you returned the first process's gradient: the others' images would teach nothing",
         ),
@@ -578,6 +641,31 @@ COMBINE = Exercise(
     alternatives=(combine_by_stack, combine_in_float64, combine_in_place, combine_by_image),
     rtol=1e-4,
 )
+
+
+# ---------------------------------------------------------------- bug clinic
+
+
+def halves_exchanged(unet, x_t, t, labels, nothing, w):
+    both = torch.cat([labels, torch.full_like(labels, nothing)])
+    eps_none, eps_class = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guided_eps(eps_class, eps_none, w)
+
+
+def wrong_row(unet, x_t, t, labels, nothing, w):
+    both = torch.cat([labels, torch.zeros_like(labels)])
+    eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guided_eps(eps_class, eps_none, w)
+
+
+def class_in_both(unet, x_t, t, labels, nothing, w):
+    both = labels.repeat(2)
+    eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
+    return guided_eps(eps_class, eps_none, w)
+
+
+BROKEN = {"A": halves_exchanged, "B": wrong_row, "C": class_in_both}
+"""Guided predictions with one bug each, as `predict(unet, x_t, t, labels, nothing, w)` → ε̃. Guess before you read."""
 
 
 EXERCISES = (DROP_LABELS, GUIDED_EPS, LOG_VARIANCE, MIN_SNR_WEIGHT, COMBINE)

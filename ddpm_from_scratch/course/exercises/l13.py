@@ -70,6 +70,8 @@ def _as_network(oracle: Oracle) -> Callable[[Tensor, Tensor], Tensor]:
             raise TypeError(
                 f"the network takes one whole t for each of the {len(x_t)} samples, as a tensor of that shape"
             )
+        if not 0 <= int(t[0]) < len(oracle.alpha_bar):
+            raise ValueError(f"the network knows t from 0 to {len(oracle.alpha_bar) - 1}, and is asked at t = {t[0]}")
         _refuse_other_numbers(x_t, torch.float32)
         return oracle(x_t, t)
 
@@ -86,6 +88,11 @@ def _record(x0: object, asked: list[int]) -> dict[str, Tensor] | None:
         return None
     if not isinstance(x0, Tensor):
         raise TypeError(f"return the samples, one tensor: yours is a {type(x0).__name__}")
+    if x0.is_complex():
+        raise TypeError(
+            "your samples are complex numbers: the root of a negative number is taken somewhere. Look at the last "
+            "step: which level is read there (index -1 is the noisy end of the table), and how large is σ?"
+        )
     return {"t of the network calls": torch.tensor(asked, dtype=torch.long), "x_0": x0}
 
 
@@ -181,6 +188,23 @@ MAKE_SCHEDULE = Exercise(
             "you start with 1, at no noise: index 0 already had one step",
         ),
         Mistake(
+            lambda T, b, c: (1 - b - (c - b) / T * torch.arange(T, dtype=torch.float64)).cumprod(0),
+            "you divided the way from the first β to the last by T: there are {T} of them and one gap less, so your "
+            "last β is not {beta_T:.4g}",
+        ),
+        Mistake(
+            lambda T, b, c: (1 - (c / b) ** torch.linspace(0, 1, T, dtype=torch.float64) * b).cumprod(0),
+            "you made the β rise in equal ratios: a straight line has equal differences",
+        ),
+        Mistake(
+            lambda *a: torch.cat([torch.ones(1, dtype=torch.float64), (1 - _line(*a)).cumprod(0)]),
+            "you put a 1 in front: that level needs no entry, and the table has {T} of them",
+        ),
+        Mistake(
+            lambda *a: (1 - _line(*a)).prod(),
+            "you multiplied everything into one number: the product up to each t is asked for",
+        ),
+        Mistake(
             lambda *a: (1 - _line(*a)).cumprod(0).flip(0),
             "you have the schedule backwards: index 0 must be the cleanest",
         ),
@@ -228,7 +252,9 @@ def training_loss_inputs(generator: torch.Generator, index: int) -> Case:
     t = torch.randint(40, shape[:1], generator=generator)
     t[:2] = torch.tensor([0, 39])
     weight = torch.rand((), generator=generator) * 0.3 + 0.2
-    return Case({"x0": x0, "t": t, "noise": noise, "alpha_bar": alpha_bar, "weight": weight}, {"B": shape[0]})
+    return Case(
+        {"x0": x0, "t": t, "noise": noise, "alpha_bar": alpha_bar, "weight": weight}, {"B": shape[0], "shape": shape}
+    )
 
 
 def run_training_loss(answer, x0, t, noise, alpha_bar, weight):
@@ -238,6 +264,8 @@ def run_training_loss(answer, x0, t, noise, alpha_bar, weight):
     if loss is None:
         return None
     x_t, steps = model.given[0] if model.given else (torch.zeros(()), torch.zeros(()))
+    if model.weight.grad is not None:
+        raise TypeError("the loss is only computed here: calling backward is left to the training loop")
     if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
         loss.backward()
     gradient = torch.zeros_like(weight) if model.weight.grad is None else model.weight.grad
@@ -300,6 +328,24 @@ def training_loss_clean_input(model, x0, t, noise, alpha_bar):
     return ((model(x0, t) - noise) ** 2).mean()
 
 
+def training_loss_four_axes(model, x0, t, noise, alpha_bar):
+    a = alpha_bar[t].view(-1, 1, 1, 1).to(x0.dtype)
+    return ((model(a**0.5 * x0 + (1 - a) ** 0.5 * noise, t) - noise) ** 2).mean()
+
+
+def training_loss_one_before(model, x0, t, noise, alpha_bar):
+    return ((model(_noised(x0, t - 1, noise, alpha_bar), t) - noise) ** 2).mean()
+
+
+def training_loss_one_step(model, x0, t, noise, alpha_bar):
+    alpha = alpha_bar / torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])
+    return training_loss(model, x0, t, noise, alpha)
+
+
+def training_loss_shares_of_t(model, x0, t, noise, alpha_bar):
+    return ((model(_noised(x0, t, noise, alpha_bar), t / len(alpha_bar)) - noise) ** 2).mean()
+
+
 def training_loss_two_times(model, x0, t, noise, alpha_bar):
     return ((model(_noised(x0, t, noise, alpha_bar), t + 1) - noise) ** 2).mean()
 
@@ -329,6 +375,36 @@ TRAINING_LOSS = Exercise(
         Mistake(
             _loss(keep=lambda a: (1 - a) ** 0.5, add=lambda a: a**0.5),
             "you swapped the coefficients: at t = 0 your x_t is nearly pure noise",
+        ),
+        Mistake(
+            _loss(keep=lambda a: a),
+            "you left out the square root in front of x_0: ᾱ is a share of the variance",
+        ),
+        Mistake(
+            _loss(add=lambda a: 1 - a),
+            "you left out the square root in front of the noise: 1-ᾱ is a variance",
+        ),
+        Mistake(
+            training_loss_four_axes,
+            "you gave the levels four axes: that fits images alone, and the data may have any rank (here x_0 has shape "
+            "{shape})",
+        ),
+        Mistake(
+            training_loss_one_before,
+            "you took the level of index t-1: index t of the table already means t + 1 steps of noise, and -1 is its "
+            "noisy end",
+        ),
+        Mistake(
+            training_loss_one_step,
+            "you used α_t, what one step leaves: ᾱ_t is what is left after all steps up to t, and the table holds it",
+        ),
+        Mistake(
+            training_loss_shares_of_t,
+            "you told the network t divided by T: it expects the whole number",
+        ),
+        Mistake(
+            _loss(measure=lambda error: 0.5 * (error**2).mean()),
+            "you halved the loss: Ho eq. 14 has no ½",
         ),
         Mistake(
             _loss(keep=lambda a: torch.ones_like(a)),
@@ -437,6 +513,10 @@ def run_train(answer, images, weight, alpha_bar, steps, batch_size, learning_rat
         return None
     if not isinstance(losses, list | tuple | Tensor) or isinstance(losses, Tensor) and losses.ndim != 1:
         raise TypeError(f"return the losses of all {steps} steps: yours is a {type(losses).__name__}")
+    if any(isinstance(loss, Tensor) and loss.requires_grad for loss in losses):
+        raise TypeError(
+            "the losses are to be numbers: a tensor that gradients can flow through keeps its whole step alive"
+        )
     values = torch.as_tensor([float(loss) for loss in losses])
     seen = torch.cat([t.reshape(-1) for _, t in model.given]) if model.given else torch.zeros(0, dtype=torch.long)
     return {"losses": values, "weight": model.weight.detach(), "t": seen}
@@ -556,6 +636,24 @@ def _noise_first(images, T, batch_size, generator):
     return indices, torch.randint(T, (batch_size,), generator=generator), noise
 
 
+def _t_first(images, T, batch_size, generator):
+    t = torch.randint(T, (batch_size,), generator=generator)
+    indices = torch.randint(len(images), (batch_size,), generator=generator)
+    return indices, t, torch.randn((batch_size, *images.shape[1:]), generator=generator)
+
+
+def _never_last(images, T, batch_size, generator):
+    indices = torch.randint(len(images), (batch_size,), generator=generator)
+    t = torch.randint(T - 1, (batch_size,), generator=generator)
+    return indices, t, torch.randn((batch_size, *images.shape[1:]), generator=generator)
+
+
+def _without_repetition(images, T, batch_size, generator):
+    indices = torch.randperm(len(images), generator=generator)[:batch_size]
+    t = torch.randint(T, (batch_size,), generator=generator)
+    return indices, t, torch.randn((batch_size, *images.shape[1:]), generator=generator)
+
+
 def _one_noise(images, T, batch_size, generator):
     indices = torch.randint(len(images), (batch_size,), generator=generator)
     t = torch.randint(T, (batch_size,), generator=generator)
@@ -600,8 +698,26 @@ TRAIN = Exercise(
             "you used plain gradient descent: the contract says Adam, and the learning rate is meant for it",
         ),
         Mistake(
-            _train(optimiser=lambda p, rate: torch.optim.AdamW(p, rate, weight_decay=0.1)),
+            _train(optimiser=torch.optim.AdamW),
             "you used Adam with weight decay: it pulls the weights to zero, which the contract does not ask for",
+        ),
+        Mistake(
+            _train(optimiser=lambda p, rate: torch.optim.Adam(p)),
+            "you left the learning rate to Adam's own default: {learning_rate} is asked for",
+        ),
+        Mistake(
+            _train(_t_first),
+            "you drew t before the indices: as good a run, but not the one that this generator stands for; see the "
+            "order in the docstring",
+        ),
+        Mistake(
+            _train(_without_repetition),
+            "you drew the images without repetition: the contract draws each index by itself, so one may come twice",
+        ),
+        Mistake(
+            _train(_never_last),
+            "you never drew the last t: the upper end of `torch.randint` is left out anyway, so t = T-1, where every "
+            "sampler starts, is never trained",
         ),
         Mistake(
             _train(_one_t),
@@ -736,19 +852,37 @@ def ddpm_sample_in_place(model, x_T, alpha_bar, generator, clip):
     return x
 
 
-def _ddpm_step(model, x, alpha_bar, t, generator, clip, z=None, mean=None, std=None, clamp=lambda x0: x0.clamp(-1, 1)):
+def _ddpm_mean(x, x0, a, p):
+    return p**0.5 * (1 - a / p) / (1 - a) * x0 + (a / p) ** 0.5 * (1 - p) / (1 - a) * x
+
+
+def _x0_hat(x, eps, a):
+    return (x - (1 - a) ** 0.5 * eps) / a**0.5
+
+
+def _ddpm_step(
+    model,
+    x,
+    alpha_bar,
+    t,
+    generator,
+    clip,
+    z=None,
+    mean=None,
+    std=None,
+    clamp=lambda x0: x0.clamp(-1, 1),
+    before=lambda alpha_bar, t: _level(alpha_bar, t - 1),
+    hat=_x0_hat,
+):
     """One step of algorithm 2 with some of its parts replaced."""
-    a, p = _level(alpha_bar, t), _level(alpha_bar, t - 1)
+    a, p = _level(alpha_bar, t), before(alpha_bar, t)
     eps = model(x, torch.full((len(x),), t))
-    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+    x0 = hat(x, eps, a)
     x0 = clamp(x0) if clip else x0
-    if mean is None:
-        x_mean = p**0.5 * (1 - a / p) / (1 - a) * x0 + (a / p) ** 0.5 * (1 - p) / (1 - a) * x
-    else:
-        x_mean = mean(x, x0, eps, a, p)
+    x_mean = _ddpm_mean(x, x0, a, p) if mean is None else mean(x, x0, eps, a, p)
     if z is None:
         z = torch.randn(x.shape, generator=generator) if t > 0 else torch.zeros_like(x)
-    return x_mean + ((1 - p) / (1 - a) * (1 - a / p) if std is None else std(a, p) ** 2) ** 0.5 * z
+    return x_mean + (max((1 - p) / (1 - a) * (1 - a / p), 0.0) if std is None else std(a, p) ** 2) ** 0.5 * z
 
 
 def _ddpm(order=lambda T: range(T - 1, -1, -1), clip=None, **parts):
@@ -780,6 +914,42 @@ def ddpm_sample_one_noise(model, x_T, alpha_bar, generator, clip):
 
 def ddpm_sample_own_start(model, x_T, alpha_bar, generator, clip):
     return ddpm_sample(model, torch.randn(x_T.shape, generator=generator), alpha_bar, generator, clip)
+
+
+def ddpm_sample_clamps_the_end(model, x_T, alpha_bar, generator, clip):
+    x = ddpm_sample(model, x_T, alpha_bar, generator, False)
+    return x.clamp(-1, 1) if clip else x
+
+
+def ddpm_sample_sigma_of_the_next(model, x_T, alpha_bar, generator, clip):
+    x = x_T
+    for t in reversed(range(len(alpha_bar))):
+        p, q = _level(alpha_bar, t - 1), _level(alpha_bar, t - 2)
+        x = _ddpm_step(model, x, alpha_bar, t, generator, clip, std=_next_std(p, q))
+    return x
+
+
+def _next_std(p, q):
+    return lambda *_: ((1 - q) / (1 - p) * (1 - p / q)) ** 0.5 if p < 1 else 0.0
+
+
+def ddpm_sample_quiet_from(last):
+    """A sampler that adds no noise from t = `last` down."""
+
+    def sampler(model, x_T, alpha_bar, generator, clip):
+        x = x_T
+        for t in reversed(range(len(alpha_bar))):
+            x = _ddpm_step(model, x, alpha_bar, t, generator, clip, z=0.0 if t <= last else None)
+        return x
+
+    return sampler
+
+
+def ddpm_sample_uniform(model, x_T, alpha_bar, generator, clip):
+    x = x_T
+    for t in reversed(range(len(alpha_bar))):
+        x = _ddpm_step(model, x, alpha_bar, t, None, clip, torch.rand(x.shape, generator=generator) if t else 0.0)
+    return x
 
 
 def ddpm_sample_clamps_x(model, x_T, alpha_bar, generator, clip):
@@ -846,7 +1016,8 @@ DDPM_SAMPLE = Exercise(
         ),
         Mistake(
             ddpm_sample_noisy_end,
-            "you added noise at t = 0 too: the finished samples carry a last grain that nobody removes",
+            "you used σ² = β, and added noise at t = 0 too: this contract says β̃, and your finished samples carry a "
+            "grain that nobody removes",
         ),
         Mistake(
             ddpm_sample_one_noise,
@@ -857,6 +1028,72 @@ DDPM_SAMPLE = Exercise(
             _ddpm(order=lambda T: range(T - 1, 0, -1)),
             "you stopped before t = 0: one step of noise is left in the samples, and the network was called once too "
             "seldom",
+        ),
+        Mistake(
+            _ddpm(order=lambda T: range(T - 2, -1, -1)),
+            "you started at T-2: x_T has all T steps of noise, and the first call of the network is at T-1",
+        ),
+        Mistake(
+            _ddpm(before=lambda alpha_bar, t: float(alpha_bar[t - 1])),
+            "you read index t-1 at t = 0 as well, which is -1, the noisy end of the table: what lies before t = 0 are "
+            "the clean data",
+        ),
+        Mistake(
+            _ddpm(before=lambda alpha_bar, t: float(alpha_bar[max(t - 1, 0)])),
+            "you took ᾱ_0 for the level before t = 0: your last step goes nowhere, and one step of noise is left in "
+            "the samples",
+        ),
+        Mistake(
+            ddpm_sample_sigma_of_the_next,
+            "you took σ of another step: it belongs to the two levels between which x moves, as the mean does",
+        ),
+        Mistake(
+            ddpm_sample_quiet_from(1),
+            "you added no noise at t = 1 either: only the very last step, t = 0, goes without",
+        ),
+        Mistake(
+            ddpm_sample_uniform,
+            "you drew uniform noise: it is never negative, and pushes all samples one way",
+        ),
+        Mistake(
+            _ddpm(hat=lambda x, eps, a: (x + (1 - a) ** 0.5 * eps) / a**0.5),
+            "you added the noise where Ho eq. 15 takes it out: look at the sign",
+        ),
+        Mistake(
+            _ddpm(hat=lambda x, eps, a: (x - (1 - a) * eps) / a),
+            "you left out the square roots in x̂_0 (Ho eq. 15)",
+        ),
+        Mistake(
+            _ddpm(hat=lambda x, eps, a: x - (1 - a) ** 0.5 * eps),
+            "you took the noise out and did not divide by √ᾱ_t: what is left is a shrunken x̂_0 (Ho eq. 15)",
+        ),
+        Mistake(
+            _ddpm(mean=lambda x, x0, eps, a, p: (x - (1 - a / p) / (1 - a) ** 0.5 * eps) / a**0.5),
+            "you divided by √ᾱ_t where Ho eq. 11 has √α_t: one step back stretches by one step's factor",
+        ),
+        Mistake(
+            _ddpm(mean=lambda x, x0, eps, a, p: (x - (1 - a / p) / (1 - a) * eps) / (a / p) ** 0.5),
+            "you divided β_t by 1-ᾱ_t where Ho eq. 11 has its square root",
+        ),
+        Mistake(
+            _ddpm(mean=lambda x, x0, eps, a, p: _ddpm_mean(x0, x, a, p)),
+            "you exchanged the two coefficients of Ho eq. 7: which one is that of x̂_0?",
+        ),
+        Mistake(
+            _ddpm(mean=lambda x, x0, eps, a, p: p * (1 - a / p) / (1 - a) * x0 + a / p * (1 - p) / (1 - a) * x),
+            "you left out the square roots in the two coefficients of Ho eq. 7",
+        ),
+        Mistake(
+            _ddpm(mean=lambda x, x0, eps, a, p: p**0.5 * (1 - a / p) / (1 - a) * x0 + a**0.5 * (1 - p) / (1 - a) * x),
+            "you used ᾱ_t where Ho eq. 7 has α_t, in the coefficient of x_t",
+        ),
+        Mistake(
+            ddpm_sample_clamps_the_end,
+            "you clamped the finished samples only: it is x̂_0 that is clamped, in every step",
+        ),
+        Mistake(
+            _ddpm(clamp=lambda x0: x0.clamp(0, 1)),
+            "you clamped x̂_0 to [0, 1]: the data lie in [-1, 1]",
         ),
         Mistake(
             _ddpm(order=lambda T: range(T)),
@@ -940,7 +1177,7 @@ def ddim_sample(
 def ddim_sample_inputs(generator: torch.Generator, index: int) -> Case:
     """Gaussian data again: uneven steps without and with noise, clipping, and every step at η = 1."""
     shape = ((6, 1), (5, 2), (3, 1, 4, 4), (4, 3))[index]
-    mean, std = ((0.5, 0.3), (-0.4, 1.5), (1.5, 0.6), (0.2, 0.4))[index]
+    mean, std = ((0.5, 0.3), (-0.4, 1.5), (1.2, 1.6), (0.2, 0.4))[index]
     steps = ([29, 20, 12, 7, 3], [27, 14, 6, 2], [29, 22, 9, 5, 1, 0], list(range(29, -1, -1)))[index]
     eta, clip = ((0.0, False), (0.5, False), (0.0, True), (1.0, False))[index]
     args = {
@@ -962,7 +1199,20 @@ def run_ddim_sample(answer, x_T, alpha_bar, timesteps, eta, seed, clip, mean, st
     return _record(x0, model.asked)
 
 
-def _ddim(previous=None, end=1.0, eta=None, keep=None, noise=True, redo=False, clip=None, root=0.5):
+def _ddim(
+    previous=None,
+    end=1.0,
+    eta=None,
+    keep=None,
+    noise=True,
+    redo=False,
+    clip=None,
+    root=0.5,
+    clamp=lambda x0: x0.clamp(-1, 1),
+    hat=_x0_hat,
+    sigma_of=None,
+    level_root=0.5,
+):
     """A DDIM sampler with some of its parts replaced."""
 
     def sampler(model, x_T, alpha_bar, timesteps, asked_eta, generator, asked_clip):
@@ -972,11 +1222,14 @@ def _ddim(previous=None, end=1.0, eta=None, keep=None, noise=True, redo=False, c
             t_prev = t_prev if previous is None else previous(t, t_prev, len(alpha_bar) // len(timesteps))
             a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else end or float(alpha_bar[0])
             eps = model(x, torch.full((len(x),), t))
-            x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
-            x0 = x0.clamp(-1, 1) if clamped else x0
+            x0 = hat(x, eps, a)
+            x0 = clamp(x0) if clamped else x0
             eps = (x - a**0.5 * x0) / (1 - a) ** 0.5 if redo else eps
-            sigma = (asked_eta if eta is None else eta) * max((1 - p) / (1 - a) * (1 - a / p), 0.0) ** root
-            x = p**0.5 * x0 + ((1 - p - sigma**2) ** 0.5 if keep is None else keep(p, sigma)) * eps
+            strength = asked_eta if eta is None else eta
+            sigma = strength * max((1 - p) / (1 - a) * (1 - a / p), 0.0) ** root
+            sigma = sigma if sigma_of is None else sigma_of(strength, a, p)
+            kept = max(1 - p - sigma**2, 0.0) ** 0.5 if keep is None else keep(p, sigma)
+            x = p**level_root * x0 + kept * eps
             if sigma > 0 and noise:
                 x = x + sigma * torch.randn(x.shape, generator=generator)
         return x
@@ -1041,6 +1294,35 @@ def ddim_sample_flat(model, x_T, alpha_bar, timesteps, eta, generator, clip):
     return x.view_as(x_T)
 
 
+def ddim_sample_wraps_around(model, x_T, alpha_bar, timesteps, eta, generator, clip):
+    x = x_T
+    for t, t_prev in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        a, p = alpha_bar[t], alpha_bar[t_prev]
+        eps = model(x, torch.full((len(x),), t))
+        x0 = _x0_hat(x, eps, a)
+        sigma = eta * ((1 - p) / (1 - a) * (1 - a / p)) ** 0.5
+        x = p**0.5 * (x0.clamp(-1, 1) if clip else x0) + (1 - p - sigma**2) ** 0.5 * eps
+        x = x + sigma * torch.randn(x.shape, generator=generator) if eta and t_prev >= 0 else x
+    return x
+
+
+def ddim_sample_stops_early(model, x_T, alpha_bar, timesteps, eta, generator, clip):
+    x = x_T
+    for t, t_prev in zip(timesteps, timesteps[1:], strict=False):
+        a, p = float(alpha_bar[t]), float(alpha_bar[t_prev])
+        eps = model(x, torch.full((len(x),), t))
+        x0 = _x0_hat(x, eps, a)
+        sigma = eta * ((1 - p) / (1 - a) * (1 - a / p)) ** 0.5
+        x = p**0.5 * (x0.clamp(-1, 1) if clip else x0) + (1 - p - sigma**2) ** 0.5 * eps
+        x = x + sigma * torch.randn(x.shape, generator=generator) if eta else x
+    return x
+
+
+def ddim_sample_clamps_the_end(model, x_T, alpha_bar, timesteps, eta, generator, clip):
+    x = ddim_sample(model, x_T, alpha_bar, timesteps, eta, generator, False)
+    return x.clamp(-1, 1) if clip else x
+
+
 def draw_ddim(answer):
     """The paths of 40 points from noise to data, deterministic, with the learner's sampler and the reference."""
     alpha_bar = make_schedule(100, 1e-3, 0.2)
@@ -1101,6 +1383,64 @@ DDIM_SAMPLE = Exercise(
             "you ended at ᾱ_0, the level of index 0: after the last entry comes x_0 itself, without noise",
         ),
         Mistake(
+            ddim_sample_wraps_around,
+            "you took a root of a negative number, and nothing finite is left: which level do you read after the last "
+            "entry? Index -1 is the noisy end of the table",
+        ),
+        Mistake(
+            ddim_sample_stops_early,
+            "you stopped at the level of the last entry, without asking the network there: the list has {n} entries, "
+            "and each of them is a call",
+        ),
+        Mistake(
+            lambda m, x, a, steps, *rest: ddim_sample(m, x, a, list(range(len(a) - 1, -1, -1)), *rest),
+            "you visited every t: only the {n} entries of the list are asked for",
+        ),
+        Mistake(
+            lambda m, x, a, steps, *rest: ddim_sample(m, x, a, list(range(len(steps) - 1, -1, -1)), *rest),
+            "you used positions in the list for timesteps: the entries themselves are the t",
+        ),
+        Mistake(
+            _ddim(hat=lambda x, eps, a: (x + (1 - a) ** 0.5 * eps) / a**0.5),
+            "you added the noise where Ho eq. 15 takes it out: look at the sign",
+        ),
+        Mistake(
+            _ddim(hat=lambda x, eps, a: (x - (1 - a) * eps) / a),
+            "you left out the square roots in x̂_0 (Ho eq. 15)",
+        ),
+        Mistake(
+            _ddim(level_root=1.0),
+            "you left out the root in front of x̂_0: ᾱ_prev is a share of the variance",
+        ),
+        Mistake(
+            _ddim(sigma_of=lambda eta, a, p: eta * (1 - a / p) ** 0.5),
+            "you took σ = η√β, the second root of Song eq. 16 alone: the first one is missing",
+        ),
+        Mistake(
+            _ddim(sigma_of=lambda eta, a, p: eta * ((1 - p) * (1 - a / p)) ** 0.5),
+            "you left the denominator 1-ᾱ_t out of σ (Song eq. 16)",
+        ),
+        Mistake(
+            _ddim(sigma_of=lambda eta, a, p: eta**2 * ((1 - p) / (1 - a) * (1 - a / p)) ** 0.5),
+            "you squared η: σ grows with η itself, and σ² with its square",
+        ),
+        Mistake(
+            _ddim(keep=lambda p, sigma: max(1 - p - sigma, 0.0) ** 0.5),
+            "you took σ off where σ² comes off: variances add up, standard deviations do not",
+        ),
+        Mistake(
+            _ddim(keep=lambda p, sigma: (1 - p + sigma**2) ** 0.5),
+            "you added σ² under the root of the direction: the fresh noise needs its room, so it comes off",
+        ),
+        Mistake(
+            ddim_sample_clamps_the_end,
+            "you clamped the finished samples only: it is x̂_0 that is clamped, in every step",
+        ),
+        Mistake(
+            _ddim(clamp=lambda x0: x0.clamp(0, 1)),
+            "you clamped x̂_0 to [0, 1]: the data lie in [-1, 1]",
+        ),
+        Mistake(
             _ddim(eta=0.0),
             "you ignored η: at η = {eta} there must be fresh noise in each step",
         ),
@@ -1147,6 +1487,14 @@ DDIM_SAMPLE = Exercise(
     picture=draw_ddim,
     rtol=2e-3,
 )
+
+
+HANDED_IN = {
+    "A": _ddpm(order=lambda T: range(T - 1, 0, -1)),
+    "B": _ddpm(z=0.0),
+    "C": _ddpm(std=lambda a, p: (1 - a / p) ** 0.5),
+}
+"""The samplers of the bug clinic, with one bug each. Guess before you read them."""
 
 
 EXERCISES = (MAKE_SCHEDULE, TRAINING_LOSS, TRAIN, DDPM_SAMPLE, DDIM_SAMPLE)

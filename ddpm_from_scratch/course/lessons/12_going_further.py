@@ -25,6 +25,7 @@
 # {{notation 12}}
 
 # %% id=setup
+import inspect
 import math
 
 import torch
@@ -39,7 +40,13 @@ from ddpm_from_scratch import (
     schedules,
 )
 from ddpm_from_scratch.course import check, hint, plots, progress, setup, solution
-from ddpm_from_scratch.course.exercises.l03 import CENTRES, STDS, WEIGHTS, mixture_eps
+from ddpm_from_scratch.course.exercises.l03 import mixture_eps
+from ddpm_from_scratch.course.points import (  # from lesson 03
+    MIXTURE,
+    SmallNetwork,
+    draw_mixture,
+    sample_points,
+)
 from ddpm_from_scratch.data import load_dataset, to_pixels
 
 setup("12")
@@ -94,7 +101,7 @@ plots.image_grid(
 # %% [markdown] id=dropout
 # ### Two networks in one
 #
-# Guidance will need the prediction *without* class as well. One could train a second network. Ho and Salimans train the same one for both: for a small share of the training images, the label is replaced by
+# Guidance will need the prediction *without* class as well. One could train a second network. Ho and Salimans train the same one for both (Guidance algorithm 1; *Guidance* is Ho and Salimans 2022): for a small share of the training images, the label is replaced by
 # "no class". The network then learns $\varepsilon_\theta(x_t, t, c)$ from the others and $\varepsilon_\theta(x_t, t, \varnothing)$ from these.
 
 # %% exercise 12.1
@@ -116,7 +123,7 @@ plots.image_grid(
 #
 # $$\nabla \log q(x_t \mid c) + w\,\nabla \log q(c \mid x_t) = (1+w)\,\nabla \log q(x_t \mid c) - w\,\nabla \log q(x_t) .$$
 #
-# A score is $-\varepsilon / \sqrt{1-\bar\alpha_t}$ (lesson 03). Multiply by $-\sqrt{1-\bar\alpha_t}$, and put the two predictions in (Guidance section 3.2; *Guidance* is Ho and Salimans 2022):
+# A score is $-\varepsilon / \sqrt{1-\bar\alpha_t}$ (lesson 03). Multiply by $-\sqrt{1-\bar\alpha_t}$, and put the two predictions in (Guidance section 3.2):
 #
 # $$\boxed{\tilde\varepsilon = (1+w)\,\varepsilon_\theta(x_t, t, c) - w\,\varepsilon_\theta(x_t, t, \varnothing)}$$
 #
@@ -125,7 +132,7 @@ plots.image_grid(
 # Check the step from scores to classifier where everything is known: the mixture of lesson 03, its four components divided into two classes.
 
 # %% id=bayes
-weights, centres, stds = (part.double() for part in (WEIGHTS, CENTRES, STDS))
+weights, centres, stds = MIXTURE
 class_a, class_b = torch.tensor([0, 1]), torch.tensor([2, 3])
 
 
@@ -164,18 +171,14 @@ for t in (100, 400, 800):
 from ddpm_from_scratch.course.exercises.l12 import guided_eps as guide
 
 
-def sample_class(w, n=1500, seed=1, stride=5):
-    """Points of class B made with exact predictions and guidance w, by ancestral sampling."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 2, generator=generator, dtype=torch.float64)
-    visited = [*range(999, -1, -stride), -1]
-    for t, t_prev in zip(visited, visited[1:], strict=False):
-        a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
-        eps = guide(exact(x, a, class_b), exact(x, a), w)
-        mean = gaussian.posterior_mean(x, gaussian.x0_from_eps(x, eps, a), a, p)
-        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        x = mean + gaussian.posterior_variance(a, p) ** 0.5 * noise
-    return x
+def sample_class(w):
+    """Points of class B, made with exact predictions and guidance w."""
+
+    def predict(x, t):
+        level = float(alpha_bar[t])
+        return guide(exact(x, level, class_b), exact(x, level), w)
+
+    return sample_points(predict, alpha_bar, n=1500, seed=1, stride=5)
 
 
 def share_of_upper(points):
@@ -187,21 +190,8 @@ truth = float(weights[2] / weights[class_b].sum())
 print(f"share of the upper component in class B: true {truth:.2f}")
 for w, cloud in clouds.items():
     certain = (log_q(cloud, 1 - 1e-12, class_b) - log_q(cloud, 1 - 1e-12)).exp()
-    print(
-        f"w = {w}: upper component {share_of_upper(cloud):.2f}; mean probability of class B at these points {certain.mean():.4f}"
-    )
-other = centres[class_a].repeat_interleave(150, 0) + stds[class_a].repeat_interleave(150)[
-    :, None
-] * torch.randn(300, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-plots.scatter(
-    {f"w = {w}": torch.cat([cloud[:600], other]) for w, cloud in clouds.items()},
-    groups=torch.tensor([0] * 600 + [1] * 300),
-    alt="Three scatter plots of points of class B, and of class A in a second colour at the lower left and right. At w = 0 a large spot above and a small one in the middle. At w = 1 the "
-    "small one has become thin, at w = 4 it is nearly gone.",
-    caption="Class B with exact predictions, class A for comparison. At every w the points are all but certain to be of class B. What guidance changes is which of them one gets.",
-)
+    print(f"w = {w}: upper component {share_of_upper(cloud):.2f}; mean probability of class B at these points {certain.mean():.4f}")
 assert abs(share_of_upper(clouds[0]) - truth) < 4 * (truth * (1 - truth) / 1500) ** 0.5 + 0.01
-assert share_of_upper(clouds[4]) > 0.9
 
 # %% [markdown] id=guidance-answer
 # <details><summary>Answer</summary>
@@ -213,6 +203,18 @@ assert share_of_upper(clouds[4]) > 0.9
 # $q(x_t \mid c)\,q(c \mid x_t)^w$ at each $t$, and these are not the noised versions of any one distribution. What one gets is typical images, at the price of variety.
 #
 # </details>
+
+# %% id=guidance-picture
+other = torch.randn(300, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+other = centres[class_a].repeat_interleave(150, 0) + stds[class_a].repeat_interleave(150)[:, None] * other
+plots.scatter(
+    {f"w = {w}": torch.cat([cloud[:600], other]) for w, cloud in clouds.items()},
+    groups=torch.tensor([0] * 600 + [1] * 300),
+    alt="Three scatter plots of points of class B, and of class A in a second colour at the lower left and right. At w = 0 a large spot above and a small one in the middle. At w = 1 the "
+    "small one has become thin, at w = 4 it is nearly gone.",
+    caption="Class B with exact predictions, class A for comparison. At every w the points are all but certain to be of class B. What guidance changes is which of them one gets.",
+)
+assert share_of_upper(clouds[4]) > 0.9
 
 # %% [markdown] id=guidance-digits
 # ### The same on digits
@@ -264,62 +266,80 @@ plots.image_grid(
 # %% [markdown] id=clinic
 # ### Bug clinic
 #
-# Three samplers at $w = 1$, each with one bug. None raises an error.
+# Three samplers at $w = 1$, each with one bug in how the two predictions are made or put together. They are hidden: look at the log, the curves and the digits. The first run is right. None raises an error.
 #
-# > **Before you unfold the answers:** what is wrong in each? The first row is right.
+# The log measures what guidance does: how far $\tilde\varepsilon$ lies from $\varepsilon_c$, in units of the difference $\varepsilon_c - \varepsilon_\varnothing$ that it should go along. In the right run that is $w$, at every step.
+#
+# > **Before you unfold the answers:** one gives the class to both halves of the batch, one has another row of the table for "no class", one takes the halves in the wrong order. Which is which?
 
 # %% id=clinic-runs
-def bug_a(x_t, t, labels):
-    both = torch.cat([labels, torch.full_like(labels, nothing)])
-    eps_none, eps_class = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
-    return guide(eps_class, eps_none, 1.0)
+from ddpm_from_scratch.course.exercises.l12 import BROKEN  # do not look inside yet
 
 
-def bug_b(x_t, t, labels):
-    both = torch.cat([labels, torch.zeros_like(labels)])
-    eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
-    return guide(eps_class, eps_none, 1.0)
+def right_prediction(unet, x_t, t, labels, nothing, w):
+    return guided(w)(x_t, t, labels)
 
 
-def bug_c(x_t, t, labels):
-    both = labels.repeat(2)
-    eps_class, eps_none = unet(x_t.repeat(2, 1, 1, 1), t, class_labels=both).sample.chunk(2)
-    return guide(eps_class, eps_none, 1.0)
+def run(predict, w=1.0):
+    """Digits by a guided prediction, two of each class, and how far it pushed each of them at every step."""
+    log = []
+
+    def logged(x_t, t, labels):
+        made = predict(unet, x_t, t, labels, nothing, w)
+        of_class = plain(x_t, t, labels)
+        along = (of_class - plain(x_t, t, torch.full_like(labels, nothing))).flatten(1)
+        log.append(((made - of_class).flatten(1) * along).sum(1) / along.square().sum(1))
+        return made
+
+    return make(logged, in_order.repeat(2), steps=12), torch.stack(log)  # log: (steps, images)
 
 
-runs = {"right": guided(1.0), "A": bug_a, "B": bug_b, "C": bug_c}
-made = {name: make(predict, in_order.repeat(2), steps=12) for name, predict in runs.items()}
-unguided = make(plain, in_order.repeat(2), steps=12)
-for name, images in made.items():
+patients = {name: run(predict) for name, predict in {"right": right_prediction, **BROKEN}.items()}
+for name, (images, log) in patients.items():
     logits = reference.classify(judge, to_pixels(images))[1]
-    as_asked = (logits.argmax(1) == in_order.repeat(2)).double()
-    gap = float((images - unguided).abs().mean())
-    print(
-        f"{name:<6} read as asked {as_asked.mean():>4.0%}; mean distance from the images without guidance {gap:.3f}, of the zeros alone {float((images - unguided)[::10].abs().mean()):.3f}"
-    )
+    as_asked = (logits.argmax(1) == in_order.repeat(2)).double().mean()
+    print(f"{name:<6} read as asked {as_asked:>4.0%}; mean push {log.mean():+.2f}, of the two zeros alone {log[:, ::10].mean():+.2f}, of the two ones {log[:, 1::10].mean():+.2f}")
 plots.image_grid(
-    torch.cat([images[:10] for images in made.values()]),
+    torch.cat([images[:10] for images, _ in patients.values()]),
     columns=10,
     titles=[str(c) for c in range(10)],
-    row_labels=list(made),
+    row_labels=list(patients),
     alt="Four rows of ten digits. Right: 0 to 9. A: shapes that are not the digits asked for. B and C: digits that differ from the right ones in detail.",
     caption="One right run and three wrong ones, from the same noise.",
+)
+scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+scheduler.set_timesteps(12)
+plots.curves(
+    scheduler.timesteps,
+    {name: log.mean(1) for name, (_, log) in patients.items()},
+    "timestep t (sampling runs from right to left)",
+    "push, in units of the difference",
+    alt="Four curves over t. The right run is a flat line at 1, C a flat line at 0, A a flat line at -2. B is no flat line and lies between C and the right run for most t.",
+    caption="How far each run goes along the difference of the two predictions.",
 )
 
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers</summary>
 #
-# - **A** takes the two halves of the batch in the wrong order. It guides *away* from the class, and hardly any digit is the one asked for.
+# - **A** takes the two halves of the batch in the wrong order. It guides *away* from the class: with the names exchanged, $\tilde\varepsilon - \varepsilon_c = -(1+w)(\varepsilon_c - \varepsilon_\varnothing)$, the flat line. Hardly any digit is the one asked for.
 # - **B** uses class 0 for "no class". All digits are driven away from the zero instead of from the average; the zeros themselves get no guidance at all, since their two predictions are equal.
 # - **C** gives the class to both halves. The predictions are equal, $w$ cancels, and the images are those without guidance, however large $w$ is.
 #
+# The judge reads the digits of B and C as asked: whoever looks at the digits alone will not find these two.
+#
 # </details>
+#
+# Now the code. In each, one expression is wrong. **Fix them**: copy one into a cell, mend it, and compare `run(your_prediction)` with the first row. (Their `guided_eps` is the finished one, which is called `guide` here.)
+
+# %% id=clinic-code
+for name, predict in BROKEN.items():
+    print(f"# {name}\n{inspect.getsource(predict)}")
 
 # %% [markdown] id=variance
 # ## Learning the variance
 #
-# Lesson 07 chose between two variances of a step back: $\tilde\beta_t$, right if $x_0$ were known, and $\beta_t$, right if the data were $\mathcal N(0, I)$. With 1000 steps they nearly agree. With ten they do not, and neither is
-# right. Nichol and Dhariwal let the network say where between them it wants to be, for each pixel, in the logarithm (IDDPM eq. 15):
+# Lesson 07 found the right variance of a step back for Gaussian data (its boxed formula, `reverse_variance` below), and the paper's two choices at the ends of it: $\tilde\beta_t$ for data that are a point, $\beta_t$ for $\mathcal N(0, I)$. Real data lie
+# between, and each pixel lies elsewhere: the corner of a digit is nearly a point, its middle is not. So let the network say where. Nichol and Dhariwal interpolate, for each pixel, in the logarithm (IDDPM eq. 15):
 #
 # $$\log \sigma_t^2 = v \log \beta_t + (1-v) \log \tilde\beta_t , \qquad v \in [0, 1] .$$
 #
@@ -331,42 +351,53 @@ plots.image_grid(
 # %% [markdown] id=variance-exact
 # ### What would a perfect network answer?
 #
-# For data from $\mathcal N(0, s^2)$ it can be computed. Then $x_t$ has variance $V_t = \bar\alpha_t s^2 + 1 - \bar\alpha_t$, and $x_t = \sqrt{a}\,x_{\text{prev}} + \sqrt{1-a}\;\text{noise}$ with $a = \bar\alpha_t / \bar\alpha_{\text{prev}}$. The two are jointly Gaussian with covariance
-# $\sqrt a\, V_{\text{prev}}$, so conditioning (refresher C of lesson 00) gives
+# For data from $\mathcal N(0, s^2)$ it would answer the fraction that makes $\sigma_t^2$ the formula of lesson 07. Solve eq. 15 for $v$:
 #
-# $$\operatorname{Var}(x_{\text{prev}} \mid x_t) = V_{\text{prev}} - \frac{a\,V_{\text{prev}}^2}{V_t} = V_{\text{prev}}\,\frac{V_t - a V_{\text{prev}}}{V_t} = \frac{V_{\text{prev}}}{V_t}\,(1-a) .$$
+# $$v^* = \log\frac{\operatorname{Var}(x_{\text{prev}} \mid x_t)}{\tilde\beta_t} \Big/ \log\frac{\beta_t}{\tilde\beta_t}$$
 #
-# The last equality uses $V_t = a V_{\text{prev}} + 1 - a$. For $s = 1$ all $V$ are 1, and $1 - a = \beta_t$ is left. For $s = 0$ it is $V = 1-\bar\alpha$, which gives $\tilde\beta_t$. Any $s$ below 1 lies between, at one fraction $v^*$ for each $t$ (far from the clean end it settles at $s^2$).
-#
-# > **Predict before you run.** Ten steps, the exact $\varepsilon^*$, and one of the three variances. Data of standard deviation $s = 0.5$. Which samples are too narrow, which too wide, and by much? (Timesteps spaced evenly from 999 to 0; lesson 07 spaced them otherwise, and at few steps that matters.)
+# > **Predict before you run.** For $s = 1$ it is 1 at every $t$. For narrower data: near the clean end, is $v^*$ closer to 0 or to 1? And at large $t$?
 
 # %% id=variance-truth
+from ddpm_from_scratch.course.exercises.l07 import reverse_variance
 from ddpm_from_scratch.course.exercises.l12 import log_variance as between
-
-
-def reverse_variance(a, p, s):
-    """Var(x_prev | x_t) for data from N(0, s²), from ᾱ_t and ᾱ_prev."""
-    return (p * s**2 + 1 - p) / (a * s**2 + 1 - a) * (1 - a / p)
 
 
 def best_fraction(a, p, s):
     beta, small = 1 - a / p, gaussian.posterior_variance(a, p)
-    return math.log(reverse_variance(a, p, s) / small) / math.log(beta / small)
+    return math.log(reverse_variance(a, p, s**2) / small) / math.log(beta / small)
 
 
+strides = range(20, 1000, 20)
+fractions = {
+    f"s = {s}": torch.tensor([best_fraction(float(alpha_bar[t]), float(alpha_bar[t - 20]), s) for t in strides])
+    for s in (1.0, 0.5, 0.2, 0.05)
+}
+print("best fraction v*, for steps of 20")
+for name, values in fractions.items():
+    print(f"{name:<9}" + "   ".join(f"t = {strides[i]}: {values[i]:.4f}" for i in (0, 2, 9, 24, 48)))
+
+# %% [markdown] id=variance-answer
+# <details><summary>Answer</summary>
+#
+# Close to 1 as long as the noise in $x_t$ is small beside $s$, which ends the sooner the narrower the data are; at large $t$ it is $s^2$. (For small $\bar\alpha$ both logarithms are small, and their ratio is
+# $\tfrac{(s^2-1)(\bar\alpha_{\text{prev}}-\bar\alpha_t) + (\bar\alpha_{\text{prev}}-\bar\alpha_t)}{\bar\alpha_{\text{prev}}-\bar\alpha_t} = s^2$.) So no single choice for all $t$ and all pixels is right, and a network that sees $x_t$ and $t$ can be.
+#
+# </details>
+#
+# And what is gained? The recursion of lesson 07 (*One Gaussian, followed exactly*) says how wide the samples come out. There both fixed choices failed at few steps.
+
+# %% id=variance-spread
 def final_spread(s, count, choice):
-    """Standard deviation of the samples after `count` steps with the exact ε*: a recursion, nothing is drawn."""
+    """Standard deviation of the samples after `count` steps with the exact ε*; nothing is drawn."""
     visited = [*torch.linspace(999, 0, count).round().int().tolist(), -1]
     variance = float(alpha_bar[999]) * s**2 + 1 - float(alpha_bar[999])
     for t, t_prev in zip(visited, visited[1:], strict=False):
         a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
-        eps_slope = (1 - a) ** 0.5 / (a * s**2 + 1 - a)  # ε* = slope · x_t
-        one = torch.ones(1, dtype=torch.float64)
-        slope = float(gaussian.posterior_mean(one, gaussian.x0_from_eps(one, eps_slope * one, a), a, p))
-        if t_prev < 0:
-            sigma2 = {"best": reverse_variance(a, p, s)}.get(choice, 0.0)
+        slope = (1 - (1 - a / p) / (a * s**2 + 1 - a)) / (a / p) ** 0.5  # Ho eq. 11 with ε*
+        if t_prev < 0:  # β̃ = 0 has no logarithm: the fixed choices end without noise
+            sigma2 = reverse_variance(a, p, s**2) if choice == "best" else 0.0
         else:
-            v = {"β̃": 0.0, "β": 1.0}.get(choice, best_fraction(a, p, s) if choice == "best" else None)
+            v = {"β̃": 0.0, "β": 1.0}.get(choice, best_fraction(a, p, s))
             sigma2 = math.exp(float(between(torch.tensor(v, dtype=torch.float64), a, p)))
         variance = slope**2 * variance + sigma2
     return variance**0.5
@@ -377,12 +408,6 @@ curves = {choice: torch.tensor([final_spread(0.5, n, choice) for n in counts]) f
 for choice, values in curves.items():
     print(f"{choice:<5}" + "   ".join(f"{n} steps {value:.3f}" for n, value in zip(counts, values.tolist(), strict=True)))
 assert all(abs(value - 0.5) < 1e-9 for value in curves["best"].tolist())
-
-strides = range(20, 1000, 20)
-fractions = {
-    f"s = {s}": torch.tensor([best_fraction(float(alpha_bar[t]), float(alpha_bar[t - 20]), s) for t in strides])
-    for s in (0.05, 0.2, 0.5, 1.0)
-}
 with plots.figure(
     columns=2,
     height=3.2,
@@ -394,16 +419,11 @@ with plots.figure(
     plots.draw_curves(right, torch.tensor(counts), curves, "number of steps", "spread of the samples")
     right.set(xscale="log")
 
-# %% [markdown] id=variance-answer
-# <details><summary>Answer</summary>
-#
-# $\tilde\beta$ gives samples that are too narrow, $\beta$ too wide, and the difference is plain at ten steps. The best variance is exact at every number of steps, since for Gaussian data the step back *is* Gaussian. For other data it
-# is not (lesson 03), and no variance repairs that: DDIM takes the other way out, no variance at all.
-#
-# </details>
+# %% [markdown] id=variance-training
+# Exact at every number of steps, since for Gaussian data the step back *is* Gaussian. For other data it is not (lesson 03), and no variance repairs that: DDIM takes the other way out, no variance at all.
 #
 # **How is it trained?** $L_{\text{simple}}$ does not contain $\sigma_t$, so it cannot teach it. The bound does: IDDPM adds a small part of it, $L_{\text{hybrid}} = L_{\text{simple}} + 0.001\, L_{\text{vlb}}$ (IDDPM eq. 16), and keeps the mean out of the second term,
-# so that it teaches the variance alone. The network has twice the output channels: one half for ε, the other for $v$ (the package maps it from $[-1, 1]$). `ddpm train --learned-variance` does that.
+# so that it teaches the variance alone. The network has twice the output channels: one half for ε, the other for $v$. `ddpm train --learned-variance` does that.
 
 # %% [markdown] id=weights
 # ## Weighing the steps
@@ -449,36 +469,16 @@ plots.curves(
 # > **Predict before you run.** ε, v, or ε with min-SNR? By more than the difference between two seeds?
 
 # %% id=versus-run
-class SmallNetwork(nn.Module):
-    """A prediction for points in the plane, from x_t of shape (N, 2) and t of shape (N,)."""
-
-    def __init__(self, width=64):
-        super().__init__()
-        sizes = (2 + 13, width, width, width)
-        layers = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.SiLU())]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 2))
-
-    def forward(self, x_t, t):
-        share = t[:, None] / 1000
-        waves = share * math.pi * 2.0 ** torch.arange(6)
-        return self.layers(torch.cat([x_t, share, waves.sin(), waves.cos()], dim=1))
-
-
-def draw_mixture(n, generator):
-    k = torch.multinomial(weights, n, replacement=True, generator=generator)
-    return (centres[k] + stds[k, None] * torch.randn(n, 2, generator=generator, dtype=torch.float64)).float()
-
-
 levels = alpha_bar.float()
 
 
 def fit(target, gamma, seed, steps=1200):
     torch.manual_seed(seed)
-    network, generator = SmallNetwork(), torch.Generator().manual_seed(100 + seed)
+    network, generator = SmallNetwork(width=64), torch.Generator().manual_seed(100 + seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
-        x0 = draw_mixture(256, generator)
+        x0 = draw_mixture(256, generator)[0].float()
         t = torch.randint(1000, (256,), generator=generator)
         eps = torch.randn(x0.shape, generator=generator)
         a = levels[t, None]
@@ -504,18 +504,6 @@ def as_eps(network, target):
     return predict
 
 
-def sample_points(predict, n=1500, seed=5, stride=10):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 2, generator=generator, dtype=torch.float64)
-    visited = [*range(999, -1, -stride), -1]
-    for t, t_prev in zip(visited, visited[1:], strict=False):
-        a, p = float(alpha_bar[t]), float(alpha_bar[t_prev]) if t_prev >= 0 else 1.0
-        mean = gaussian.posterior_mean(x, gaussian.x0_from_eps(x, predict(x, t), a), a, p)
-        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        x = mean + gaussian.posterior_variance(a, p) ** 0.5 * noise
-    return x
-
-
 def energy_distance(x, y):
     def within(z):
         return torch.cdist(z, z).sum() / (len(z) * (len(z) - 1))
@@ -524,7 +512,7 @@ def energy_distance(x, y):
 
 
 generator = torch.Generator().manual_seed(9)
-real_points, more_points = (draw_mixture(1500, generator).double() for _ in range(2))
+real_points, more_points = (draw_mixture(1500, generator)[0] for _ in range(2))
 times = (5, 50, 150, 300, 500, 700, 900, 999)
 errors, distances = {}, {}
 for name, target, gamma in (("ε", "epsilon", None), ("v", "v_prediction", None), ("ε, min-SNR", "epsilon", 5.0)):
@@ -538,9 +526,9 @@ for name, target, gamma in (("ε", "epsilon", None), ("v", "v_prediction", None)
             x_t = gaussian.q_sample(real_points, eps, float(alpha_bar[t]))
             row.append(float(((predict(x_t, t) - exact(x_t, float(alpha_bar[t]))) ** 2).mean()))
         by_seed.append(row)
-        distances.setdefault(name, []).append(energy_distance(sample_points(predict), real_points))
+        distances.setdefault(name, []).append(energy_distance(sample_points(predict, alpha_bar, 1500, 5, 10), real_points))
     errors[name] = torch.tensor(by_seed).mean(0)
-exact_points = sample_points(lambda x, t: exact(x, float(alpha_bar[t])))
+exact_points = sample_points(lambda x, t: exact(x, float(alpha_bar[t])), alpha_bar, 1500, 5, 10)
 print("energy distance of the samples from real points, for two seeds of the training")
 for name, values in distances.items():
     print(f"{name:<12}" + "   ".join(f"{value:.4f}" for value in values))

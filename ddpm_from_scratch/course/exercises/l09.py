@@ -767,8 +767,8 @@ SLERP = Exercise(
         ),
         *_twice(
             _over_axes((1,)),
-            "you computed an angle along the first axis after the batch, the channels: a sample is one vector of all its "
-            "elements",
+            "you computed an angle along the channels alone, the axis after the batch: a sample is one vector of all "
+            "its elements",
         ),
         *_twice(
             _by_angle(lambda a, b: _cosine(a, b).clamp(-1, 1).acos().rad2deg()),

@@ -763,7 +763,7 @@ DECODER = Exercise(
                 torch.special.ndtr((x + 1 / 255 - m) / (v / 2).exp())
                 / torch.special.ndtr((x - 1 / 255 - m) / (v / 2).exp())
             ),
-            "you subtracted two logarithms: the mass is the difference of two values of Φ, and its logarithm comes last",
+            "you subtracted two logarithms: the mass is a difference of two values of Φ, and its logarithm comes last",
         ),
         Mistake(
             lambda x, m, v: _mass(x, m, 2 * v).clamp(min=1e-12).log().to(x.dtype),

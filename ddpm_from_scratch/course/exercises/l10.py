@@ -773,7 +773,11 @@ def _calls(names: Iterable[str]) -> Iterator[list[str]]:
     called: list[str] = []
 
     def noting(name: str, method: Any) -> Any:
-        return lambda *args, **options: (called.append(name), method(*args, **options))[1]
+        def noted(*args: Any, **options: Any) -> Any:
+            called.append(name)
+            return method(*args, **options)
+
+        return noted
 
     with ExitStack() as stack:
         for name in names:

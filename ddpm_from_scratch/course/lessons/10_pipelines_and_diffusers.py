@@ -511,10 +511,11 @@ pixels = load_dataset("digits").resized(16).images()
 with plots.figure(
     7,
     3.2,
-    alt="Five solid curves and a dashed one over the number of the call. The curve of the right loop "
-    "follows the dashed one. A's, B's, C's and D's each leave it in their own way.",
-    caption="How widely spread the x was that the network was asked about. Dashed: at the right loop's t, "
-    "in training.",
+    alt="Five curves and a thin dashed one over the number of the call. The right loop stays a little "
+    "below the dashed one. C lies on the right loop but for its last call, where it jumps up. B sinks "
+    "faster, A and D fall at once.",
+    caption="How widely spread the x was that the network was asked about; thin and dashed, in training "
+    "at the right loop's t. Compare with the right loop.",
 ) as ax:
     trained_on = (levels * pixels.std() ** 2 + 1 - levels) ** 0.5
     plots.draw_curves(
@@ -525,6 +526,7 @@ with plots.figure(
         "standard deviation of x",
     )
     ax.plot(range(1, 21), trained_on, color=plots.INK, linewidth=1, linestyle="--")
+    ax.set(xticks=(1, 5, 10, 15, 20))
 plots.image_grid(
     torch.cat(list(samples.values())),
     columns=8,
@@ -539,7 +541,7 @@ plots.image_grid(
 #
 # - **A** walks through 19, 18, ..., 0 in place of `scheduler.timesteps`: it takes the position for the timestep, as the log says. From the first step on the network is told that there is hardly any noise. So it takes the noise for an image, and only smooths it.
 # - **B** samples with another noise schedule than the one that the network was trained with. The timesteps are right, but at each of them the network gets another amount of noise than it expects. This is what a hand-written scheduler does; `from_config` keeps the schedule.
-# - **C** says `prediction_type="sample"`: the scheduler takes the predicted noise for the predicted image. A checkpoint without its scheduler's config invites this one.
+# - **C** says `prediction_type="sample"`: the scheduler takes the predicted noise for the predicted image, and so makes noise of the right size all the way. A checkpoint without its scheduler's config invites this one.
 # - **D** goes on with `pred_original_sample` in place of `prev_sample`: after one step the sample has no noise left, and its curve drops at once, but the network is still told that there is a lot. What it then takes for noise is the choice between the digits: all images end at the same mean.
 #
 # </details>

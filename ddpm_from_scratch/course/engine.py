@@ -115,7 +115,8 @@ def _kind(value: Any) -> str:
 
 def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
     if not isinstance(expected, NUMBERS):
-        return "" if type(yours) is type(expected) and yours == expected else f"{yours!r}, expected {expected!r}"
+        same = type(yours) is type(expected) and np.array_equal(yours, expected)  # arrays have no single truth value
+        return "" if same else f"{yours!r}, expected {expected!r}"
     if not isinstance(yours, NUMBERS):
         return f"you returned a {_kind(yours)}, expected a {_kind(expected)}"
     a, b = torch.as_tensor(yours), torch.as_tensor(expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,6 +182,10 @@ TO_PIXELS = Exercise(
             "you multiplied by 127.5 after the range was [0, 1] already: nothing is brighter than middle grey",
         ),
         Mistake(
+            lambda x: list(to_pixels(x)),
+            "you returned a list of images: one tensor (B, H, W, C) is asked for",
+        ),
+        Mistake(
             lambda x: 255 - to_pixels(x),
             "your images are negatives: black is -1 and white is 1",
         ),
@@ -274,6 +278,12 @@ def _loop(unet, scheduler, x, generator, timesteps=None, step=None, ask=None):
     return x
 
 
+def _keeps_the_first_sample(unet, scheduler, x, generator):
+    for t in scheduler.timesteps:
+        made = _loop(unet, scheduler, x, generator, timesteps=[t])
+    return made
+
+
 def _sets_its_own_timesteps(unet, scheduler, x, generator):
     scheduler.set_timesteps(len(scheduler))
     return _loop(unet, scheduler, x, generator)
@@ -360,6 +370,10 @@ DENOISE = Exercise(
                 u, s, x, g, ask=lambda now, t, start: u(s.scale_model_input(now, t), s.timesteps[0]).sample
             ),
             "you told the network the first timestep every time: it must know how noisy the sample is now",
+        ),
+        Mistake(
+            _keeps_the_first_sample,
+            "you did not go on with the new sample: every step started from the first noise ({kind})",
         ),
         Mistake(
             lambda u, s, x, g: _loop(u, s, x, g, timesteps=s.timesteps[:1]),
@@ -768,13 +782,13 @@ def _in_a_row(weights: dict[str, Tensor]) -> Tensor:
 
 
 @contextmanager
-def _calls(names: Iterable[str]) -> Iterator[list[str]]:
-    """The methods of `UNet2DModel` among `names` that are called meanwhile."""
-    called: list[str] = []
+def _calls(*names: str) -> Iterator[list[tuple[str, Any]]]:
+    """The methods of `UNet2DModel` among `names` that are called meanwhile, each with its last argument."""
+    called: list[tuple[str, Any]] = []
 
     def noting(name: str, method: Any) -> Any:
         def noted(*args: Any, **options: Any) -> Any:
-            called.append(name)
+            called.append((name, args[-1] if args else None))
             return method(*args, **options)
 
         return noted
@@ -785,9 +799,16 @@ def _calls(names: Iterable[str]) -> Iterator[list[str]]:
         yield called
 
 
+def _holds(given: Any, places: set[int]) -> bool:
+    """Whether a state_dict holds tensors that lie at `places` in memory."""
+    return isinstance(given, dict) and any(value.data_ptr() in places for value in given.values())
+
+
 def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
     """What lies in the folder afterwards, what the returned network is, and whether the package did the work."""
-    with tempfile.TemporaryDirectory() as name, _calls(("save_pretrained", "from_pretrained")) as called:
+    finished = ("save_pretrained", "from_pretrained")
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    with tempfile.TemporaryDirectory() as name, _calls(*finished, "load_state_dict") as called:
         folder = Path(name)
         loaded = answer(model, folder)
         if loaded is None:
@@ -805,7 +826,8 @@ def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
         "its mode": "training" if loaded.training else "evaluation",
         "its weights": _in_a_row(loaded.state_dict()),
         "its config": {key: loaded.config[key] for key in keys[2:]},
-        "finished methods called": ", ".join(called),
+        "finished methods called": ", ".join(name for name, _ in called if name in finished),
+        "weights loaded from": "memory" if any(_holds(given, own) for _, given in called) else "the file",
     }
 
 
@@ -886,6 +908,13 @@ def _save_a_bare_config(model, folder):
     return loaded.eval()
 
 
+def _weights_from_memory(model, folder):
+    _saved(model, folder)
+    loaded = _opened(folder, load=False)
+    loaded.load_state_dict(model.state_dict())
+    return loaded
+
+
 SAVE_AND_RELOAD = Exercise(
     id="10.5",
     title="Two files",
@@ -954,6 +983,11 @@ SAVE_AND_RELOAD = Exercise(
             lambda m, f: (_saved(m, f), UNet2DModel.from_pretrained(f))[1],
             "you wrote the two files by hand and let `from_pretrained` read them: build the network and load its "
             "weights yourself",
+        ),
+        Mistake(
+            _weights_from_memory,
+            "you wrote the weights and then loaded those of the given model: a new one, built from the files alone, "
+            "is asked for",
         ),
         Mistake(
             lambda m, f: (m.save_pretrained(f), _opened(f))[1],

@@ -567,8 +567,13 @@ with plots.figure(
     )
 
 # %% [markdown] id=sure-note
-# For the two distances the package does the same with whole feature vectors: `uncertainty.frechet_interval` and `uncertainty.kernel_interval`. Two details matter. A set drawn *from a sample* carries the sample's bias once more, so the drawn Fréchet distances all lie too
-# high; the interval is moved back onto the figure. And the interval says nothing about the bias: it is where the figure of *as many* other samples would lie.
+# For the two distances the package does the same with whole feature vectors: `uncertainty.frechet_interval` and `uncertainty.kernel_interval`. The interval says nothing about the bias: it is where the figure of *as many* other samples would lie.
+#
+# <details><summary>Going deeper (not needed later): the interval of the Fréchet distance</summary>
+#
+# A set drawn *from a sample* carries the sample's bias once more, so the drawn Fréchet distances all lie too high; the interval is moved back onto the figure. Near the floor it is still wider than it need be: the figure is a square of errors there, and the bootstrap adds the sample's own error to those that it draws (up to $\sqrt3$ times too wide).
+#
+# </details>
 
 # %% [markdown] id=bits
 # ## Bits per dimension
@@ -824,8 +829,7 @@ for steps in table.columns:
 #
 # **With many steps, noise may help**, since it replaces part of the errors that the network has made; *where* the order turns depends on the model (lesson 08, *When does the claim hold?*). A table for one model does not speak for another.
 #
-# **A difference counts if it is large against the interval, and comes back with another seed.** Near the floor the bootstrap's interval is wider than it need be: the figure is a square of errors there, and the bootstrap adds the sample's own error to those that it draws (up to $\sqrt3$ times too wide). Overlapping intervals then do not
-# settle the matter. New seeds do. The stored table has three for some cells:
+# **A difference counts if it is large against the interval, and comes back with another seed.** Where intervals overlap, the matter is not settled; new seeds may settle it. The stored table has three for some cells:
 
 # %% id=table-seeds
 for row in ("0", "1"):
@@ -1117,8 +1121,7 @@ for name, pair in BROKEN.items():
 # - **Different N.** The commonest fault in tables put together from several sources.
 # - **Different extractor, different resizing.** Implementations of FID differ in how they resize images to Inception's 299 pixels, and in the weights. Figures of two programs are not comparable until shown to be.
 # - **The best of many.** Whoever computes the figure after every epoch and reports the lowest, reports luck as well. Choose by one set of samples, report another.
-# - **8 bits.** Samples are rounded to 256 grey levels before they are judged, as the real images were. Judging the floats is another figure.
-# - **Bits of resized or dequantised images** are bits of other data.
+# - **8 bits.** Samples are rounded to 256 grey levels before they are judged, as the real images were. Judging the floats is another figure, and bits of resized images are bits of other data.
 # - **A class that is missing** moves the distances little. Count the classes too: `ddpm eval` prints the shares.
 # - **One figure.** Fréchet and kernel distance, shares of classes, nearest neighbours and bits answer different questions. And look at the samples: all of them, not at the best.
 

@@ -1014,7 +1014,7 @@ def by_position(unet, config, x, steps):
 
 
 def by_another_schedule(unet, config, x, steps):
-    scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2")
+    scheduler: Any = DDIMScheduler(beta_schedule="squaredcos_cap_v2")
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps:
         x = scheduler.step(unet(x, t).sample, t, x).prev_sample

@@ -506,6 +506,7 @@ def test_outputs_are_compared_through_containers() -> None:
     assert difference(x.to("meta"), x) == "your result has device meta, expected cpu"
     assert difference("linear", "cosine") == "'linear', expected 'cosine'"
     assert difference(x, None) != "" and difference(None, None) == ""
+    assert difference((np.ones(2),), (np.ones(2),)) == "" and difference((np.ones(2),), (np.zeros(2),)) != ""
 
 
 def test_small_values_beside_large_ones_are_compared() -> None:

@@ -114,8 +114,8 @@ def _kind(value: Any) -> str:
 
 def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
     if not isinstance(expected, NUMBERS):
-        same = type(yours) is type(expected) and np.array_equal(yours, expected)
-        return f"{yours!r}, expected {expected!r}" * (not same)
+        same = type(yours) is type(expected) and np.array_equal(yours, expected)  # arrays have no single truth value
+        return "" if same else f"{yours!r}, expected {expected!r}"
     if not isinstance(yours, NUMBERS):
         return f"you returned `{_kind(yours)}`, expected `{_kind(expected)}`"
     a, b = torch.as_tensor(yours), torch.as_tensor(expected)

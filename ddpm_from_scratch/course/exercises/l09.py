@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,39 @@ ODE_STEP = Exercise(
             lambda x, e, a, b: b**0.5 * (x / a**0.5 + _sigma(b) * e),
             "you added σ_to ε and did not take σ_from ε out: the noise that is already in x̄ counts (t = {t} → {t_to})",
         ),
+        Mistake(
+            lambda x, e, a, b: (b / a) ** 0.5 * (x + (_sigma(b) - _sigma(a)) * e),
+            "you divided the step in ε by √ᾱ_from too: x alone becomes x̄ in that way, σ is on the scale of x̄ already "
+            "(t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: gaussian.q_sample(x, e, b),
+            "you took x for the clean image and noised it: at t = {t} it holds noise already",
+        ),
+        Mistake(
+            lambda x, e, a, b: ode_step(x, e, b, a),
+            "you swapped the two levels: x is at t = {t} and has to go to t = {t_to}",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x * a**0.5 + (_sigma(b) - _sigma(a)) * e),
+            "you multiplied x by √ᾱ_from: that shrinks it once more, and x̄ is x with the shrinking undone (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a, b: (x / a**0.5 + (_sigma(b) - _sigma(a)) * e) / b**0.5,
+            "you divided by √ᾱ_to at the end: x̄ is x divided by it, so the way back is the other one (t = {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x / a**0.5 + (_sigma(b) + _sigma(a)) * e),
+            "you added the two σ: the step is as long as their difference (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x / a**0.5 + ((1 - b) ** 0.5 / b - (1 - a) ** 0.5 / a) * e),
+            "you took the root of 1 - ᾱ alone in σ: ᾱ below it is under the root too (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x / a**0.5 + (1 / _sigma(b) - 1 / _sigma(a)) * e),
+            "you turned the fraction in σ over: signal over noise has no value at ᾱ = 1, and σ is noise over signal",
+        ),
     ),
     alternatives=(
         ode_step_as_ddim,
@@ -230,12 +263,12 @@ def encode_recursively(model, x0, timesteps, alpha_bar):
     return ode_step(x, model(x, timesteps[min(1, len(timesteps) - 1)]), a, float(alpha_bar[timesteps[0]]))
 
 
-def _climb(model, x0, steps, alpha_bar, *, ask="from", first=None, start=1.0, keep=None):
-    """The loop with another t for the model, or another first level."""
+def _climb(model, x0, steps, alpha_bar, *, ask="from", first=None, start=1.0, keep=None, limit=math.inf):
+    """The loop with another t for the model, another first level, or with x clipped."""
     x, now, t_now = x0, start, steps[0] if first is None else first
     for t in steps:
         eps = model(x, t if ask == "to" else t_now) if keep is None else keep
-        x = ode_step(x, eps, now, float(alpha_bar[t]))
+        x = ode_step(x, eps, now, float(alpha_bar[t])).clamp(-limit, limit)
         now, t_now = float(alpha_bar[t]), t
     return x
 
@@ -244,6 +277,20 @@ def _asks_about_x0(model, x0, timesteps, alpha_bar):
     x, now, t_now = x0, 1.0, timesteps[-1]
     for t in timesteps[::-1]:
         x, now, t_now = ode_step(x, model(x0, t_now), now, float(alpha_bar[t])), float(alpha_bar[t]), t
+    return x
+
+
+def _noises_the_image(model, x0, timesteps, alpha_bar):
+    x, t_now = x0, timesteps[-1]
+    for t in timesteps[::-1]:
+        x, t_now = gaussian.q_sample(x0, model(x, t_now), float(alpha_bar[t])), t
+    return x
+
+
+def _steps_as_the_forward_process(model, x0, timesteps, alpha_bar):
+    x, now, t_now = x0, 1.0, timesteps[-1]
+    for t in timesteps[::-1]:
+        x, now, t_now = gaussian.q_sample(x, model(x, t_now), float(alpha_bar[t]) / now), float(alpha_bar[t]), t
     return x
 
 
@@ -312,6 +359,40 @@ ENCODE = Exercise(
         Mistake(
             lambda m, x, ts, ab: _climb(lambda y, t: -m(y, t), x, ts[::-1], ab),
             "you have the sign of ε wrong: encoding is the decoding step with the two levels swapped, and nothing else",
+        ),
+        Mistake(
+            _noises_the_image,
+            "you noised x_0 itself with the latest ε at every step: the step starts from the x before",
+        ),
+        Mistake(
+            _steps_as_the_forward_process,
+            "you added ε as the forward process adds fresh noise, with √(1 - ᾱ_t/ᾱ_s): ε is the noise that is in x "
+            "already, and the step is that of eq. 13",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, first=-1),
+            "you asked the model at t = -1 about the clean image: it knows no such t; the smallest visited is {first}",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, range(len(ab)), ab, ask="to"),
+            "you climbed through every timestep of the table: {n} are asked for, from {first} to {last}",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, range(ts[0] + 1), ab, ask="to"),
+            "you climbed through every timestep up to {last}: {n} of them are asked for",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[-1:], ab),
+            "you returned after the first step: the code is x at t = {last}, after {n} steps (how far is `return` "
+            "indented?)",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, range(len(ts)), ab),
+            "you took the position in the list for the timestep: the {n} timesteps themselves are its entries",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, limit=1.0),
+            "you clipped x on the way: noise goes beyond [-1, 1], and a clipped step has no inverse",
         ),
     ),
     alternatives=(
@@ -433,6 +514,31 @@ CONVERGENCE_ORDER = Exercise(
             lambda s, e: -float(((e[1:] / e[:-1]).double().log() / (s[1:] / s[:-1]).double().log()).mean()),
             "you averaged the slopes between neighbours: a least-squares line weighs the points otherwise",
         ),
+        Mistake(
+            lambda s, e: -float(np.polyfit(s.double().log(), e.double().log(), 1)[1]),
+            "you returned the other number of the line, where it meets the axis: the order is its slope",
+        ),
+        Mistake(
+            lambda s, e: -float((e.double().log() / s.double().log()).mean()),
+            "you divided the logarithms point by point: that is right only for errors of exactly 1/steps^p, and here "
+            "a factor stands in front",
+        ),
+        Mistake(
+            lambda s, e: -float(torch.corrcoef(torch.stack([s, e]).double().log())[0, 1]),
+            "you returned the correlation of the two logarithms: it says how well a line fits, not how steep it is",
+        ),
+        Mistake(
+            lambda s, e: float(round(convergence_order(s, e))),
+            "you rounded to a whole number: what the {n} points say is asked for",
+        ),
+        Mistake(
+            lambda s, e: -_slope(s.double().log(), e.double()),
+            "you took the logarithm of the steps alone: the errors fall by a power, so both are needed",
+        ),
+        Mistake(
+            lambda s, e: _slope(s.double().log(), e.double().log()) ** -1 * -1,
+            "you turned the slope over: how much log(error) changes with log(steps) is asked for, not the reverse",
+        ),
     ),
     alternatives=(
         order_in_numpy,
@@ -453,7 +559,7 @@ def slerp(z0: Tensor, z1: Tensor, w: float) -> Tensor:
     """Between two batches of noise, along the sphere (Song section 5.3).
 
     z0, z1: the same shape, (B, ...); each sample has an angle of its own.
-    w: from 0, which gives z0, to 1, which gives z1.
+    w: from 0, which gives z0, to 1, which gives z1. Where the two are equal, every w gives that noise.
     Returns z0's shape.
     """
     a, b = z0.flatten(1), z1.flatten(1)
@@ -464,24 +570,27 @@ def slerp(z0: Tensor, z1: Tensor, w: float) -> Tensor:
 
 
 def slerp_inputs(generator: torch.Generator, index: int) -> Case:
-    """Images, points in the plane, flat vectors; angles from sharp to obtuse."""
-    shape = ((3, 1, 6, 6), (4, 2), (2, 3, 4, 4), (5, 9))[index]
+    """Images, points in the plane, as many vectors as each has elements, equal ends; angles from sharp to obtuse."""
+    shape = ((3, 1, 6, 6), (4, 2), (2, 3, 4, 4), (5, 5), (4, 1, 4, 4))[index]
     z0, z1 = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
-    z1 = z1 + (0.0, 0.5, -0.4, 0.8)[index] * z0
-    return Case({"z0": z0, "z1": z1, "w": (0.5, 0.25, 0.7, 0.9)[index]}, {"B": shape[0]})
+    z1 = z1 + (0.0, 0.5, -0.4, 0.8, 0.0)[index] * z0
+    if index == 4:  # lengths without rounding, so that cos θ is exactly 1
+        z0 = z1 = z0.sign()
+    return Case({"z0": z0, "z1": z1, "w": (0.4, 0.25, 0.7, 0.9, 0.3)[index]}, {"B": shape[0]})
 
 
 def slerp_by_loop(z0, z1, w):
     made = []
     for a, b in zip(z0, z1, strict=True):
-        angle = torch.acos(torch.dot(a.flatten(), b.flatten()) / a.norm() / b.norm())
-        made.append((torch.sin(angle - w * angle) * a + torch.sin(w * angle) * b) / torch.sin(angle))
+        angle = torch.acos((torch.dot(a.flatten(), b.flatten()) / a.norm() / b.norm()).clamp(max=1))
+        weights = (1 - w, w) if angle == 0 else (torch.sin(share * angle) / torch.sin(angle) for share in (1 - w, w))
+        made.append(sum(weight * end for weight, end in zip(weights, (a, b), strict=True)))
     return torch.stack(made)
 
 
 def slerp_by_cosine_similarity(z0, z1, w):
     shape = (-1, *[1] * (z0.ndim - 1))
-    angle = torch.cosine_similarity(z0.flatten(1), z1.flatten(1)).acos().view(shape)
+    angle = torch.cosine_similarity(z0.flatten(1), z1.flatten(1)).clamp(-1, 1 - 1e-6).acos().view(shape)
     return torch.sin((1 - w) * angle) / torch.sin(angle) * z0 + torch.sin(w * angle) / torch.sin(angle) * z1
 
 
@@ -492,51 +601,70 @@ def slerp_in_float64(z0, z1, w):
 def slerp_with_einsum(z0, z1, w):
     a, b = (z.reshape(len(z), -1) for z in (z0, z1))
     product = torch.einsum("bi,bi->b", a, b) / (a.square().sum(1) * b.square().sum(1)).sqrt()
-    angle = torch.arccos(product)[:, None]
-    return ((torch.sin((1 - w) * angle) * a + torch.sin(w * angle) * b) / torch.sin(angle)).reshape(z0.shape)
+    angle = torch.arccos(product.clamp(-1, 1))[:, None]
+    made = (torch.sin((1 - w) * angle) * a + torch.sin(w * angle) * b) / torch.sin(angle)
+    return torch.where(torch.sin(angle) < 1e-4, torch.lerp(a, b, w), made).reshape(z0.shape)
 
 
 def slerp_in_place(z0, z1, w):
     dims = tuple(range(1, z0.ndim))
     dot = (z0 * z1).sum(dims, keepdim=True)
-    angle = (dot / ((z0**2).sum(dims, keepdim=True) * (z1**2).sum(dims, keepdim=True)) ** 0.5).acos()
+    angle = (dot / ((z0**2).sum(dims, keepdim=True) * (z1**2).sum(dims, keepdim=True)) ** 0.5).clamp(-1, 1).acos()
+    angle += 1e-4
     made = z0.clone()
     made *= torch.sin((1 - w) * angle)
     made += torch.sin(w * angle) * z1
     return made.div_(angle.sin())
 
 
+def _cosine(a, b):
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def _per_sample(angle, z):
+    return angle.view(-1, *[1] * (z.ndim - 1))
+
+
+def _weighted(z0, z1, w, angle):
+    return (torch.sin((1 - w) * angle) * z0 + torch.sin(w * angle) * z1) / torch.sin(angle)
+
+
+def _by_angle(find, place=_per_sample):
+    """Slerp with `find(a, b)` for θ, the ends flattened, and kept above `least`."""
+    return lambda z0, z1, w, least: _weighted(z0, z1, w, place(find(z0.flatten(1), z1.flatten(1)).clamp(min=least), z0))
+
+
+def _over_axes(axes):
+    """Slerp with an angle over some axes alone."""
+
+    def answer(z0, z1, w, least):
+        lengths = z0.norm(dim=axes, keepdim=True) * z1.norm(dim=axes, keepdim=True)
+        return _weighted(z0, z1, w, ((z0 * z1).sum(axes, True) / lengths).clamp(-1, 1).acos().clamp(min=least))
+
+    return answer
+
+
+def _twice(answer, says):
+    """A wrong answer by somebody who thought of equal ends, and by somebody who did not."""
+    unguarded = f"{says}; and equal ends give no number, since sin θ = 0 there"
+    return Mistake(partial(answer, least=1e-3), says), Mistake(partial(answer, least=-math.inf), unguarded)
+
+
 def _angles(z0, z1):
-    cosine = torch.cosine_similarity(z0.flatten(1), z1.flatten(1))
-    return cosine.acos().view(-1, *[1] * (z0.ndim - 1))
+    return _per_sample(_cosine(z0.flatten(1), z1.flatten(1)).clamp(-1, 1).acos(), z0)
 
 
-def _of_the_batch(z0, z1, w):
-    angle = ((z0 * z1).sum() / (z0.norm() * z1.norm())).acos()
-    return (torch.sin((1 - w) * angle) * z0 + torch.sin(w * angle) * z1) / torch.sin(angle)
-
-
-def _norms_of_the_batch(z0, z1, w):
-    angle = ((z0 * z1).flatten(1).sum(1) / (z0.norm() * z1.norm())).acos().view(-1, *[1] * (z0.ndim - 1))
-    return (torch.sin((1 - w) * angle) * z0 + torch.sin(w * angle) * z1) / torch.sin(angle)
-
-
-def _in_each_row(z0, z1, w):
-    angle = torch.cosine_similarity(z0, z1, dim=-1).clamp(-1, 1).acos()[..., None].clamp(min=1e-3)
-    return (torch.sin((1 - w) * angle) * z0 + torch.sin(w * angle) * z1) / torch.sin(angle)
-
-
-def _not_normalised(z0, z1, w):
-    a, b = z0.flatten(1), z1.flatten(1)
-    angle = (a * b).sum(1).clamp(-1, 1).acos().clamp(min=1e-3).view(-1, *[1] * (z0.ndim - 1))
-    return (torch.sin((1 - w) * angle) * z0 + torch.sin(w * angle) * z1) / torch.sin(angle)
+def _lengths(z):
+    return _per_sample(z.flatten(1).norm(dim=1), z)
 
 
 def _lerp_rescaled(z0, z1, w):
     straight = (1 - w) * z0 + w * z1
-    shape = (-1, *[1] * (z0.ndim - 1))
-    sizes = [z.flatten(1).norm(dim=1) for z in (z0, z1, straight)]
-    return straight * (((1 - w) * sizes[0] + w * sizes[1]) / sizes[2]).view(shape)
+    return straight * ((1 - w) * _lengths(z0) + w * _lengths(z1)) / _lengths(straight)
+
+
+def _directions_and_lengths(z0, z1, w):
+    return slerp(z0 / _lengths(z0), z1 / _lengths(z1), w) * ((1 - w) * _lengths(z0) + w * _lengths(z1))
 
 
 @cache
@@ -579,8 +707,8 @@ SLERP = Exercise(
         "Each sample is one long vector, whatever its shape. You need the angle between its two ends, then two weights "
         "that add the ends up.",
         "cos θ = z0·z1 / (|z0| |z1|); the weights are sin((1-w)θ)/sin θ and sin(wθ)/sin θ.",
-        "`a, b = z0.flatten(1), z1.flatten(1)`, the cosine per sample, `.acos()`, a `.view(-1, 1, ..., 1)` so that it "
-        "multiplies images",
+        "`a, b = z0.flatten(1), z1.flatten(1)`, the cosine per sample, `.acos()`, kept from being 0, and a "
+        "`.view(-1, 1, ..., 1)` so that it multiplies images",
     ),
     mistakes=(
         Mistake(
@@ -597,27 +725,69 @@ SLERP = Exercise(
             "you took √(1-w) and √w as weights: right in length where θ is 90°, but not evenly along the circle",
         ),
         Mistake(
-            _norms_of_the_batch,
-            "you divided by the length of the whole batch of {B}: each sample has its own, so take the norm per sample",
+            lambda a, b, w: _weighted(a, b, w, _per_sample(_cosine(a.flatten(1), b.flatten(1)).acos(), a)),
+            "you get no number where the two ends are equal: there θ is 0, and you divide by its sine",
+        ),
+        *_twice(
+            _by_angle(lambda a, b: _cosine(a, b).clamp(-1, 1).acos(), place=lambda angle, z: angle),
+            "you multiplied {B} angles, shape ({B},), with the last axis of the batch: each belongs to a whole sample, "
+            "so they need axes of size 1 behind",
         ),
         Mistake(
-            _of_the_batch,
-            "you computed one angle for the whole batch: each of its {B} samples has its own",
+            lambda a, b, w: _weighted(a, b, w, _per_sample(_cosine(a.flatten(1), b.flatten(1)), a)),
+            "you took the cosine for the angle itself: θ is its arc cosine",
         ),
-        Mistake(
-            _in_each_row,
-            "you computed an angle along the last axis alone: a sample is one vector of all its elements",
-        ),
-        Mistake(
-            _not_normalised,
+        *_twice(
+            _by_angle(lambda a, b: (a * b).sum(1).clamp(-1, 1).acos()),
             "you took the scalar product for the cosine: it has to be divided by both lengths",
         ),
         Mistake(
-            lambda a, b, w: slerp(a, b, 1 - w),
+            lambda a, b, w: _weighted(a, b, w, _per_sample((a * b).flatten(1).sum(1).acos(), a)),
+            "you took the arc cosine of the scalar product, which is often beyond 1: the cosine is what is left when "
+            "both lengths are divided out",
+        ),
+        Mistake(
+            lambda a, b, w: _weighted(
+                a, b, w, _per_sample((a * b).flatten(1).sum(1) / (a.norm() * b.norm()), a).acos()
+            ),
+            "you divided by the length of the whole batch of {B}: each sample has its own, so take the norm per sample",
+        ),
+        *_twice(
+            _by_angle(lambda a, b: ((a * b).sum() / (a.norm() * b.norm())).acos()[None]),
+            "you computed one angle for the whole batch: each of its {B} samples has its own",
+        ),
+        *_twice(
+            _over_axes((-1,)),
+            "you computed an angle along the last axis alone: a sample is one vector of all its elements",
+        ),
+        *_twice(
+            _over_axes((-2, -1)),
+            "you computed an angle over the last two axes: right for images of one channel, but a sample is one vector "
+            "of all its elements",
+        ),
+        *_twice(
+            _over_axes((1,)),
+            "you computed an angle along the channels alone, the axis after the batch: a sample is one vector of all "
+            "its elements",
+        ),
+        *_twice(
+            _by_angle(lambda a, b: _cosine(a, b).clamp(-1, 1).acos().rad2deg()),
+            "you gave the sine degrees: `torch.sin` wants the angle as `acos` gives it",
+        ),
+        *_twice(
+            lambda a, b, w, least: _weighted(a, b, 1 - w, _angles(a, b).clamp(min=least)),
             "you run from z1 to z0: w = 0 has to give z0",
         ),
         Mistake(
-            lambda a, b, w: torch.sin((1 - w) * _angles(a, b)) * a + torch.sin(w * _angles(a, b)) * b,
+            lambda a, b, w: slerp(a, b, w) / slerp(a, b, w).std(),
+            "you brought the result to standard deviation 1: slerp leaves the length as it comes out",
+        ),
+        Mistake(
+            lambda a, b, w: torch.where(_angles(a, b) > 0, slerp(a, b, w), 0 * a),
+            "you get zeros where the two ends are equal: sin θ was kept from 0 below the line, but not above it",
+        ),
+        Mistake(
+            lambda a, b, w: slerp(a, b, w) * _angles(a, b).sin(),
             "you forgot to divide by sin θ: at the ends you do not get z0 and z1",
         ),
         Mistake(
@@ -631,8 +801,17 @@ SLERP = Exercise(
             "you took cosines where the weights have sines",
         ),
         Mistake(
-            lambda a, b, w: torch.nn.functional.normalize(slerp(a, b, w).flatten(1)).view(a.shape),
+            lambda a, b, w: slerp(a, b, w) / _lengths(slerp(a, b, w)),
             "you returned a vector of length 1: noise of D elements is about √D long",
+        ),
+        *_twice(
+            lambda a, b, w, least: _weighted(a / _lengths(a), b / _lengths(b), w, _angles(a, b).clamp(min=least)),
+            "you interpolated the directions, of length 1: the weights belong to z0 and z1 themselves",
+        ),
+        Mistake(
+            _directions_and_lengths,
+            "you interpolated directions and lengths each by itself: a possible way, but here the weights belong to z0 "
+            "and z1 themselves",
         ),
     ),
     alternatives=(
@@ -644,6 +823,7 @@ SLERP = Exercise(
     ),
     picture=draw_slerp,
     rtol=1e-3,
+    cases=5,
 )
 
 
@@ -654,7 +834,7 @@ def interpolation_grid(corners: Tensor, rows: int, columns: int) -> Tensor:
     """Noise between four corners: first down the two sides, then across from side to side, all by `slerp`.
 
     corners: (4, ...), in the order top left, top right, bottom left, bottom right.
-    rows, columns: at least 1; the corners of the grid are the given ones.
+    rows, columns: at least 2 each, so that the corners of the grid are the given ones.
     Returns (rows, columns, ...).
     """
     a, b, c, d = corners[:, None]
@@ -722,6 +902,12 @@ def _grid(corners, rows, columns, *, order=(0, 1, 2, 3), between=None, ends=True
     return torch.stack(lines)
 
 
+def _without_a_batch(corners, rows, columns):
+    a, b, c, d = corners
+    sides = [(slerp(a, c, v), slerp(b, d, v)) for v in _places(rows)]
+    return torch.stack([torch.stack([slerp(*ends, w) for w in _places(columns)]) for ends in sides])
+
+
 def _straight(a, b, w):
     return (1 - w) * a + w * b
 
@@ -783,6 +969,35 @@ INTERPOLATION_GRID = Exercise(
         Mistake(
             lambda z, r, c: torch.stack([torch.cat([slerp(z[:1], z[1:2], w) for w in _places(c)])] * r),
             "you interpolated between the upper corners only: every row is the same, and the lower two are not used",
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r, c).transpose(0, 1),
+            lambda at: (
+                f"you stacked the columns: the first axis has to hold the {at.rows} rows, and yours holds {at.columns} "
+                "columns"
+            ),
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r, c).flip(1),
+            "you built each row from the right: its first noise lies on the left side",
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r, c)[:, :, None],
+            lambda at: (
+                f"your result has an axis too many, shape {tuple(at.yours.shape)}: where a batch of one goes into "
+                "`slerp`, one comes out"
+            ),
+        ),
+        Mistake(
+            lambda z, r, c: torch.stack(
+                [torch.cat([slerp(z[:1], z[3:], (v + u) / 2) for u in _places(c)]) for v in _places(r)]
+            ),
+            "you interpolated between the first and the last corner alone: the other two are not used",
+        ),
+        Mistake(
+            _without_a_batch,
+            "you gave `slerp` single noises: it takes batches, so each corner has to be a batch of one (with one axis "
+            "there is no sample left, and with more the first is taken for it)",
         ),
     ),
     alternatives=(

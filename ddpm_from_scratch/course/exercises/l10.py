@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from matplotlib import rc_context
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from ddpm_from_scratch import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel, UNet2DOutput
@@ -91,7 +94,13 @@ def to_pixels_in_place(x):
     page = x.clone()
     page += 1
     page *= 127.5
-    return page.round_().clamp_(0, 255).permute(0, 2, 3, 1).to(torch.int64)
+    return page.round_().clamp_(0, 255).permute(0, 2, 3, 1).to(torch.int64).to(torch.uint8)
+
+
+def to_pixels_run(answer: Any, x: Tensor) -> Any:
+    """The pixels and their type: a byte is asked for, and other whole numbers would pass for one by their values."""
+    made = answer(x)
+    return None if made is None else {"pixels": made, "dtype": str(getattr(made, "dtype", type(made).__name__))}
 
 
 def _pixels(values: Tensor) -> Tensor:
@@ -136,8 +145,8 @@ TO_PIXELS = Exercise(
         Mistake(
             lambda x: ((x / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8),
             lambda at: (
-                f"your result has shape {tuple(at.yours.shape)}: the channels are still in front, a picture has "
-                "them last"
+                f"your result has shape {tuple(at.yours['pixels'].shape)}: the channels are still in front, a picture "
+                "has them last"
             ),
         ),
         Mistake(
@@ -159,7 +168,33 @@ TO_PIXELS = Exercise(
             "you stretched each image to its own darkest and brightest value: middle grey is 0 for every image, "
             "whatever else is in it",
         ),
+        *(
+            Mistake(
+                lambda x, dtype=dtype: to_pixels(x).to(dtype),
+                lambda at: (
+                    f"your pixels are right but stored as {at.yours['dtype']}: a picture holds bytes, torch.uint8"
+                ),
+            )
+            for dtype in (torch.int64, torch.int32, torch.float32, torch.float64)
+        ),
+        Mistake(
+            lambda x: _pixels(((x.clamp(-1, 1) / 2 + 0.5) * 127.5).round()),
+            "you multiplied by 127.5 after the range was [0, 1] already: nothing is brighter than middle grey",
+        ),
+        Mistake(
+            lambda x: list(to_pixels(x)),
+            "you returned a list of images: one tensor (B, H, W, C) is asked for",
+        ),
+        Mistake(
+            lambda x: 255 - to_pixels(x),
+            "your images are negatives: black is -1 and white is 1",
+        ),
+        Mistake(
+            lambda x: _pixels(((x / 2 + 0.5).clamp(0, 1) * 255).ceil()),
+            "you rounded up: the nearest whole number is asked for",
+        ),
     ),
+    run=to_pixels_run,
     alternatives=(to_pixels_clamped_first, to_pixels_in_float64, to_pixels_by_loop, to_pixels_in_place),
 )
 
@@ -241,6 +276,17 @@ def _loop(unet, scheduler, x, generator, timesteps=None, step=None, ask=None):
         out = ask(x, t, start) if ask else unet(scheduler.scale_model_input(x, t), t).sample
         x = step(out, t, x) if step else scheduler.step(out, t, x, generator=generator).prev_sample
     return x
+
+
+def _keeps_the_first_sample(unet, scheduler, x, generator):
+    for t in scheduler.timesteps:
+        made = _loop(unet, scheduler, x, generator, timesteps=[t])
+    return made
+
+
+def _sets_its_own_timesteps(unet, scheduler, x, generator):
+    scheduler.set_timesteps(len(scheduler))
+    return _loop(unet, scheduler, x, generator)
 
 
 DENOISE = Exercise(
@@ -326,6 +372,27 @@ DENOISE = Exercise(
             "you told the network the first timestep every time: it must know how noisy the sample is now",
         ),
         Mistake(
+            _keeps_the_first_sample,
+            "you did not go on with the new sample: every step started from the first noise ({kind})",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, timesteps=s.timesteps[:1]),
+            "you returned after the first step: the loop has {steps} ({kind}; how far is `return` indented?)",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, timesteps=range(len(s.timesteps) - 1, -1, -1)),
+            "you took positions for timesteps, the last one first: the {steps} timesteps are the entries of "
+            "`scheduler.timesteps`",
+        ),
+        Mistake(
+            _sets_its_own_timesteps,
+            "you set the timesteps anew: the scheduler came with its {steps} timesteps, and they are to be kept",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, ask=lambda now, t, start: u(s.scale_model_input(now, t), 0).sample),
+            "you told the network t = 0 every time: it must know how noisy the sample is now",
+        ),
+        Mistake(
             lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: now - o),
             "you subtracted the network's output: that is not a step; the scheduler has one ({kind})",
         ),
@@ -376,13 +443,16 @@ def generate_inputs(generator: torch.Generator, index: int) -> Case:
     return Case({**arguments, "num_inference_steps": steps, "generator": noise}, facts)
 
 
-def _generate(unet, scheduler, batch_size, steps, generator, noise=None, sigma=None, finish=None, late=None, set=True):
-    """The pipeline with another first noise, scale, ending or generator of the steps."""
+def _generate(
+    unet, scheduler, batch_size, steps, generator, noise=None, sigma=None, finish=None, late=None, set=True, ask=None
+):
+    """The pipeline with another first noise, scale, ending, generator of the steps or way to ask the network."""
     if set:
         scheduler.set_timesteps(steps)
     shape = (batch_size, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     x = noise(shape) if noise else torch.randn(shape, generator=generator)
-    x = _loop(unet, scheduler, x * (scheduler.init_noise_sigma if sigma is None else sigma), late or generator)
+    x = x * (scheduler.init_noise_sigma if sigma is None else sigma)
+    x = _loop(unet, scheduler, x, late or generator, ask=ask)
     return finish(x) if finish else (x / 2 + 0.5).clamp(0, 1)
 
 
@@ -489,6 +559,24 @@ GENERATE = Exercise(
             lambda at: f"your result holds {len(at.yours)} image: {at.batch_size} were asked for",
         ),
         Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, ask=lambda now, t, start: u(now, t).sample),
+            "you gave the network the sample as it is: this scheduler scales it first (`scale_model_input`), others "
+            "leave it alone",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: torch.cat([_generate(u, s, 1, n, g) for _ in range(b)]),
+            "you made the {batch_size} images one after the other: one generator serves a batch as a whole, and the "
+            "same seed gives other images this way",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g).permute(0, 2, 3, 1),
+            lambda at: f"your result has shape {tuple(at.yours.shape)}: the channels stay in front here, (B, C, H, W)",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g).mul(255).round(),
+            "you went on to pixels from 0 to 255: [0, 1] is asked for, and nothing is rounded",
+        ),
+        Mistake(
             lambda u, s, b, n, g: _generate(u, s, b, n, g, noise=lambda shape: torch.zeros(shape)),
             "you started from grey, from zeros: without noise there is nothing to choose between",
         ),
@@ -522,7 +610,7 @@ def convert_config(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str
 
 
 def convert_config_inputs(generator: torch.Generator, index: int) -> Case:
-    """From DDPM to Euler and back, from a file without the list, and a config with a remark named as a key."""
+    """From DDPM to Euler and back, with a list of what nobody chose and from a file without one."""
     start, end = 1e-4 + 1e-5 * float(torch.rand((), generator=generator)), 0.02
     ddpm = {"beta_start": start, "beta_end": end, "clip_sample": True, "variance_type": "fixed_large"}
     euler = {"beta_start": 1e-4, "beta_end": 0.01, "timestep_spacing": "linspace", "use_karras_sigmas": False}
@@ -535,8 +623,7 @@ def convert_config_inputs(generator: torch.Generator, index: int) -> Case:
     unchosen = (["timestep_spacing", "clip_sample"], None, None, ["timestep_spacing", "beta_end"])[index]
     if unchosen is not None:
         config["_use_default_values"] = unchosen
-    extra = {"_remark": 5} if index == 3 else {}
-    return Case({"config": config, "defaults": euler | extra} if not extra else {"config": config, "defaults": euler})
+    return Case({"config": config, "defaults": euler})
 
 
 def convert_config_by_loop(config, defaults):
@@ -629,6 +716,15 @@ CONVERT_CONFIG = Exercise(
             "you turned it around: `_use_default_values` lists what was not chosen, and you took only that",
         ),
         Mistake(
+            lambda c, d: {**d, **{k: v for k, v in c.items() if k in d and k not in c["_use_default_values"]}},
+            'you asked the config for "_use_default_values" where it may be missing, in a file written by hand: then '
+            "everything in it was chosen",
+        ),
+        Mistake(
+            lambda c, d: {**c, **d},
+            "you let the other class's defaults overwrite everything, and kept keys that it does not know",
+        ),
+        Mistake(
             lambda c, d: dict(c),
             "you returned the config as it is, remarks and all: the other class knows other keys",
         ),
@@ -646,7 +742,7 @@ CONVERT_CONFIG = Exercise(
 
 
 def save_and_reload(model: UNet2DModel, folder: Path) -> UNet2DModel:
-    """Saves a network in Diffusers' format and opens it again.
+    """Saves a network in Diffusers' format and opens it again, by hand: not by `save_pretrained` and `from_pretrained`.
 
     model: its `config` is a dictionary; keys with a leading underscore are remarks and stay out of the file.
     folder: exists and is empty. Afterwards it holds `config.json`, with the class's name under "_class_name", and the
@@ -685,9 +781,34 @@ def _in_a_row(weights: dict[str, Tensor]) -> Tensor:
     return torch.cat([torch.zeros(0), *(weights[key].detach().flatten() for key in sorted(weights))])
 
 
+@contextmanager
+def _calls(*names: str) -> Iterator[list[tuple[str, Any]]]:
+    """The methods of `UNet2DModel` among `names` that are called meanwhile, each with its last argument."""
+    called: list[tuple[str, Any]] = []
+
+    def noting(name: str, method: Any) -> Any:
+        def noted(*args: Any, **options: Any) -> Any:
+            called.append((name, args[-1] if args else None))
+            return method(*args, **options)
+
+        return noted
+
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(patch.object(UNet2DModel, name, noting(name, getattr(UNet2DModel, name))))
+        yield called
+
+
+def _holds(given: Any, places: set[int]) -> bool:
+    """Whether a state_dict holds tensors that lie at `places` in memory."""
+    return isinstance(given, dict) and any(value.data_ptr() in places for value in given.values())
+
+
 def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
-    """What lies in the folder afterwards, and what the returned network is."""
-    with tempfile.TemporaryDirectory() as name:
+    """What lies in the folder afterwards, what the returned network is, and whether the package did the work."""
+    finished = ("save_pretrained", "from_pretrained")
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    with tempfile.TemporaryDirectory() as name, _calls(*finished, "load_state_dict") as called:
         folder = Path(name)
         loaded = answer(model, folder)
         if loaded is None:
@@ -705,12 +826,9 @@ def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
         "its mode": "training" if loaded.training else "evaluation",
         "its weights": _in_a_row(loaded.state_dict()),
         "its config": {key: loaded.config[key] for key in keys[2:]},
+        "finished methods called": ", ".join(name for name, _ in called if name in finished),
+        "weights loaded from": "memory" if any(_holds(given, own) for _, given in called) else "the file",
     }
-
-
-def save_and_reload_by_the_package(model, folder):
-    model.save_pretrained(folder)
-    return UNet2DModel.from_pretrained(folder)
 
 
 def save_and_reload_with_open(model, folder):
@@ -736,6 +854,19 @@ def save_and_reload_in_float64(model, folder):
     weights = load_file(folder / "diffusion_pytorch_model.safetensors")
     wide.load_state_dict({key: value.double() for key, value in weights.items()})
     return wide.eval()
+
+
+def save_and_reload_step_by_step(model, folder):
+    paths = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    chosen = dict(filter(lambda item: not item[0].startswith("_"), model.config.items()))
+    paths[0].write_text(json.dumps(chosen | {"_class_name": model.__class__.__name__}))
+    paths[1].write_bytes(save(model.state_dict()))
+    known = json.loads(paths[0].read_text())
+    del known["_class_name"]
+    loaded = UNet2DModel(**known)
+    loaded.load_state_dict(load(paths[1].read_bytes()))
+    loaded.eval()
+    return loaded
 
 
 def save_and_reload_by_copy(model, folder):
@@ -775,6 +906,13 @@ def _save_a_bare_config(model, folder):
     loaded = UNet2DModel.from_config(model.config)
     loaded.load_state_dict(model.state_dict())
     return loaded.eval()
+
+
+def _weights_from_memory(model, folder):
+    _saved(model, folder)
+    loaded = _opened(folder, load=False)
+    loaded.load_state_dict(model.state_dict())
+    return loaded
 
 
 SAVE_AND_RELOAD = Exercise(
@@ -836,13 +974,71 @@ SAVE_AND_RELOAD = Exercise(
             _save_a_bare_config,
             "your config.json holds the class's name and nothing else: nobody could build the network from it",
         ),
+        Mistake(
+            lambda m, f: (m.save_pretrained(f), UNet2DModel.from_pretrained(f))[1],
+            "you let `save_pretrained` and `from_pretrained` do it: your two files are right, but here you write and "
+            "read them by hand",
+        ),
+        Mistake(
+            lambda m, f: (_saved(m, f), UNet2DModel.from_pretrained(f))[1],
+            "you wrote the two files by hand and let `from_pretrained` read them: build the network and load its "
+            "weights yourself",
+        ),
+        Mistake(
+            _weights_from_memory,
+            "you wrote the weights and then loaded those of the given model: a new one, built from the files alone, "
+            "is asked for",
+        ),
+        Mistake(
+            lambda m, f: (m.save_pretrained(f), _opened(f))[1],
+            "you let `save_pretrained` write the two files: write them yourself, a config and the weights",
+        ),
     ),
     alternatives=(
-        save_and_reload_by_the_package,
+        save_and_reload_step_by_step,
         save_and_reload_with_open,
         save_and_reload_in_float64,
         save_and_reload_by_copy,
     ),
 )
+
+# ---------------------------------------------------------------- the bug clinic
+
+
+def by_position(unet, config, x, steps):
+    scheduler = DDIMScheduler.from_config(config)
+    scheduler.set_timesteps(steps)
+    for t in range(steps - 1, -1, -1):
+        x = scheduler.step(unet(x, t).sample, t, x).prev_sample
+    return x
+
+
+def by_another_schedule(unet, config, x, steps):
+    scheduler: Any = DDIMScheduler(beta_schedule="squaredcos_cap_v2")
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(unet(x, t).sample, t, x).prev_sample
+    return x
+
+
+def by_another_prediction_type(unet, config, x, steps):
+    scheduler = DDIMScheduler.from_config(config, prediction_type="sample")
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(unet(x, t).sample, t, x).prev_sample
+    return x
+
+
+def by_the_guess(unet, config, x, steps):
+    scheduler = DDIMScheduler.from_config(config)
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(unet(x, t).sample, t, x).pred_original_sample
+    return x
+
+
+BROKEN = {"A": by_position, "B": by_another_schedule, "C": by_another_prediction_type, "D": by_the_guess}
+"""Loops with one bug each, as `loop(unet, config, x, steps)` → samples. Guess before you read them."""
+
 
 EXERCISES = (TO_PIXELS, DENOISE, GENERATE, CONVERT_CONFIG, SAVE_AND_RELOAD)

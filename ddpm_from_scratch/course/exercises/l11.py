@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import torch
 from matplotlib import rc_context
 from torch import Tensor
 
+from ddpm_from_scratch import metrics, to_model_range
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
 
@@ -85,6 +88,23 @@ def _wrong_frechet(combine):
     return lambda m1, c1, m2, c2: float(combine(*_frechet_parts(m1, c1, m2, c2)))
 
 
+def _squared(mean1, mean2):
+    return float((mean1 - mean2).double().square().sum())
+
+
+def _roots(values):
+    return values.double().clamp(min=0).sqrt()
+
+
+def _root(covariance):
+    values, vectors = torch.linalg.eigh(covariance.double())
+    return vectors * _roots(values) @ vectors.T
+
+
+def _with_cross(mean1, covariance1, mean2, covariance2, cross):
+    return _squared(mean1, mean2) + float(covariance1.trace() + covariance2.trace() - 2 * cross)
+
+
 def _diagonals_alone(mean1, covariance1, mean2, covariance2):
     apart = (mean1 - mean2).square().sum()
     return float(apart + (covariance1.diagonal().sqrt() - covariance2.diagonal().sqrt()).square().sum())
@@ -141,7 +161,7 @@ FRECHET = Exercise(
     id="11.1",
     title="The Fréchet distance",
     difficulty=3,
-    minutes=10,
+    minutes=8,
     equation="Heusel eq. 6",
     where="The distance of two Gaussians",
     lines=6,
@@ -197,6 +217,25 @@ FRECHET = Exercise(
             "you added the cross term: it is what two clouds have in common, and brings them together",
         ),
         Mistake(
+            lambda m1, c1, m2, c2: frechet_distance(m1, c1, m2, c2) - _squared(m1, m2) * (1 - 1 / len(m1)),
+            "you averaged over the {D} features in the distance of the means: their squares are added up",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: _with_cross(m1, c1, m2, c2, (_root(c1) @ _root(c2)).trace()),
+            "you took the trace of the product of the two roots: that is the trace of (Σ1 Σ2)^½ only where both have "
+            "the same axes",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: _with_cross(m1, c1, m2, c2, _roots(torch.linalg.eigvalsh((c1 @ c2).double())).sum()),
+            "you gave Σ1 Σ2 to `eigvalsh`: it is not symmetric, and `eigvalsh` looks at one half of a matrix alone",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: _with_cross(
+                m1, c1, m2, c2, _roots(torch.linalg.eigvalsh(c1) * torch.linalg.eigvalsh(c2)).sum()
+            ),
+            "you multiplied the eigenvalues of the two covariances, in order: that forgets where their axes point",
+        ),
+        Mistake(
             _no_clamp,
             "you took the root of an eigenvalue that should be 0 and that rounding made negative: with a covariance "
             "that is flat in some directions ({D} features, 2 directions) the result is no number",
@@ -246,6 +285,18 @@ def _unbiased(k_xx, k_yy, k_xy, *, cross=2.0):
     n, m = len(k_xx), len(k_yy)
     within = (k_xx.sum() - k_xx.trace()) / (n * (n - 1)) + (k_yy.sum() - k_yy.trace()) / (m * (m - 1))
     return float(within - cross * k_xy.mean())
+
+
+def _without_equal_numbers(x, y):
+    k_xx, k_yy, k_xy = _kernels(x, y)
+    between = (k_xy.sum() - k_xy.diagonal().sum()) / (len(x) * (len(y) - 1))
+    return _unbiased(k_xx, k_yy, between)
+
+
+def _divides_by_the_first(x, y):
+    k_xx, k_yy, k_xy = _kernels(x, y)
+    n = len(x)
+    return float((k_xx.sum() - k_xx.trace() + k_yy.sum() - k_yy.trace()) / (n * (n - 1)) - 2 * k_xy.mean())
 
 
 def kernel_by_loop(features1, features2):
@@ -351,6 +402,32 @@ KERNEL = Exercise(
             "you took the square root: what is called KID is the squared discrepancy, which alone has no bias",
         ),
         Mistake(
+            lambda x, y: math.sqrt(max(_unbiased(*_kernels(x, y)), 0)),
+            "you took the square root, of 0 where the result falls below it: what is called KID is the squared "
+            "discrepancy, which alone has no bias",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*_kernels(x - x.mean(0), y - x.mean(0))),
+            "you moved both sets by the mean of the first: the kernel depends on where 0 is, and no mean is taken off",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*_kernels(x, y, size=len(x))),
+            "you divided x·y by the number of vectors, {N}: D = {D}, the number of features, belongs there",
+        ),
+        Mistake(
+            _without_equal_numbers,
+            "you left out pairs between the sets, as if x_i and y_i were the same vector: all {N} × {M} pairs count",
+        ),
+        Mistake(
+            _divides_by_the_first,
+            "you divided both sums by N (N - 1) with N = {N}: the second set has M = {M} vectors",
+        ),
+        Mistake(
+            lambda x, y: float(sum(k.triu(1).mean() for k in _kernels(x, y)[:2]) - 2 * _kernels(x, y)[2].mean()),
+            "you averaged a triangle over the whole matrix: the zeros of the other half are counted, so the pairs "
+            "within a set have less than half their weight",
+        ),
+        Mistake(
             lambda x, y: max(_unbiased(*_kernels(x, y)), 0.0),
             "you cut the result off at 0: an unbiased estimate of a small number must be allowed to fall below it",
         ),
@@ -432,6 +509,26 @@ def _means(values, picks):
     return values[picks].mean(dim=1)
 
 
+def _of_the_sorted(places, how):
+    """A mistake: two of the sorted means, at `places(B, tail)`, for the quantiles."""
+
+    def answer(values, picks, level):
+        return _means(values, picks).sort().values[list(places(len(picks), (1 - level) / 2))]
+
+    def says(at):
+        low, high = places(at.B, (1 - at.level) / 2)
+        return (
+            f"you took two of the {at.B} sorted means, at the places {low} and {high} ({how}): `torch.quantile` goes "
+            f"between two neighbours, at the lower end to {(1 - at.level) / 2 * (at.B - 1):.2f}"
+        )
+
+    return Mistake(answer, says)
+
+
+def _z(level):
+    return math.sqrt(2) * float(torch.erfinv(torch.tensor(level)))
+
+
 BOOTSTRAP = Exercise(
     id="11.3",
     title="How sure is a figure?",
@@ -491,6 +588,30 @@ BOOTSTRAP = Exercise(
             lambda v, p, level: _ends(v[p].std(dim=1), (1 - level) / 2, (1 + level) / 2),
             "you took the standard deviation of each set: the interval is for the mean",
         ),
+        _of_the_sorted(lambda n, tail: (int(tail * n), int((1 - tail) * n)), "cut down to whole numbers"),
+        _of_the_sorted(lambda n, tail: (int(tail * n), n - 1 - int(tail * n)), "as many left out at both ends"),
+        _of_the_sorted(lambda n, tail: (int(tail * n), int((1 - tail) * n) - 1), "cut down, less one at the upper end"),
+        _of_the_sorted(lambda n, tail: (round(tail * (n - 1)), round((1 - tail) * (n - 1))), "the nearest ones"),
+        _of_the_sorted(lambda n, tail: (int(tail * (n - 1)), int((1 - tail) * (n - 1))), "the neighbours below"),
+        _of_the_sorted(lambda n, tail: (int(tail * (n - 1)), math.ceil((1 - tail) * (n - 1))), "the outer neighbours"),
+        Mistake(
+            lambda v, p, level: _ends(v[p].flatten(), (1 - level) / 2, (1 + level) / 2),
+            "you took the quantiles of all drawn values together: the mean of each of the {B} sets comes first",
+        ),
+        Mistake(
+            lambda v, p, level: _means(v, p).mean() + torch.tensor([-1.0, 1.0]).to(v) * _z(level) * _means(v, p).std(),
+            "you took the means for normally distributed, a number times their standard deviation: the interval asked "
+            "for leaves out a share of the {B} means as they are",
+        ),
+        Mistake(
+            lambda v, p, level: _ends(_means(v, p), 0.025, 0.975),
+            "you gave the interval of 95 %, whatever `level` says: here {level:.0%} are asked for",
+        ),
+        Mistake(
+            lambda v, p, level: 2 * v.mean() - _ends(_means(v, p), (1 - level) / 2, (1 + level) / 2).flip(0),
+            "you reflected the ends at the mean of the values: another kind of bootstrap; here the quantiles of the "
+            "means themselves are asked for",
+        ),
         Mistake(
             lambda v, p, level: _ends(_means(v, p), 0.0, level),
             "you left out values at the upper end only: half of what is left out lies on either side",
@@ -525,7 +646,7 @@ def discretized_log_likelihood_inputs(generator: torch.Generator, index: int) ->
     shape = ((2, 1, 4, 4), (9,), (3, 5), (2, 3, 3, 3))[index]
     spread = (0.01, 0.2, 0.6, 0.05)[index]
     pixels = torch.randint(256, shape, generator=generator)
-    pixels.view(-1)[:2] = torch.tensor([0, 255])
+    pixels.view(-1)[:4] = torch.tensor([0, 255, 1, 254])
     x0 = pixels / 127.5 - 1
     mean = (x0 + spread * torch.randn(shape, generator=generator)).clamp(-1.2, 1.2)
     log_var = torch.full(shape, 2 * math.log(spread)) + 0.3 * torch.randn(shape, generator=generator)
@@ -534,12 +655,15 @@ def discretized_log_likelihood_inputs(generator: torch.Generator, index: int) ->
     return Case({"x0": x0, "mean": mean, "log_var": log_var}, {"spread": spread})
 
 
-def _mass(x0, mean, log_var, half=1 / 255, edges=True):
+def _mass_between(x0, mean, log_var, upper, lower, half=1 / 255):
+    """The mass of the bins, open above where `upper` says so, and below where `lower` does."""
     x, m, std = x0.double(), mean.double(), torch.exp(0.5 * log_var.double())
-    upper, lower = torch.special.ndtr((x + half - m) / std), torch.special.ndtr((x - half - m) / std)
-    if edges:
-        upper, lower = torch.where(x0 > 0.999, 1.0, upper), torch.where(x0 < -0.999, 0.0, lower)
-    return upper - lower
+    above, below = torch.special.ndtr((x + half - m) / std), torch.special.ndtr((x - half - m) / std)
+    return torch.where(upper, 1.0, above) - torch.where(lower, 0.0, below)
+
+
+def _mass(x0, mean, log_var, half=1 / 255, edges=True):
+    return _mass_between(x0, mean, log_var, edges * (x0 > 0.999), edges * (x0 < -0.999), half)
 
 
 def _log_mass(*args, **kwargs):
@@ -626,6 +750,51 @@ DECODER = Exercise(
             "you divided by σ² where σ belongs: `log_var` is the logarithm of the variance",
         ),
         Mistake(
+            lambda x, m, v: discretized_log_likelihood(x, m, 2 * v),
+            "you divided by σ² where σ belongs, so that bins away from the mean get no mass at all: `log_var` is the "
+            "logarithm of the variance",
+        ),
+        Mistake(
+            lambda x, m, v: _log_mass(half=1 / 256)(x, m, v),
+            "you took 256 steps between black and white: 256 levels have 255 steps between them",
+        ),
+        Mistake(
+            lambda x, m, v: torch.log(
+                torch.special.ndtr((x + 1 / 255 - m) / (v / 2).exp())
+                / torch.special.ndtr((x - 1 / 255 - m) / (v / 2).exp())
+            ),
+            "you subtracted two logarithms: the mass is a difference of two values of Φ, and its logarithm comes last",
+        ),
+        Mistake(
+            lambda x, m, v: _mass(x, m, 2 * v).clamp(min=1e-12).log().to(x.dtype),
+            "you divided by σ² where σ belongs, and the clamp hides that the mass is 0 away from the mean",
+        ),
+        Mistake(
+            lambda x, m, v: discretized_log_likelihood(x, m, v.abs().log()),
+            "you took the root of `log_var` itself, or of its size: the variance is its exponential",
+        ),
+        Mistake(
+            lambda x, m, v: torch.log(_mass_between(x, m, v, upper=x < -0.999, lower=x > 0.999)).to(x.dtype),
+            "you opened the wrong sides: the darkest bin reaches down to -∞ and the brightest up to +∞",
+        ),
+        Mistake(
+            lambda x, m, v: torch.log(_mass_between(x, m, v, upper=x > 0.999, lower=x < -2)).to(x.dtype),
+            "you opened the brightest bin alone: the darkest one reaches down to -∞",
+        ),
+        Mistake(
+            lambda x, m, v: torch.log(_mass_between(x, m, v, upper=x > 2, lower=x < -0.999)).to(x.dtype),
+            "you opened the darkest bin alone: the brightest one reaches up to +∞",
+        ),
+        Mistake(
+            lambda x, m, v: torch.log(_mass_between(x, m, v, upper=x > 0.99, lower=x < -0.99)).to(x.dtype),
+            "you opened the two bins next to the outermost ones as well: the levels lie 2/255 apart, and 0.99 takes in "
+            "two of them",
+        ),
+        Mistake(
+            lambda x, m, v: discretized_log_likelihood(x, m, v).sum().to(x.dtype),
+            "you added the pixels up: one number per pixel is asked for",
+        ),
+        Mistake(
             lambda x, m, v: _mass(x, m, 2 * v.exp()).log().to(x.dtype),
             "you took the exponential twice, or took `log_var` for the logarithm of the logarithm",
         ),
@@ -658,7 +827,7 @@ DECODER = Exercise(
     ),
     alternatives=(likelihood_in_float64, likelihood_by_erf, likelihood_by_loop, likelihood_with_infinities),
     package="ddpm_from_scratch.gaussian.discretized_log_likelihood",
-    rtol=2e-3,
+    rtol=5e-4,
 )
 
 
@@ -673,18 +842,20 @@ def nearest_neighbour(samples: Tensor, training: Tensor) -> tuple[Tensor, Tensor
     Returns two tensors of shape (N,): the index of the nearest training image, and the root of the mean squared
     difference of all its values to the sample's.
     """
-    apart = torch.cdist(samples.flatten(1), training.flatten(1))
+    apart = torch.cdist(samples.flatten(1), training.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
     distance, index = apart.min(dim=1)
     return index, distance / samples[0].numel() ** 0.5
 
 
 def nearest_neighbour_inputs(generator: torch.Generator, index: int) -> Case:
-    """Samples that are training images with a little noise, in shuffled order, and samples that are none."""
-    n, m, shape = ((4, 9, (1, 4, 4)), (6, 5, (3, 3, 3)), (3, 12, (1, 5, 3)), (7, 20, (1, 2, 2)))[index]
+    """Training images with a little noise, in shuffled order, one that is none, one that is an exact copy."""
+    n, m, shape = ((4, 9, (1, 4, 4)), (6, 5, (3, 3, 3)), (5, 12, (1, 5, 3)), (7, 20, (1, 2, 2)))[index]
     training = torch.rand(m, *shape, generator=generator) * 2 - 1
     chosen = torch.randint(m, (n,), generator=generator)
     samples = (training[chosen] + 0.2 * torch.randn(n, *shape, generator=generator)).clamp(-1, 1)
     samples[0] = torch.rand(shape, generator=generator) * 2 - 1
+    if index:
+        samples[-1] = training[chosen[-1]]
     return Case({"samples": samples, "training": training}, {"N": n, "M": m})
 
 
@@ -714,8 +885,19 @@ def neighbour_one_by_one(samples, training):
     return torch.cat([i for i, _ in pairs]), torch.cat([d for _, d in pairs]).to(samples.dtype)
 
 
+def _product_without_clamp(samples, training):
+    x, y = samples.flatten(1), training.flatten(1)
+    apart = (x.square().sum(1)[:, None] - 2 * x @ y.T + y.square().sum(1)) / x.shape[1]
+    best = apart.min(1)
+    return best.indices, best.values.sqrt()
+
+
 def _apart(samples, training):
     return (samples[:, None] - training[None]).square().flatten(2).mean(2).sqrt()
+
+
+def _by_channel(samples, training):
+    return (samples[:, None] - training[None]).square().flatten(3).mean(3).sqrt().mean(2)
 
 
 NEIGHBOUR = Exercise(
@@ -775,10 +957,95 @@ NEIGHBOUR = Exercise(
             ),
             "you compared the brightness of whole images: the differences of single pixels are asked for",
         ),
+        Mistake(
+            lambda s, t: (lambda apart: (apart.argmin(1), apart.amin(1)))(
+                _apart(s, t).masked_fill(_apart(s, t) == 0, 9)
+            ),
+            "you passed over training images at distance 0: an exact copy is just what is looked for",
+        ),
+        Mistake(
+            lambda s, t: _apart(s, t).argmin(1),
+            "you returned the index alone: the distance is asked for too",
+        ),
+        Mistake(
+            lambda s, t: tuple(_apart(s, t).min(1, keepdim=True))[::-1],
+            lambda at: (
+                f"you kept the axis of the training images, shape {tuple(at.yours[0].shape)}: each sample has one "
+                f"answer, shape ({at.N},)"
+            ),
+        ),
+        Mistake(
+            lambda s, t: (
+                torch.cdist(s.flatten(1), t.flatten(1), p=1).argmin(1),
+                torch.cdist(s.flatten(1), t.flatten(1), p=1).amin(1) / s[0].numel(),
+            ),
+            "you looked for the smallest mean of absolute differences: squares are asked for, and by them another "
+            "image is nearest now and then",
+        ),
+        Mistake(
+            lambda s, t: (_apart(s, t).argmin(1), _apart(s, t).amin(1) * s.shape[1] ** 0.5),
+            "you averaged over height and width and added the channels up: all values of an image are averaged",
+        ),
+        Mistake(
+            lambda s, t: (lambda apart: (apart.argmin(1), apart.amin(1)))(_by_channel(s, t)),
+            "you took the root for each channel and averaged after it: first the mean of all values, then one root",
+        ),
+        Mistake(
+            lambda s, t: (_apart(s, t).argmin(1), _apart(s, t).amin(1) * s[0].numel() ** 0.5 / len(s) ** 0.5),
+            "you divided by the root of the number of samples, {N}: the mean is over the values of one image",
+        ),
+        Mistake(
+            lambda s, t: _product_without_clamp(s, t),
+            "you get no number, or not 0, for an exact copy: |x|² - 2 x·y + |y|² is a difference of large numbers, and "
+            "rounding can make it negative under the root",
+        ),
     ),
     alternatives=(neighbour_by_loop, neighbour_by_broadcasting, neighbour_by_products, neighbour_one_by_one),
     rtol=1e-3,
 )
+
+
+# ---------------------------------------------------------------- the bug clinic
+
+
+@torch.no_grad()
+def features_of(network: Any, pixels: Tensor, batch: int) -> Tensor:
+    """Features of 8-bit images, (N, 1, H, W) → (N, D), `batch` images at a time."""
+    return torch.cat([network.features(to_model_range(part)) for part in pixels.split(batch)]).double()
+
+
+def distance_of(features: Tensor, real: Tensor) -> float:
+    """The Fréchet distance of two sets of features."""
+    own, other = metrics.gaussian_statistics(features), metrics.gaussian_statistics(real)
+    return metrics.frechet_distance(own.mean, own.covariance, other.mean, other.covariance)
+
+
+def features_from_0_to_1(network, pixels, batch):
+    with torch.no_grad():
+        return torch.cat([network.features(part.float() / 255) for part in pixels.split(batch)]).double()
+
+
+def features_without_eval(network, pixels, batch):
+    return features_of(copy.deepcopy(network).train(), pixels, batch)
+
+
+def distance_not_centred(features, real):
+    second = [set_.T @ set_ / len(set_) for set_ in (features, real)]
+    return metrics.frechet_distance(features.mean(0), second[0], real.mean(0), second[1])
+
+
+def distance_to_itself(features, real):
+    own = other = metrics.gaussian_statistics(features)
+    return metrics.frechet_distance(own.mean, own.covariance, other.mean, other.covariance)
+
+
+BROKEN = {
+    "A": (features_from_0_to_1, distance_of),
+    "B": (features_without_eval, distance_of),
+    "C": (features_of, distance_not_centred),
+    "D": (features_of, distance_to_itself),
+}
+"""Two functions for each report, as `features_of` and `distance_of` are, one of them with a bug. Guess first."""
 
 
 EXERCISES = (FRECHET, KERNEL, BOOTSTRAP, DECODER, NEIGHBOUR)

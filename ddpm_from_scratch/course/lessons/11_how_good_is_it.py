@@ -4,8 +4,8 @@
 # **How are samples judged, and when does a figure mislead?** About 60 minutes: a good third of it reading, the rest five exercises.
 #
 # Two samplers, two sheets of digits: which is better? One can look at a few dozen images, but not at ten thousand, and two people do not see the same.
-# So papers print a number. This lesson takes the numbers apart: where each comes from, how sure it is, how it depends on things that have nothing to
-# do with the model, and how a model that has learned nothing at all gets the best one.
+# So papers print a number. This lesson takes the numbers apart: where each comes from, how sure it is, and how it depends on things that have nothing to
+# do with the model.
 #
 # **You will build** the module `ddpm_from_scratch.metrics`: the Fréchet distance, the kernel distance, the last term of the likelihood bound.
 #
@@ -28,6 +28,7 @@
 # matrix without negative eigenvalues whose square is $\Sigma$. A *real image* below is one of the dataset, a *held-out* one is in its test split, which no model of this course was trained on.
 
 # %% id=setup
+import inspect
 import math
 import warnings
 
@@ -88,16 +89,14 @@ plots.image_grid(
     to_model_range(rows),
     12,
     row_labels=["η = 0, S = 10", "σ̂, S = 10", "real"],
-    alt="Three rows of twelve small digits. The first, by DDIM in ten steps, shows "
-    "smooth shapes, most of them digits. The second, by DDPM in ten steps, is "
-    "covered with grain. The third shows real digits.",
+    alt="Three rows of twelve small pictures: by DDIM in ten steps, by DDPM in ten steps, and real digits.",
     caption="One network, two samplers, ten steps each; below, images of the test split.",
 )
 
 # %% [markdown] id=eye-answer
 # <details><summary>Answer</summary>
 #
-# DDIM: the other row is noisy. Here the eye is enough. It is not enough for "η = 0 or η = 0.2?", for "50 steps or 100?", or for "is any digit missing?". For those we need a number, and to know how far to trust it.
+# DDIM: its row shows smooth shapes, most of them digits, and the row of DDPM is covered with grain. Here the eye is enough. It is not enough for "η = 0 or η = 0.2?", for "50 steps or 100?", or for "is any digit missing?". For those we need a number, and to know how far to trust it.
 #
 # </details>
 
@@ -173,14 +172,22 @@ with plots.figure(
 #
 # ### Step 3: any dimension
 #
-# The same bound for matrices: since $(\tilde x, \tilde y)$ has a covariance without negative eigenvalues, $C = \Sigma_1^{1/2} K\, \Sigma_2^{1/2}$ with a matrix $K$ that stretches nothing (its singular values are at most 1: it is the correlation
+# For matrices, the largest trace of $C$ that a pairing can have is $\operatorname{Tr}\,(\Sigma_1\Sigma_2)^{1/2}$, the sum of the square roots of the eigenvalues of $\Sigma_1\Sigma_2$. In one dimension that is $\sigma_1\sigma_2$ again.
+#
+# <details><summary>Going deeper (not needed later): why</summary>
+#
+# Since $(\tilde x, \tilde y)$ has a covariance without negative eigenvalues, $C = \Sigma_1^{1/2} K\, \Sigma_2^{1/2}$ with a matrix $K$ that stretches nothing (its singular values are at most 1: it is the correlation
 # of the two, each made round first). Then $\operatorname{Tr} C = \operatorname{Tr}(K\,\Sigma_2^{1/2}\Sigma_1^{1/2})$. Write $M = \Sigma_2^{1/2}\Sigma_1^{1/2}$ by its singular value decomposition $M = USV^\top$. Then $\operatorname{Tr}(KM) = \operatorname{Tr}(V^\top K U\,S)$, and the diagonal of
 # $V^\top K U$ has no entry above 1, so this is at most $\operatorname{Tr} S$, the sum of the singular values of $M$. It is reached for $K = VU^\top$. The singular values of $M$ are the square roots of the eigenvalues of $M^\top M = \Sigma_1^{1/2}\Sigma_2\Sigma_1^{1/2}$, which has
-# the same eigenvalues as $\Sigma_1\Sigma_2$. Therefore $\max \operatorname{Tr} C = \operatorname{Tr}\,(\Sigma_1^{1/2}\Sigma_2\Sigma_1^{1/2})^{1/2} = \operatorname{Tr}\,(\Sigma_1\Sigma_2)^{1/2}$, and (Heusel eq. 6)
+# the same eigenvalues as $\Sigma_1\Sigma_2$. Therefore $\max \operatorname{Tr} C = \operatorname{Tr}\,(\Sigma_1^{1/2}\Sigma_2\Sigma_1^{1/2})^{1/2} = \operatorname{Tr}\,(\Sigma_1\Sigma_2)^{1/2}$.
+#
+# </details>
+#
+# With step 1, this is (Heusel eq. 6)
 #
 # $$\boxed{d^2 = \lVert\mu_1 - \mu_2\rVert^2 + \operatorname{Tr}\left(\Sigma_1 + \Sigma_2 - 2\,(\Sigma_1\Sigma_2)^{1/2}\right)}$$
 #
-# Each step, checked with numbers: step 1 on points, step 3 against ten thousand random pairings and against the best one.
+# Checked with numbers: step 1 on points, step 3 against ten thousand random pairings and against the best one.
 
 # %% id=frechet-steps
 generator = torch.Generator().manual_seed(0)
@@ -259,7 +266,7 @@ with plots.figure(
     ax.legend()
 
 # %% exercise 11.1
-# Write the boxed formula, from two means and two covariances. A covariance of fewer images than features is flat in some directions: your function must not mind.
+# Write the boxed formula, from two means and two covariances. The cell above finds the last term in two ways (`S.sum()` and `by_product`); either will do. A covariance of fewer images than features is flat in some directions: your function must not mind.
 # This is what `metrics.frechet_distance` becomes.
 
 # %% [markdown] id=fid
@@ -306,8 +313,7 @@ for name, features in looked_at.items():
     assert math.isclose(ours, theirs, rel_tol=1e-4)
 
 # %% [markdown] id=fid-note
-# The figure agrees with the eye about the two samplers. But look at the last line. These are *real* digits. A perfect model would make such images. Should their distance not be 0? It is far from it, and
-# most of what is left is not there because test digits are different from training digits. The next section but one shows where it comes from.
+# The figure agrees with the eye about the two samplers. But look at the last line. These are *real* digits, and their distance is far from 0. The section *Sample size and bias* shows where it comes from.
 
 # %% [markdown] id=kernel
 # ## The kernel distance
@@ -424,42 +430,32 @@ frechet_at, kernel_at, kernel_spread = [], [], []
 against = mean_train + draw(1500, D) @ half
 for n in sizes:
     sets = [mean_train + draw(n, D) @ half for _ in range(8)]
-    stats = [metrics.gaussian_statistics(one) for one in sets]
     frechet_at.append(
         sum(
             metrics.frechet_distance(s.mean, s.covariance, mean_train, cov_train)
-            for s in stats
+            for s in map(metrics.gaussian_statistics, sets)
         )
         / len(sets)
     )
     found = torch.tensor([metrics.kernel_distance(one, against) for one in sets])
     kernel_at.append(float(found.mean()))
     kernel_spread.append(float(found.std()))
-predicted = [uncertainty.gaussian_bias(cov_train, n) for n in sizes]
-for n, found, said in zip(sizes, frechet_at, predicted, strict=True):
-    print(
-        f"N = {n:>5}: mean Fréchet distance {found:.4f}, the formula below says {said:.4f}; N times it {n * found:.0f}"
-    )
-    assert abs(found / said - 1) < 0.25
-
 with plots.figure(
     columns=2,
     height=3.1,
-    alt="Left: the mean Fréchet distance over one divided by the number of samples."
-    " The points lie close to a straight line through zero, a little above it "
-    "for the smallest sets. Right: the kernel distance over the number of "
-    "samples, its mean near zero everywhere, with a spread that shrinks as "
-    "samples get more.",
-    caption="Samples of the very Gaussian that they are compared with. Left, the "
-    "Fréchet distance falls like 1/N towards the right answer, 0. Right, the "
-    "kernel distance is right on average for any N (bars: one standard "
-    "deviation); only its spread depends on N.",
+    alt="Left: the mean Fréchet distance over the number of samples, both logarithmic, beside "
+    "two straight lines, one for each of the two laws. Right: the kernel distance over "
+    "the number of samples, with error bars.",
+    caption="Samples of the very Gaussian that they are compared with. Left, the Fréchet distance, "
+    "and both laws drawn from its first point. Right, the kernel distance (bars: one "
+    "standard deviation over the sets).",
 ) as (left, right):
-    left.plot([1 / n for n in sizes], predicted, label="formula")
-    left.plot(
-        [1 / n for n in sizes], frechet_at, linestyle="", marker="o", label="measured"
-    )
-    left.set(xlabel="1 / N", ylabel="Fréchet distance", xlim=(0, None), ylim=(0, None))
+    left.plot(sizes, frechet_at, linestyle="", marker="o", label="measured")
+    for power, label in ((0.5, r"$1/\sqrt{N}$"), (1, "$1/N$")):
+        left.plot(
+            sizes, [frechet_at[0] * (sizes[0] / n) ** power for n in sizes], label=label
+        )
+    left.set(xlabel="N", ylabel="Fréchet distance", xscale="log", yscale="log")
     left.legend()
     right.errorbar(
         sizes,
@@ -474,24 +470,35 @@ with plots.figure(
 # %% [markdown] id=size-why
 # <details><summary>Answer</summary>
 #
-# Like $1/N$, and never to 0; the kernel distance does not depend on $N$ on average.
+# Like $1/N$, and never to 0. The kernel distance is right on average for any $N$; only its spread depends on it.
 #
 # </details>
 #
-# **Why 1/N.** In one dimension, $d^2 = (\hat\mu - \mu)^2 + (\hat\sigma - \sigma)^2$, where $\hat\mu$ and $\hat\sigma$ are those of $N$ draws. Both errors are of the size $1/\sqrt N$, but they come *squared*, so they cannot cancel:
+# **Why 1/N.** In one dimension, $d^2 = (\hat\mu - \mu)^2 + (\hat\sigma - \sigma)^2$, where $\hat\mu$ and $\hat\sigma$ are those of $N$ draws. Both errors are of the size $1/\sqrt N$, but they come *squared*, so they cannot cancel.
+#
+# <details><summary>Going deeper (not needed later): the constant, and many dimensions</summary>
+#
 # $\mathbb E(\hat\mu - \mu)^2 = \sigma^2/N$, and since $\hat\sigma^2 = \sigma^2 + e$ with $\mathrm{Var}\,e = 2\sigma^4/(N-1)$ and $\sqrt{\sigma^2 + e} \approx \sigma + e/(2\sigma)$,
 #
 # $$\mathbb E(\hat\sigma-\sigma)^2 \approx \frac{\mathrm{Var}\,e}{4\sigma^2} = \frac{\sigma^2}{2(N-1)}, \qquad \mathbb E\,d^2 \approx \frac{\sigma^2}{N} + \frac{\sigma^2}{2(N-1)} .$$
 #
 # In $D$ dimensions every feature pays this, and every *pair* of features pays for its covariance: with eigenvalues $\lambda_i$ of $\Sigma$, a small change $E$ of $\Sigma$ costs $\frac12\sum_{ij} E_{ij}^2/(\lambda_i + \lambda_j)$, and $\mathrm{Var}\,E_{ij} = \lambda_i\lambda_j(1 + \delta_{ij})/(N-1)$ (with $\delta_{ij} = 1$ for $i = j$, else 0). That is
-# `uncertainty.gaussian_bias`, the line in the left panel. It grows with the number of features. So:
+# `uncertainty.gaussian_bias`, the formula in the next cell. It grows with the number of features.
+#
+# </details>
 #
 # - **Compare Fréchet distances of equal N only.** FID of 5,000 samples is not the FID of 50,000. Even then a small difference may be one of biases: the bias depends on the samples' own covariance (Chong and Forsyth 2020).
 # - **Print the floor beside it**: what as many *real* images score.
-# - The bias can be estimated from the samples themselves. If the figure is $a + b/N$ on average, then the two halves of a set have $a + 2b/N$: the halves give $b/N$ more than the whole, and that is the bias (`uncertainty.frechet_bias`; the same authors draw the line through more sizes).
+# - The bias can be estimated from the samples themselves. If the figure is $a + b/N$ on average, then the two halves of a set have $a + 2b/N$: the halves give $b/N$ more than the whole, and that is the bias (`uncertainty.frechet_bias`).
 
 # %% id=size-real
-print("                  N     Fréchet   bias by halves   so many real images have")
+for n, found in zip(sizes, frechet_at, strict=True):
+    said = uncertainty.gaussian_bias(cov_train, n)
+    print(
+        f"N = {n:>5}: mean Fréchet distance {found:.4f}, the formula says {said:.4f}; N times it {n * found:.0f}"
+    )
+    assert abs(found / said - 1) < 0.25
+print("\n                  N     Fréchet   bias by halves   so many real images have")
 for name, features in {**looked_at, "held-out images, all": features_test}.items():
     n = len(features)
     bias = uncertainty.frechet_bias(features, judge.train)
@@ -560,8 +567,13 @@ with plots.figure(
     )
 
 # %% [markdown] id=sure-note
-# For the two distances the package does the same with whole feature vectors: `uncertainty.frechet_interval` and `uncertainty.kernel_interval`. Two details matter. A set drawn *from a sample* carries the sample's bias once more, so the drawn Fréchet distances all lie too
-# high; the interval is moved back onto the figure. And the interval says nothing about the bias: it is where the figure of *as many* other samples would lie.
+# For the two distances the package does the same with whole feature vectors: `uncertainty.frechet_interval` and `uncertainty.kernel_interval`. The interval says nothing about the bias: it is where the figure of *as many* other samples would lie.
+#
+# <details><summary>Going deeper (not needed later): the interval of the Fréchet distance</summary>
+#
+# A set drawn *from a sample* carries the sample's bias once more, so the drawn Fréchet distances all lie too high; the interval is moved back onto the figure. Near the floor it is still wider than it need be: the figure is a square of errors there, and the bootstrap adds the sample's own error to those that it draws (up to $\sqrt3$ times too wide).
+#
+# </details>
 
 # %% [markdown] id=bits
 # ## Bits per dimension
@@ -667,12 +679,9 @@ with plots.figure(
     columns=2,
     height=3.1,
     width_ratios=[1, 2],
-    alt="Left: three bars, the two parts of the bound with the network in them, and"
-    " the prior term, which cannot be seen. Right: the bits of single timesteps"
-    " on logarithmic axes; they fall by several orders of magnitude from the "
-    "smallest to the largest timestep.",
-    caption="Left, the bound by term. Right, by timestep (each point the mean of the "
-    "images asked there): a few steps with little noise hold most of the bits.",
+    alt="Left: three bars, one for each term of the bound. Right: the bits of single timesteps, one "
+    "point each, over the timestep on logarithmic axes.",
+    caption="Left, the bound by term. Right, by timestep (each point the mean of the images asked there).",
 ) as (left, right):
     left.bar(
         ["$L_0$", "$L_{t-1}$", "$L_T$"],
@@ -694,7 +703,7 @@ with plots.figure(
 # %% [markdown] id=bits-answer
 # <details><summary>Answer</summary>
 #
-# In those with little. Which garment it is takes a few bits *per image*; the exact grey levels take bits *per pixel*, and there are 784 pixels. That is why $L_{\text{simple}}$, which gives small $t$ less weight than the bound does, makes better samples and worse bits (Ho section 3.4, lesson 03): **the two kinds of figures measure different
+# In those with little: $L_0$ and a few steps near it hold most of the bits, and in the right panel they fall by several orders of magnitude towards large $t$. $L_T$ is too small to be seen. Which garment it is takes a few bits *per image*; the exact grey levels take bits *per pixel*, and there are 784 pixels. That is why $L_{\text{simple}}$, which gives small $t$ less weight than the bound does, makes better samples and worse bits (Ho section 3.4, lesson 03): **the two kinds of figures measure different
 # things**, and neither implies the other. Ho reports at most 3.75 bits for CIFAR-10; that is another dataset, and not to be compared with the figure above, least of all with one whose images are mostly black.
 #
 # </details>
@@ -704,6 +713,8 @@ with plots.figure(
 #
 # Now the question of lesson 08, with figures: *how good are few steps?* Song's Table 1 (CIFAR-10, FID, 50,000 samples) puts the samplers down the side, $\eta = 0$ to 1 and $\hat\sigma$, and the number of steps across. The course's own table was made by
 # `ddpm eval`: that takes longer than a notebook may, so the result is stored, with all that is needed to repeat it.
+#
+# > **Predict before you run.** In the paper, who wins with 10 steps and who with 1000? Does the order of the rows turn around in ours, and if so, earlier or later than there?
 
 # %% id=table-stored
 from ddpm_from_scratch.course.stored import stored_table
@@ -729,9 +740,6 @@ pieces = [
     table.origin(),
 ]
 display(Markdown("\n\n".join(pieces)))
-
-# %% [markdown] id=table-predict
-# > **Predict before you run.** In the paper, who wins with 10 steps and who with 1000? Does the order of the rows turn around in ours, and if so, earlier or later than there?
 
 # %% id=table-picture
 with plots.figure(
@@ -816,95 +824,12 @@ for steps in table.columns:
 #
 # ### Reading it
 #
-# **With very few steps, no sampler is right, and each is wrong in its own way.** That has nothing to do with the network. Take data from $\mathcal N(0, s)$ in one dimension, where $\varepsilon^*$ is known, and follow the variance through the sampler: every step multiplies $x_t$ by a number and adds noise of a known variance, so the variance at the end is exact,
-# without any draw. Images have both: directions in which they vary much (which shape is it?), here $s = 0.25$, and directions in which they hardly vary (is this dark patch smooth?), here $s = 0.002$.
-
-# %% id=table-exact
-def final_variance(row: str, steps: int, s: float) -> float:
-    """Variance of the samples of data from N(0, s), with the exact ε*, in units of s."""
-    scheduler = DDPMScheduler()
-    scheduler.set_timesteps(steps)
-    variance = 1.0
-    for t in scheduler.timesteps.tolist():
-        t_prev = int(scheduler.previous_timestep(t))
-        now = float(scheduler.alphas_cumprod[t])
-        prev = float(scheduler.alphas_cumprod[t_prev]) if t_prev >= 0 else 1.0
-        x0 = now**0.5 * s / (now * s + 1 - now)  # E[x_0 | x_t] for x_t = 1
-        eps = gaussian.eps_from_x0(1.0, x0, now)
-        if row == few_steps.SIGMA_HAT:
-            mean, noise = (
-                gaussian.posterior_mean(1.0, x0, now, prev),
-                (1 - now / prev) * (t_prev >= 0),
-            )
-        else:
-            sigma = gaussian.ddim_sigma(now, prev, float(row))
-            mean, noise = gaussian.ddim_mean(x0, eps, prev, sigma), sigma**2
-        variance = mean**2 * variance + noise
-    return variance / s
-
-
-exact_rows = {}
-for s in (0.25, 0.002):
-    print(f"variance of the samples in units of that of the data, exact ε*, s = {s}")
-    for row in few_steps.PAPER:
-        values = [final_variance(row, steps, s) for steps in few_steps.PAPER_STEPS]
-        exact_rows[s, row] = values
-        print(
-            f"  {few_steps.row_title(row):<8}"
-            + "   ".join(
-                f"S = {steps}: {value:6.3f}"
-                for steps, value in zip(few_steps.PAPER_STEPS, values, strict=True)
-            )
-        )
-with plots.figure(
-    columns=2,
-    height=3.2,
-    alt="Two panels, the left one linear, the right one logarithmic: the variance "
-    "of samples in units of the data's, over the number of steps. Left, for "
-    "directions of large variance: the lines of η from 0 to 1 start below the "
-    "right value, that of η = 1 lowest, and the line of σ̂ starts above; all "
-    "approach it. Right, for directions of small variance: σ̂ starts many times"
-    " too high and comes down slowly.",
-    caption="How wide the samples are with a perfect network; dashed, the right width. "
-    "Left, where the data vary much. Right, where they hardly vary: there the "
-    "noise of σ̂'s long steps stays in.",
-) as axes:
-    for ax, s in zip(axes, (0.25, 0.002), strict=True):
-        for row in few_steps.PAPER:
-            ax.plot(
-                few_steps.PAPER_STEPS, exact_rows[s, row], label=few_steps.row_title(row)
-            )
-        ax.axhline(1, color=plots.INK, linewidth=1, linestyle="--")
-        ax.set(
-            xscale="log",
-            yscale="log" if s < 0.1 else "linear",
-            xlabel="steps S",
-            title=f"s = {s}",
-            ylabel="variance / s",
-        )
-        ax.set_xticks(
-            few_steps.PAPER_STEPS, [str(steps) for steps in few_steps.PAPER_STEPS]
-        )
-        ax.minorticks_off()
-    axes[0].legend(fontsize=9)
-for s in (0.25, 0.002):
-    assert all(abs(exact_rows[s, row][-1] - 1) < 0.2 for row in few_steps.PAPER)
-    assert (
-        exact_rows[s, "1"][0]
-        < exact_rows[s, "0"][0]
-        < 1
-        < exact_rows[s, few_steps.SIGMA_HAT][0]
-    )
-
-# %% [markdown] id=table-reading-2
-# On the left, $\eta = 1$ loses more of the variance than $\eta = 0$: its samples are too much alike. On the right, $\hat\sigma$ leaves noise where there should be none: each of its steps adds the noise that the forward process would add on the same stretch, and after the last long stretch no step is left that could take it away. That is the grain
-# of the first sheet, and it is what an extractor, like an eye, sees first.
+# **With very few steps, no sampler is right, and each is wrong in its own way**, even with a perfect network (lesson 07, *One Gaussian, followed exactly*; lesson 08, *How wrong are few steps?*). With $\eta$ up to 1 the samples vary too little. $\hat\sigma$ leaves noise where there should be none: each of its steps adds the noise that the forward
+# process would add on the same stretch, and after the last long stretch no step is left that could take it away. That is the grain of the first sheet.
 #
-# **With many steps, noise may help.** With a perfect network all rows would end at the same place. Real ones do not. A stochastic step replaces part of $x_t$ by fresh noise, and with it a part of the errors made before; a deterministic path carries them to the end. *Where* the order turns depends on the
-# model: the worse its errors, the earlier noise repairs them. On an under-trained model it may turn before 10 steps. So "DDIM is better at few steps" is a statement about good models and few steps, and a table for one model does not speak for another.
+# **With many steps, noise may help**, since it replaces part of the errors that the network has made; *where* the order turns depends on the model (lesson 08, *When does the claim hold?*). A table for one model does not speak for another.
 #
-# **A difference counts if it is large against the interval, and comes back with another seed.** Near the floor the bootstrap's interval is wider than it need be: the figure is a square of errors there, and the bootstrap adds the sample's own error to those that it draws (up to $\sqrt3$ times too wide). Overlapping intervals then do not
-# settle the matter. New seeds do. The stored table has three for some cells:
+# **A difference counts if it is large against the interval, and comes back with another seed.** Where intervals overlap, the matter is not settled; new seeds may settle it. The stored table has three for some cells:
 
 # %% id=table-seeds
 for row in ("0", "1"):
@@ -962,17 +887,13 @@ judged = {
     "the thief": train.pixels[order[: len(test)]],
     "held-out real images": test.pixels,
 }
-for name, pixels in judged.items():
-    found = judge.figures(pixels, replicates=50)
+verdicts = {name: judge.figures(pixels, replicates=50) for name, pixels in judged.items()}
+for name, found in verdicts.items():
     print(
         f"{name:<22} N = {found.num_samples}: Fréchet {found.frechet:.3f} [{found.frechet_low:.3f}, {found.frechet_high:.3f}], kernel × 1000 {1000 * found.kernel:.2f}"
     )
 everything = by_hand(features_train, features_train)
 print(f"the thief, all {len(train):,} images: Fréchet {everything:.2e}")
-assert (
-    judge.figures(judged["the thief"], replicates=2).frechet
-    < judge.figures(judged["held-out real images"], replicates=2).frechet
-)
 
 # %% [markdown] id=thief-answer
 # <details><summary>Answer</summary>
@@ -990,6 +911,7 @@ assert (
 # %% id=neighbours
 from ddpm_from_scratch.course.exercises.l11 import nearest_neighbour as finished_neighbour
 
+assert verdicts["the thief"].frechet < verdicts["held-out real images"].frechet
 real = train.images()
 made = to_model_range(few["η = 0, S = 50"])
 looked_up = {
@@ -1045,7 +967,7 @@ with plots.figure(
     ax.legend()
 
 # %% [markdown] id=extractor
-# ### The extractor decides
+# ### Two extractors
 #
 # A figure sees what its features see. Take real held-out digits and spoil them in four ways. Judge them with the classifier's features, and with simple ones: the mean brightness of 16 patches. Each in units of its own floor, what the unspoilt images score.
 #
@@ -1085,7 +1007,6 @@ ranking = {
 }
 for name, order_of in ranking.items():
     print(f"{name:<11}from worst to best: " + ", ".join(order_of))
-assert ranking["classifier"] != ranking["patches"]
 shown = torch.cat([test.pixels[:8], *(pixels[:8] for pixels in spoilt.values())])
 plots.image_grid(
     to_model_range(shown),
@@ -1100,9 +1021,8 @@ with plots.figure(
     6.4,
     2.9,
     alt="Grouped bars on a logarithmic axis: for each of the four spoilt sets, the distance in "
-    "units of the floor by the classifier's features and by patches. Their order differs "
-    "between the two.",
-    caption="What one extractor finds terrible, another hardly notices.",
+    "units of the floor by the classifier's features and by patches.",
+    caption="The distance of each spoilt set by the two extractors; dashed, the floor.",
 ) as ax:
     for i, (name, values) in enumerate(ratio.items()):
         places = [place + 0.38 * (i - 0.5) for place in range(len(values))]
@@ -1119,7 +1039,7 @@ with plots.figure(
 # %% [markdown] id=extractor-answer
 # <details><summary>Answer</summary>
 #
-# No. The order of the four is another one for each: what a classifier was trained to ignore, it ignores here too, and patches do not see what happens within a patch. Neither is wrong: each answers the question that its features ask. Hence: **say which extractor**, compare figures of the same one only, and look at the samples. It also follows that a model trained *against* an extractor's features
+# No. What one extractor finds terrible, another hardly notices, and the order of the four is another one for each: what a classifier was trained to ignore, it ignores here too, and patches do not see what happens within a patch. Neither is wrong: each answers the question that its features ask. Hence: **say which extractor**, compare figures of the same one only, and look at the samples. It also follows that a model trained *against* an extractor's features
 # may please it without pleasing anyone else.
 #
 # </details>
@@ -1127,85 +1047,48 @@ with plots.figure(
 # %% [markdown] id=clinic
 # ## Bug clinic
 #
-# Five reports on the *same* held-out digits. The first is right. The other four come from code with one bug each, all of which have been seen in real projects. Each report also says what 100 of them score, what the same images score when they are given in batches of 20 (they are sorted by class), and what the code
+# Five reports on the *same* held-out digits. The first is right, the other four come from code with one bug each, all of them seen in real projects. The code is hidden. Each report also says what 100 of the images score, what they score when they are given in batches of 20 (they are sorted by class), and what the code
 # says of the training images' features when all are moved by a vector of length 2, whose squared distance is 4.
 #
-# > **Before you unfold the answers:** what is wrong in each?
+# > **Before you unfold the answers:** one has forgotten `.eval()`, one gives the network pixels in another range, one does not take off the mean, and one compares a set with itself. Which is which?
 
 
 # %% id=clinic-run
-network, _ = shipped_classifier("digits")
-by_class = test.labels.argsort()
-given = test.pixels[by_class]
+from ddpm_from_scratch.course.exercises.l11 import BROKEN, distance_of, features_of
+
+assert ranking["classifier"] != ranking["patches"]
+network = shipped_classifier("digits")[0].eval()
+given = test.pixels[test.labels.argsort()]
 hundred = torch.randperm(len(given), generator=generator)[:100]
 
 
-@torch.no_grad()
-def features_of(pixels, batch, to_range=to_model_range):
-    return torch.cat(
-        [network.features(to_range(part)) for part in pixels.split(batch)]
-    ).double()
-
-
-def distances(features, real):
-    own, other = metrics.gaussian_statistics(features), metrics.gaussian_statistics(real)
-    return metrics.frechet_distance(own.mean, own.covariance, other.mean, other.covariance)
-
-
-def not_centred(features, real):
-    one, other = (f.T @ f / len(f) for f in (features, real))
-    return metrics.frechet_distance(features.mean(0), one, real.mean(0), other)
-
-
-def report(extract, compare, real):
-    whole, small = extract(given, len(given)), extract(given, 20)
+def report(extract, compare):
+    whole, small = extract(network, given, len(given)), extract(network, given, 20)
+    asked = whole, whole[hundred], small
     moved = compare(features_train + 2 / math.sqrt(D), features_train)
-    return compare(whole, real), compare(whole[hundred], real), compare(small, real), moved
+    return [*(compare(one, features_train) for one in asked), moved]
 
 
-def bug_b(pixels, batch):
-    network.train()
-    state = {key: value.clone() for key, value in network.state_dict().items()}
-    found = features_of(pixels, batch)
-    network.load_state_dict(state)
-    network.eval()
-    return found
-
-
+columns = "all 297", "100 of them", "batches of 20", "moved by 2"
 reports = {
-    "right": report(features_of, distances, features_train),
-    "A": report(
-        lambda p, b: features_of(p, b, lambda part: part.float() / 255),
-        distances,
-        features_train,
-    ),
-    "B": report(bug_b, distances, features_train),
-    "C": report(features_of, not_centred, features_train),
-    "D": report(features_of, distances, features_of(given, 500)),
+    name: report(*pair) for name, pair in {"right": (features_of, distance_of), **BROKEN}.items()
 }
-print("report    all 297    100 of them    all 297, in batches of 20    moved by 2")
+print("report  " + "".join(f"{column:>15}" for column in columns))
 for name, values in reports.items():
-    print(
-        f"{name:<8}{values[0]:9.3f}      {values[1]:9.3f}       {values[2]:9.3f}                  {values[3]:9.3f}"
-    )
+    print(f"{name:<8}" + "".join(f"{value:15.3f}" for value in values))
 with plots.figure(
     7,
     3.1,
     alt="Grouped bars of the five reports, four bars each. The first three bars of "
     "A are high. The third bar of B is much higher than its first. C looks like"
-    " the right report but for its fourth bar. D has a first and a third bar of"
-    " zero.",
+    " the right report but for its fourth bar. All bars of D are at zero.",
     caption="Five reports on the same images. A figure near the expected one proves "
     "little: look how it changes.",
 ) as ax:
-    for i, label in enumerate(("all 297", "100 of them", "batches of 20", "moved by 2")):
-        ax.bar(
-            [place + 0.2 * (i - 1.5) for place in range(len(reports))],
-            [max(v[i], 1e-2) for v in reports.values()],
-            0.18,
-            color=plots.COLOURS[i],
-            label=label,
-        )
+    for i, column in enumerate(columns):
+        places = [place + 0.2 * (i - 1.5) for place in range(len(reports))]
+        heights = [max(values[i], 1e-2) for values in reports.values()]
+        ax.bar(places, heights, 0.18, color=plots.COLOURS[i], label=column)
     ax.set(
         yscale="log",
         xticks=range(len(reports)),
@@ -1221,18 +1104,24 @@ with plots.figure(
 # - **A** gives the network pixels in $[0, 1]$, which expects $[-1, 1]$. To it, these are grey, pale images. Everything is far away, always by about the same. Check: do real images score the floor?
 # - **B** has forgotten `.eval()`: batch normalisation uses the statistics of the batch. The figure depends on how images are put into batches, and with sorted batches it is far off. Check: another batch size must not change anything.
 # - **C** computes $\mathbb E[xx^\top]$ and calls it the covariance, without taking off the mean. Since both sets get the same treatment, equal sets still have distance 0, and the figure looks plausible. Only the last column gives it away. Check: a pair of sets with a known distance.
-# - **D** compares the test images with themselves. A distance of 0 to a finite set is never good news.
+# - **D** compares a set with itself. A distance of 0 to a finite set is never good news.
 #
 # </details>
+#
+# Now the code. In each pair, one function has the bug. **Fix it** in a cell of your own, and compare `report(extract, compare)` with the first line.
+
+# %% id=clinic-code
+for name, pair in BROKEN.items():
+    print(f"# {name}")
+    print("\n".join(inspect.getsource(function) for function in pair))
 
 # %% [markdown] id=wrong
 # ## What could go wrong
 #
-# - **Different N.** The commonest fault in tables put together from several sources. $1/N$, see above.
+# - **Different N.** The commonest fault in tables put together from several sources.
 # - **Different extractor, different resizing.** Implementations of FID differ in how they resize images to Inception's 299 pixels, and in the weights. Figures of two programs are not comparable until shown to be.
 # - **The best of many.** Whoever computes the figure after every epoch and reports the lowest, reports luck as well. Choose by one set of samples, report another.
-# - **8 bits.** Samples are rounded to 256 grey levels before they are judged, as the real images were. Judging the floats is another figure.
-# - **Bits of resized or dequantised images** are bits of other data.
+# - **8 bits.** Samples are rounded to 256 grey levels before they are judged, as the real images were. Judging the floats is another figure, and bits of resized images are bits of other data.
 # - **A class that is missing** moves the distances little. Count the classes too: `ddpm eval` prints the shares.
 # - **One figure.** Fréchet and kernel distance, shares of classes, nearest neighbours and bits answer different questions. And look at the samples: all of them, not at the best.
 

@@ -375,12 +375,23 @@ def test_sampling_is_started_stopped_and_played_by_keyboard(lab: Lab, page: Any,
     twin.start()
     assert twin.work.join(60)
     shown.wait_for(twin, 60)
+
     shown.control("step").press("Home")
     twin.moment.value = 0
     shown.wait_for(twin)
-    play = shown.area.locator(".widget-play button").first
-    play.focus()
+    shown.button("Play").focus()
     page.keyboard.press("Enter")
+    shown.wait_until(lambda: not np.array_equal(shown.picture(), pixels(twin.picture.value)), "a moving picture")
     twin.moment.value = twin.moment.max
-    shown.wait_for(twin)  # it has played to the end
+    shown.wait_for(twin, 60)  # it has played to the end
+    shown.button("Play").wait_for()
+    page.keyboard.press("Enter")
+    shown.wait_until(shown.button("Pause").is_visible, "a pause button")
+    page.keyboard.press("Enter")
+    shown.button("Play").wait_for()
+    page.wait_for_timeout(500)
+    twin.moment.value = int(shown.readout("step"))
+    shown.wait_for(twin)
+    page.wait_for_timeout(500)
+    assert int(shown.readout("step")) == twin.moment.value, "it plays on"
     look(page, screenshots, "widget_sampler_played")

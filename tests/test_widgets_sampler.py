@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import threading
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from ddpm_from_scratch import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from ddpm_from_scratch.course import widgets
+from ddpm_from_scratch.course.widgets import sampler
 from ddpm_from_scratch.course.widgets.sampler import DDIM, LARGE, SMALL, Choice, trajectory
 
 
@@ -123,12 +126,35 @@ def test_the_shorter_side_keeps_pace(explorer: widgets.SamplerExplorer) -> None:
     assert explorer.titles[0].get_text() == "0 of 4 steps, t = 750"
 
 
-def test_play_and_slider_move_together(explorer: widgets.SamplerExplorer) -> None:
-    explorer.play.value = 2
-    assert explorer.moment.value == 2
-    assert explorer.picture.value == explorer.frame(2)
-    explorer.moment.value = 5
-    assert explorer.play.value == 5
+def wait_until(said: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not said():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_play_goes_from_the_start_to_the_end(explorer: widgets.SamplerExplorer, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sampler, "FRAME_SECONDS", 0.001)
+    seen: list[bytes] = []
+    explorer.picture.observe(lambda change: seen.append(change["new"]), names="value")
+    explorer.play.value = True
+    assert explorer.play.description == "Pause"
+    wait_until(lambda: not explorer.play.value)
+    assert explorer.play.description == "Play" and explorer.moment.value == 6
+    assert seen == [explorer.frame(moment) for moment in range(7)]
+
+
+def test_play_is_paused_and_goes_on_from_there(explorer: widgets.SamplerExplorer, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sampler, "FRAME_SECONDS", 0.05)
+    explorer.moment.value = 2
+    explorer.play.value = True
+    wait_until(lambda: explorer.moment.value >= 3)
+    explorer.play.value = False
+    paused_at = explorer.moment.value
+    time.sleep(0.2)
+    assert paused_at <= explorer.moment.value <= paused_at + 1 < 6  # a frame may have been on its way
+    explorer.play.value = True
+    wait_until(lambda: explorer.moment.value == 6 and not explorer.play.value)
 
 
 def test_sampling_anew(explorer: widgets.SamplerExplorer) -> None:
@@ -140,7 +166,7 @@ def test_sampling_anew(explorer: widgets.SamplerExplorer) -> None:
     explorer.work.start_button.click()
     assert explorer.work.join(20)
     assert explorer.choices == [Choice(DDIM, 9, 0.5, "trailing"), Choice(LARGE, 6)]
-    assert explorer.paths is not before and explorer.paths[0].steps == explorer.moment.max == explorer.play.max == 9
+    assert explorer.paths is not before and explorer.paths[0].steps == explorer.moment.max == 9
     assert explorer.work.bar.value == explorer.work.bar.max == 15
     assert explorer.work.stop_button.disabled
     assert "DDIM, η = 0.5, 9 steps, trailing" in explorer.text.value
@@ -196,7 +222,14 @@ def test_eta_belongs_to_ddim(explorer: widgets.SamplerExplorer) -> None:
 
 def test_controls_have_labels_and_limits(explorer: widgets.SamplerExplorer) -> None:
     labelled = [control for side in explorer.sides for control in side.values()]
-    for control in (*labelled, explorer.seed, explorer.work.start_button, explorer.work.stop_button, explorer.work.bar):
+    for control in (
+        *labelled,
+        explorer.seed,
+        explorer.work.start_button,
+        explorer.work.stop_button,
+        explorer.work.bar,
+        explorer.play,
+    ):
         assert control.description
     explorer.sides[0]["steps"].value = 5000
     assert explorer.sides[0]["steps"].value == 1000

@@ -71,7 +71,7 @@ class InterpolationExplorer(Explorer):
         for box in self.boxes:
             box.style.description_width = "1.5em"
         self.work = Work("Decode", self.start, self.say, "the images of the seeds from before")
-        super().__init__([self.across, self.down, *self.boxes, self.work], ALT, self._fixed())
+        super().__init__([self.across, self.down, ipywidgets.HBox(self.boxes), self.work], ALT, self._fixed())
         self.picture.width = f"{plots.WIDTH * plots.CSS_INCH:.0f}"
         for control in (self.across, self.down, *self.boxes):
             control.observe(lambda change: self.redraw(), names="value")

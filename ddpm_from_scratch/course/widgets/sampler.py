@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ SHORT = (("DDIM", DDIM), ("DDPM, β̃", SMALL), ("DDPM, β", LARGE))
 """The samplers as the narrow slider names them."""
 SIDES = ("A", "B")
 STRIP = 7
+FRAME_SECONDS = 0.15
 
 SAMPLER_ALT = (
     "Two halves, sampler A and sampler B. In each, the top row shows the noisy images x_t at the chosen moment, the "
@@ -145,9 +147,10 @@ class SamplerExplorer(Explorer):
         self.moment = ipywidgets.IntSlider(
             0, 0, 1, description="step", layout={"width": "26em"}, tooltip="arrow keys move by one step"
         )
-        self.play = ipywidgets.Play(0, 0, 1, interval=150, description="play", tooltip="play or pause")
+        self.play = ipywidgets.ToggleButton(False, description="Play", icon="play", tooltip="from noise to image")
+        self.paused = threading.Event()
         self._set_range()
-        ipywidgets.link((self.play, "value"), (self.moment, "value"))
+        self.play.observe(self._play_or_pause, names="value")
         self.moment.observe(lambda change: self.redraw(), names="value")
         columns = [ipywidgets.VBox(list(side.values())) for side in self.sides]
         return [*columns, ipywidgets.VBox([self.seed, self.work]), ipywidgets.HBox([self.play, self.moment])]
@@ -178,10 +181,26 @@ class SamplerExplorer(Explorer):
 
     def _set_range(self) -> None:
         """As many moments as the longer trajectory has; the shorter one keeps pace by its share of the way."""
-        last = max(path.steps for path in self.paths)
-        for control in (self.play, self.moment):
-            control.max = last
-            control.value = last
+        self.moment.max = max(path.steps for path in self.paths)
+        self.moment.value = self.moment.max
+
+    # ------------------------------------------------------------ playing
+
+    def _play_or_pause(self, change: Any) -> None:
+        self.play.description, self.play.icon = ("Pause", "pause") if change["new"] else ("Play", "play")
+        self.paused.set()
+        if change["new"]:
+            self.paused = threading.Event()
+            threading.Thread(target=self._play, args=(self.paused,), daemon=True).start()
+
+    def _play(self, paused: threading.Event) -> None:
+        """Moves the slider to its end, from the start if it stands there, until paused."""
+        if self.moment.value == self.moment.max:
+            self.moment.value = 0
+        while not paused.wait(FRAME_SECONDS) and self.moment.value < self.moment.max:
+            self.moment.value += 1
+        if not paused.is_set():
+            self.play.value = False
 
     # ------------------------------------------------------------ sampling
 

@@ -120,7 +120,7 @@ class UNetTracer(Explorer):
         self.kept: dict[int, dict[str, Tensor]] = {}
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
-        options = [(f"{k + 1}. {node.name}", k) for k, node in enumerate(self.nodes)]
+        options = [(f"{k + 1}. {_short(node.name)}", k) for k, node in enumerate(self.nodes)]
         self.block = ipywidgets.SelectionSlider(
             options=options,
             value=1,

@@ -217,6 +217,26 @@ def test_widget_moves_and_shows_what_python_draws(
     look(page, screenshots, f"widget_{name}")
 
 
+def test_a_notebook_opened_again_shows_the_last_picture(lab: Lab, page: Any, screenshots: Path) -> None:
+    """Its kernel is gone, and nothing is run."""
+    names: dict[str, Any] = {}
+    exec(SETUP, names)
+    twin = eval(ROWS[0].call, names)
+    cells = [SETUP, ROWS[0].call]
+    notebook = lab.open(page, lab.write("again.ipynb", cells).name)
+    run_all(page, notebook, seconds=90)
+    shown = Shown(page)
+    shown.control("timestep t").press("ArrowRight")
+    twin.slider.value = 251
+    shown.wait_for(twin)
+    page.keyboard.press("Control+s")
+    shown.wait_until(lambda: "t = 251" in notebook.read_text(encoding="utf-8"), "the widget in the saved notebook")
+    lab.stop_kernels()
+    lab.open(page, notebook.name)
+    Shown(page).wait_for(twin, 60)
+    look(page, screenshots, "widget_opened_again")
+
+
 def look(page: Any, screenshots: Path, name: str) -> None:
     """No warning, and a picture in both themes, in each of which all can be read."""
     assert warnings_on(page) == []

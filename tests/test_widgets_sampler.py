@@ -221,15 +221,9 @@ def test_eta_belongs_to_ddim(explorer: widgets.SamplerExplorer) -> None:
 
 
 def test_controls_have_labels_and_limits(explorer: widgets.SamplerExplorer) -> None:
-    labelled = [control for side in explorer.sides for control in side.values()]
-    for control in (
-        *labelled,
-        explorer.seed,
-        explorer.work.start_button,
-        explorer.work.stop_button,
-        explorer.work.bar,
-        explorer.play,
-    ):
+    sides = [control for side in explorer.sides for control in side.values()]
+    work = [explorer.work.start_button, explorer.work.stop_button, explorer.work.bar]
+    for control in (*sides, *work, explorer.seed, explorer.play, explorer.moment):
         assert control.description
     explorer.sides[0]["steps"].value = 5000
     assert explorer.sides[0]["steps"].value == 1000

@@ -228,14 +228,15 @@ def photograph(page: Any, path: Path) -> None:
     for old in [path, *path.parent.glob(f"{path.stem}_[0-9]*.png")]:
         old.unlink(missing_ok=True)
     size = page.viewport_size
-    measure = "key => Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e[key]))"
+    ends = "[...outer.querySelectorAll('.jp-Cell')].map(e => e.getBoundingClientRect().bottom - top + outer.scrollTop)"
+    shown = "const outer = document.querySelector('.jp-WindowedPanel-outer'), top = outer.getBoundingClientRect().top"
     scroll = "top => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, top))"
     page.set_viewport_size({"width": size["width"], "height": 300})
-    bottom = int(page.evaluate(measure, "scrollHeight"))
+    bottom = int(page.evaluate(f"() => {{ {shown}; return Math.max(...{ends}) }}"))
     page.set_viewport_size({"width": size["width"], "height": min(bottom + 150, TALL)})
     page.evaluate(scroll, 0)
     page.wait_for_timeout(500)
-    seen = int(page.evaluate(measure, "clientHeight"))
+    seen = int(page.evaluate("document.querySelector('.jp-WindowedPanel-outer').clientHeight"))
     for part, top in enumerate(range(0, bottom, seen), start=1):
         page.evaluate(scroll, top)
         page.wait_for_timeout(200)

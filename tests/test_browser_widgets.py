@@ -137,7 +137,7 @@ class Shown:
         return str(self.area.locator(".widget-html-content").last.inner_text()).strip()
 
     def button(self, name: str) -> Any:
-        return self.area.get_by_role("button", name=name, exact=True)
+        return self.area.locator("button").filter(has_text=re.compile(f"^{name}$"))
 
     def wait_until(self, said: Callable[[], bool], what: str, seconds: float = 60) -> None:
         """Until `said()` holds."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import base64
+import inspect
 import io
+import pydoc
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +43,17 @@ def widget(movement: Movement) -> Any:
 
 def test_every_widget_is_measured() -> None:
     assert sorted(MOVEMENTS) == sorted(ONE_CALL)
+
+
+@pytest.mark.parametrize("name", ONE_CALL)
+def test_help_shows_the_arguments_and_the_words_of_the_class_and_nothing_more(name: str) -> None:
+    function = getattr(widgets, name)
+    made = getattr(widgets, str(inspect.signature(function).return_annotation))
+    assert issubclass(made, ipywidgets.VBox) and function.__name__ == name
+    assert inspect.signature(function).parameters == inspect.signature(made).parameters
+    page = pydoc.render_doc(function, renderer=pydoc.plaintext)
+    assert "Args:" in page and made.__doc__.strip().splitlines()[0] in page
+    assert all(argument in page for argument in inspect.signature(made).parameters) and len(page) < 2000
 
 
 def test_every_control_is_labelled_and_every_picture_told_in_words(widget: Any) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import html
+import inspect
 import io
+import re
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import ipywidgets
 import numpy as np
@@ -152,3 +155,22 @@ class Explorer(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle = super()._repr_mimebundle_(**kwargs)
         return {**bundle, "text/html": self.fixed}
+
+
+Arguments = ParamSpec("Arguments")
+Widget = TypeVar("Widget", bound=Explorer)
+
+
+def one_call(widget: Callable[Arguments, Widget]) -> Callable[Arguments, Widget]:
+    """The class of a widget as a function: `NoiseSlider` becomes `noise_slider`, with its arguments and its words.
+
+    `help` of the function shows these alone, and not the hundred methods of a class of ipywidgets.
+    """
+
+    @functools.wraps(widget, updated=())
+    def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Widget:
+        return widget(*args, **kwargs)
+
+    build.__name__ = build.__qualname__ = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", widget.__name__).lower()
+    build.__signature__ = inspect.signature(widget).replace(return_annotation=widget.__name__)  # type: ignore[attr-defined]
+    return build

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercises.l09 import interpolation_grid
 
-from .base import LIVE_DPI, Explorer, LiveFigure, Work
+from .base import LIVE_DPI, Explorer, LiveFigure, Work, one_call
 
 Decoder = Callable[[Tensor], Tensor]
 
@@ -168,8 +168,4 @@ class InterpolationExplorer(Explorer):
         return plots.to_html(png, plots.WIDTH * 0.8, alt, caption)
 
 
-def interpolation_explorer(
-    decode: Decoder, shape: Sequence[int], seeds: Sequence[int] = (0, 1, 2, 3), columns: int = 9, rows: int = 5
-) -> InterpolationExplorer:
-    """Images between four seeds, under two sliders (see `InterpolationExplorer`)."""
-    return InterpolationExplorer(decode, shape, seeds, columns, rows)
+interpolation_explorer = one_call(InterpolationExplorer)

@@ -27,7 +27,7 @@ from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.schedulers import DDPMScheduler
 from ddpm_from_scratch.training import CHECKPOINT, Callback, Progress, StopTraining, TrainingConfig, modes_kept, train
 
-from .base import LIVE_DPI, Explorer, LiveFigure
+from .base import LIVE_DPI, Explorer, LiveFigure, one_call
 
 LOSSES = (1e-3, 2.0)
 MEMORY = 0.95
@@ -321,13 +321,4 @@ def _draw_by_t(ax: Axes, bins: int, T: int, colour: str = plots.BLUE, label: str
     return stairs
 
 
-def training_monitor(
-    model: UNet2DModel,
-    scheduler: DDPMScheduler,
-    dataset: Any,
-    config: TrainingConfig,
-    recorder: Recorder,
-    checkpoint: str | Path | None = None,
-) -> TrainingMonitor:
-    """Watch a copy of this network learn (see `TrainingMonitor`)."""
-    return TrainingMonitor(model, scheduler, dataset, config, recorder, checkpoint)
+training_monitor = one_call(TrainingMonitor)

@@ -19,7 +19,7 @@ from ddpm_from_scratch.gaussian import randn
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 from ddpm_from_scratch.schedulers.base import TIMESTEP_SPACINGS
 
-from .base import LIVE_DPI, Explorer, LiveFigure, Work
+from .base import LIVE_DPI, Explorer, LiveFigure, Work, one_call
 
 DDIM, SMALL, LARGE = "DDIM", "DDPM, σ² = β̃", "DDPM, σ² = β"
 SHORT = (("DDIM", DDIM), ("DDPM, β̃", SMALL), ("DDPM, β", LARGE))
@@ -273,12 +273,4 @@ class SamplerExplorer(Explorer):
         return plots.to_html(plots.to_png(figure), figure.get_figwidth(), alt, caption)
 
 
-def sampler_explorer(
-    unet: Any,
-    scheduler: Any,
-    choices: tuple[Choice, Choice] = (Choice(), Choice(SMALL)),
-    count: int = 4,
-    seed: int = 0,
-) -> SamplerExplorer:
-    """Two samplers side by side on this network (see `SamplerExplorer`)."""
-    return SamplerExplorer(unet, scheduler, choices, count, seed)
+sampler_explorer = one_call(SamplerExplorer)

@@ -120,6 +120,19 @@ def run_all(page: Any, notebook: Path, seconds: float) -> nbformat.NotebookNode:
     raise AssertionError(f"the cells did not finish in {seconds:.0f} s")
 
 
+def run_cell(page: Any, number: int, seconds: float = 60) -> str:
+    """Run one code cell, by its number from 0; the text that it prints."""
+    cell = page.locator(".jp-CodeCell").nth(number)
+    prompt = cell.locator(".jp-InputArea-prompt")
+    before, end = prompt.inner_text(), time.monotonic() + seconds
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    while prompt.inner_text() == before or "*" in prompt.inner_text():
+        assert time.monotonic() < end, f"cell {number} did not finish in {seconds:.0f} s"
+        page.wait_for_timeout(100)
+    return str(cell.locator(".jp-OutputArea-output").first.inner_text()).strip()
+
+
 def outputs(saved: nbformat.NotebookNode) -> list[Any]:
     """Every output of a notebook, in order."""
     return [output for cell in saved.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -206,13 +219,26 @@ def illegible(page: Any) -> list[str]:
     return list(page.evaluate(ILLEGIBLE))
 
 
+TALL = 4000
+"""Pixels of a window that a picture of it still shows legibly."""
+
+
 def photograph(page: Any, path: Path) -> None:
-    """A picture of the whole notebook, not only of what fits the window."""
+    """The whole notebook, not only what fits the window: `path`, and for what is further down `…_2.png` and so on."""
+    for old in [path, *path.parent.glob(f"{path.stem}_[0-9]*.png")]:
+        old.unlink(missing_ok=True)
     size = page.viewport_size
+    ends = "[...outer.querySelectorAll('.jp-Cell')].map(e => e.getBoundingClientRect().bottom - top + outer.scrollTop)"
+    shown = "const outer = document.querySelector('.jp-WindowedPanel-outer'), top = outer.getBoundingClientRect().top"
+    scroll = "top => document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, top))"
     page.set_viewport_size({"width": size["width"], "height": 300})
-    bottom = "Math.max(...[...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))"
-    page.set_viewport_size({"width": size["width"], "height": min(int(page.evaluate(bottom)) + 150, 16_000)})
-    page.evaluate("document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, 0))")
+    bottom = int(page.evaluate(f"() => {{ {shown}; return Math.max(...{ends}) }}"))
+    page.set_viewport_size({"width": size["width"], "height": min(bottom + 150, TALL)})
+    page.evaluate(scroll, 0)
     page.wait_for_timeout(500)
-    page.screenshot(path=path)
+    seen = int(page.evaluate("document.querySelector('.jp-WindowedPanel-outer').clientHeight"))
+    for part, top in enumerate(range(0, bottom, seen), start=1):
+        page.evaluate(scroll, top)
+        page.wait_for_timeout(200)
+        page.screenshot(path=path if part == 1 else path.with_stem(f"{path.stem}_{part}"))
     page.set_viewport_size(size)

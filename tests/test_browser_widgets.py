@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import pytest
-from lab import Lab, illegible, photograph, run_all, set_theme, warnings_on
+from lab import Lab, illegible, photograph, run_all, run_cell, set_theme, warnings_on
 from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.long]
@@ -135,16 +136,22 @@ class Shown:
     def text(self) -> str:
         return str(self.area.locator(".widget-html-content").last.inner_text()).strip()
 
-    def wait_for(self, widget: Any) -> None:
+    def button(self, name: str) -> Any:
+        return self.area.locator("button").filter(has_text=re.compile(f"^{name}$"))
+
+    def wait_until(self, said: Callable[[], bool], what: str, seconds: float = 60) -> None:
+        """Until `said()` holds."""
+        end = time.monotonic() + seconds
+        while not said():
+            assert time.monotonic() < end, f"in {seconds:.0f} s not seen: {what}; the text is {self.text()!r}"
+            self.page.wait_for_timeout(100)
+
+    def wait_for(self, widget: Any, seconds: float = 10) -> None:
         """Until picture and text are those of `widget`, which Python has moved to the same value."""
         wanted = pixels(widget.picture.value)
-        for _ in range(50):
-            same = np.array_equal(self.picture(), wanted)
-            if same and self.text() == plain(widget.text.value):
-                return
-            self.page.wait_for_timeout(200)
-        assert self.text() == plain(widget.text.value)
-        assert same, "the picture on the page is not the one that Python draws"
+        words = plain(widget.text.value)
+        self.wait_until(lambda: self.text() == words, f"the text {words!r}", seconds)
+        self.wait_until(lambda: np.array_equal(self.picture(), wanted), "the picture that Python draws", seconds)
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -207,8 +214,204 @@ def test_widget_moves_and_shows_what_python_draws(
     shown.wait_for(twin)
     assert not np.array_equal(shown.picture(), before), "dragging changed nothing"
 
+    look(page, screenshots, f"widget_{name}")
+
+
+def test_a_notebook_opened_again_shows_the_last_picture(lab: Lab, page: Any, screenshots: Path) -> None:
+    """Its kernel is gone, and nothing is run."""
+    names: dict[str, Any] = {}
+    exec(SETUP, names)
+    twin = eval(ROWS[0].call, names)
+    cells = [SETUP, ROWS[0].call]
+    notebook = lab.open(page, lab.write("again.ipynb", cells).name)
+    run_all(page, notebook, seconds=90)
+    shown = Shown(page)
+    shown.control("timestep t").press("ArrowRight")
+    twin.slider.value = 251
+    shown.wait_for(twin)
+    page.keyboard.press("Control+s")
+    shown.wait_until(lambda: "t = 251" in notebook.read_text(encoding="utf-8"), "the widget in the saved notebook")
+    lab.stop_kernels()
+    lab.open(page, notebook.name)
+    Shown(page).wait_for(twin, 60)
+    look(page, screenshots, "widget_opened_again")
+
+
+def look(page: Any, screenshots: Path, name: str) -> None:
+    """No warning, and a picture in both themes, in each of which all can be read."""
     assert warnings_on(page) == []
     for theme in ("Light", "Dark"):
         set_theme(page, theme)
-        photograph(page, screenshots / f"widget_{name}_{theme.lower()}.png")
+        photograph(page, screenshots / f"{name}_{theme.lower()}.png")
         assert illegible(page) == []
+
+
+# ---------------------------------------------------------------- heavy work: started, watched, stopped, by keyboard
+
+LEFT_OVER = """\
+import threading
+
+from matplotlib import pyplot as plt
+
+print([thread.name for thread in threading.enumerate() if "_run)" in thread.name or "_work)" in thread.name])
+print(plt.get_fignums())
+"""
+"""What is left of a widget's threads and figures."""
+
+TRAINING = """\
+from ddpm_from_scratch import DDPMScheduler
+from ddpm_from_scratch.models import small_unet
+from ddpm_from_scratch.training import TrainingConfig
+
+data = load_dataset("digits", image_size=16)
+config = TrainingConfig(
+    steps=150, batch_size=8, learning_rate=3e-3, warmup_steps=10, ema_decay=0.9, mixed_precision="no"
+)
+recorder = widgets.Recorder(data.images()[:40], every=25, count=40, shown=4, sampling_steps=4)
+torch.manual_seed(0)
+network = small_unet(data.shape, (16, 32))
+"""
+MONITOR = "widgets.training_monitor(network, DDPMScheduler(), data, config, recorder)"
+
+SLOWLY = """\
+import time
+
+
+def slowly(x):
+    time.sleep(1)
+    return torch.tanh(x)
+"""
+
+
+def press(page: Any, button: Any, presses_of_tab: int) -> None:
+    """Go to a button by the Tab key alone, and press Enter."""
+    for _ in range(presses_of_tab):
+        page.keyboard.press("Tab")
+    assert button.evaluate("button => button === document.activeElement"), "Tab does not lead to the button"
+    page.keyboard.press("Enter")
+
+
+def steps_done(text: str) -> int:
+    found = re.search(r"step (\d+) of", text)
+    return int(found[1]) if found else -1
+
+
+def test_the_monitor_trains_stops_and_goes_on(lab: Lab, page: Any, screenshots: Path) -> None:
+    """What it shows in the end is, to the pixel, what Python draws of a run that nobody stopped."""
+    names: dict[str, Any] = {}
+    exec(SETUP + TRAINING, names)
+    twin = eval(MONITOR, names)
+    cells = [SETUP + TRAINING, MONITOR, LEFT_OVER]
+    run_all(page, lab.open(page, lab.write("training_monitor.ipynb", cells).name), seconds=90)
+    shown = Shown(page)
+    shown.wait_for(twin)
+    untrained = shown.picture()
+    previews = (slice(None), slice(untrained.shape[1] * 55 // 100, None))
+
+    shown.button("Start").focus()
+    page.keyboard.press("Enter")
+    shown.wait_until(lambda: shown.text().startswith("training: step "), "training")
+    shown.wait_until(lambda: not np.array_equal(shown.picture()[previews], untrained[previews]), "samples")
+    first = shown.picture()
+    shown.wait_until(lambda: not np.array_equal(shown.picture(), first), "a longer curve")
+    press(page, shown.button("Stop"), 1)
+    shown.wait_until(lambda: shown.text().startswith("stopped: step "), "a stop")
+    stopped, picture = steps_done(shown.text()), shown.picture()
+    assert 25 <= stopped < 150
+    page.wait_for_timeout(1500)
+    assert steps_done(shown.text()) == stopped and np.array_equal(shown.picture(), picture), "it trains on"
+    assert run_cell(page, 2).splitlines() == ["[]", "[]"]
+
+    shown.button("Go on").focus()
+    page.keyboard.press("Enter")
+    shown.wait_until(lambda: steps_done(shown.text()) > stopped, "more steps")
+    twin.start()
+    assert twin.join(300)
+    shown.wait_for(twin, 300)
+    assert shown.text().startswith("finished: step 150 of 150")
+    shown.control("samples at step").focus()
+    page.keyboard.press("ArrowLeft")
+    twin.shown.value = 125
+    shown.wait_for(twin)
+    assert run_cell(page, 2).splitlines() == ["[]", "[]"]
+    look(page, screenshots, "widget_training_monitor")
+
+
+def test_decoding_new_seeds_is_stopped_by_keyboard(lab: Lab, page: Any, screenshots: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(SETUP, names)
+    twin = eval("widgets.interpolation_explorer(torch.tanh, (1, 16, 16))", names)
+    cells = [SETUP + SLOWLY, "widgets.interpolation_explorer(slowly, (1, 16, 16))", LEFT_OVER]
+    run_all(page, lab.open(page, lab.write("decoding.ipynb", cells).name), seconds=120)
+    shown = Shown(page)
+    shown.wait_for(twin)
+    picture = shown.picture()
+    shown.control("B").focus()
+    for key in ("Control+a", "6", "0", "Enter"):
+        page.keyboard.press(key)
+    twin.boxes[1].value = 60
+    shown.wait_for(twin)
+
+    press(page, shown.button("Decode"), 3)
+    shown.wait_until(shown.button("Stop").is_enabled, "a Stop button to press")
+    press(page, shown.button("Stop"), 1)
+    shown.wait_until(lambda: shown.text().startswith("Stopped: the picture shows the images of the seeds"), "a stop")
+    assert np.array_equal(shown.picture(), picture)
+    look(page, screenshots, "widget_interpolation_stopped")
+    assert run_cell(page, 2).splitlines() == ["[]", "[]"]
+
+    shown.button("Decode").focus()
+    page.keyboard.press("Enter")
+    twin.start()
+    assert twin.work.join(20)
+    shown.wait_for(twin, 60)
+    assert not np.array_equal(shown.picture(), picture) and "B 60" in shown.text()
+
+
+def test_sampling_is_started_stopped_and_played_by_keyboard(lab: Lab, page: Any, screenshots: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(SETUP, names)
+    twin = eval("widgets.sampler_explorer(digits.unet, digits.scheduler)", names)
+    cells = [SETUP, "widgets.sampler_explorer(digits.unet, digits.scheduler)", LEFT_OVER]
+    run_all(page, lab.open(page, lab.write("sampling.ipynb", cells).name), seconds=90)
+    shown = Shown(page)
+    shown.wait_for(twin)
+    picture = shown.picture()
+    for key in ("Control+a", "9", "9", "9", "Enter"):
+        shown.control("A: steps").press(key)
+    shown.button("Sample").focus()
+    page.keyboard.press("Enter")
+    shown.wait_until(shown.button("Stop").is_enabled, "a Stop button to press")
+    press(page, shown.button("Stop"), 1)
+    shown.wait_until(lambda: shown.text().startswith("Stopped: the picture shows the samples from before"), "a stop")
+    assert np.array_equal(shown.picture(), picture)
+    assert run_cell(page, 2).splitlines() == ["[]", "[]"]
+
+    for key in ("Control+a", "4", "Enter"):
+        shown.control("A: steps").press(key)
+    shown.button("Sample").focus()
+    page.keyboard.press("Enter")
+    twin.sides[0]["steps"].value = 4
+    twin.start()
+    assert twin.work.join(60)
+    shown.wait_for(twin, 60)
+
+    shown.control("step").press("Home")
+    twin.moment.value = 0
+    shown.wait_for(twin)
+    shown.button("Play").focus()
+    page.keyboard.press("Enter")
+    shown.wait_until(lambda: not np.array_equal(shown.picture(), pixels(twin.picture.value)), "a moving picture")
+    twin.moment.value = twin.moment.max
+    shown.wait_for(twin, 60)  # it has played to the end
+    shown.button("Play").wait_for()
+    page.keyboard.press("Enter")
+    shown.wait_until(shown.button("Pause").is_visible, "a pause button")
+    page.keyboard.press("Enter")
+    shown.button("Play").wait_for()
+    page.wait_for_timeout(500)
+    twin.moment.value = int(shown.readout("step"))
+    shown.wait_for(twin)
+    page.wait_for_timeout(500)
+    assert int(shown.readout("step")) == twin.moment.value, "it plays on"
+    look(page, screenshots, "widget_sampler_played")

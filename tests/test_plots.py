@@ -120,6 +120,10 @@ def test_a_picture_carries_its_alt_text_and_caption(shown):
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (8 * 144, 3 * 144)
 
 
+def test_what_stands_between_backticks_is_code():
+    assert "<em>Here <code>a &lt; b</code> is &amp; code</em>" in plots.to_html(b"", 8, "a", "Here `a < b` is & code")
+
+
 @pytest.mark.parametrize(("alt", "caption"), [("", "c"), ("a", " ")])
 def test_a_picture_without_words_is_refused(alt, caption):
     with pytest.raises(ValueError, match="needs `alt`"):

@@ -330,6 +330,21 @@ def test_browser_opens_only_where_it_is_seen(environ: dict[str, str], platform: 
     assert workspace.has_display(environ, platform) is expected
 
 
+def test_labs_questions_are_settled_and_what_a_person_settled_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    file = tmp_path / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+    workspace.quieten_lab()
+    assert json.loads(file.read_text()) == workspace.LAB_SETTINGS
+    widgets = "@jupyter-widgets/jupyterlab-manager:plugin"
+    file.write_text(json.dumps({widgets: {"saveState": False}, "theirs": {"size": 3}}))
+    workspace.quieten_lab()
+    settled = json.loads(file.read_text())
+    assert settled[widgets] == {"saveState": False} and settled["theirs"] == {"size": 3}
+    assert settled.keys() == {"theirs", *workspace.LAB_SETTINGS}
+
+
 def test_lab_command_keeps_the_token_and_the_lesson(tmp_path: Path) -> None:
     command = workspace.lab_command(tmp_path / "my work", browser=False)
     assert f"--ServerApp.root_dir={tmp_path / 'my work'}" in command

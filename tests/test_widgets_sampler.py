@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 import threading
+import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from ddpm_from_scratch import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
 from ddpm_from_scratch.course import widgets
+from ddpm_from_scratch.course.widgets import sampler
 from ddpm_from_scratch.course.widgets.sampler import DDIM, LARGE, SMALL, Choice, trajectory
 
 
@@ -67,7 +70,6 @@ def test_the_images_are_those_of_a_pipeline(
 ) -> None:
     scheduler = scheduler or DDPMScheduler(variance_type="fixed_large", timestep_spacing="linspace")
     path = trajectory(unet, DDPMScheduler().config, choice, 3, seed=5)
-    assert path is not None
     run = pipeline(unet, scheduler)
     run.set_progress_bar_config(disable=True)
     seen: list[torch.Tensor] = []
@@ -124,12 +126,35 @@ def test_the_shorter_side_keeps_pace(explorer: widgets.SamplerExplorer) -> None:
     assert explorer.titles[0].get_text() == "0 of 4 steps, t = 750"
 
 
-def test_play_and_slider_move_together(explorer: widgets.SamplerExplorer) -> None:
-    explorer.play.value = 2
-    assert explorer.moment.value == 2
-    assert explorer.picture.value == explorer.frame(2)
-    explorer.moment.value = 5
-    assert explorer.play.value == 5
+def wait_until(said: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not said():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_play_goes_from_the_start_to_the_end(explorer: widgets.SamplerExplorer, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sampler, "FRAME_SECONDS", 0.001)
+    seen: list[bytes] = []
+    explorer.picture.observe(lambda change: seen.append(change["new"]), names="value")
+    explorer.play.value = True
+    assert explorer.play.description == "Pause"
+    wait_until(lambda: not explorer.play.value)
+    assert explorer.play.description == "Play" and explorer.moment.value == 6
+    assert seen == [explorer.frame(moment) for moment in range(7)]
+
+
+def test_play_is_paused_and_goes_on_from_there(explorer: widgets.SamplerExplorer, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sampler, "FRAME_SECONDS", 0.05)
+    explorer.moment.value = 2
+    explorer.play.value = True
+    wait_until(lambda: explorer.moment.value >= 3)
+    explorer.play.value = False
+    paused_at = explorer.moment.value
+    time.sleep(0.2)
+    assert paused_at <= explorer.moment.value <= paused_at + 1 < 6  # a frame may have been on its way
+    explorer.play.value = True
+    wait_until(lambda: explorer.moment.value == 6 and not explorer.play.value)
 
 
 def test_sampling_anew(explorer: widgets.SamplerExplorer) -> None:
@@ -138,15 +163,15 @@ def test_sampling_anew(explorer: widgets.SamplerExplorer) -> None:
     a["steps"].value, a["eta"].value, a["spacing"].value = 9, 0.5, "trailing"
     b["sampler"].value = LARGE
     explorer.seed.value = 3
-    explorer.run.click()
-    explorer.worker.join(20)
+    explorer.work.start_button.click()
+    assert explorer.work.join(20)
     assert explorer.choices == [Choice(DDIM, 9, 0.5, "trailing"), Choice(LARGE, 6)]
-    assert explorer.paths is not before and explorer.paths[0].steps == explorer.moment.max == explorer.play.max == 9
-    assert explorer.bar.value == explorer.bar.max == 15
-    assert not explorer.run.disabled and explorer.stop.disabled
+    assert explorer.paths is not before and explorer.paths[0].steps == explorer.moment.max == 9
+    assert explorer.work.bar.value == explorer.work.bar.max == 15
+    assert explorer.work.stop_button.disabled
     assert "DDIM, η = 0.5, 9 steps, trailing" in explorer.text.value
     expected = trajectory(explorer.unet, explorer.config, explorer.choices[0], 2, seed=3)
-    assert expected is not None and torch.equal(explorer.paths[0].x[-1], expected.x[-1])
+    assert torch.equal(explorer.paths[0].x[-1], expected.x[-1])
 
 
 def test_sampling_can_be_stopped(explorer: widgets.SamplerExplorer, unet: StandIn) -> None:
@@ -154,29 +179,38 @@ def test_sampling_can_be_stopped(explorer: widgets.SamplerExplorer, unet: StandI
     unet.gate.clear()
     explorer.sides[0]["steps"].value = 500
     explorer.start()
-    first = explorer.worker
-    assert first.is_alive() and explorer.run.disabled and not explorer.stop.disabled
-    explorer.start()
-    assert explorer.worker is first, "a second press while one runs does nothing"
-    explorer.stop.click()
+    assert explorer.work.thread.is_alive() and not explorer.work.stop_button.disabled
+    explorer.work.stop_button.click()
     unet.gate.set()
-    first.join(20)
-    assert not first.is_alive() and unet.calls <= calls + 2
+    assert explorer.work.join(20) and unet.calls <= calls + 2
     assert explorer.paths is before and explorer.picture.value == picture
-    assert "Stopped" in explorer.text.value
-    assert not explorer.run.disabled and explorer.stop.disabled
+    assert "Stopped: the picture shows the samples from before" in explorer.text.value
+    assert explorer.work.stop_button.disabled
+
+
+def test_sampling_again_ends_what_runs(explorer: widgets.SamplerExplorer, unet: StandIn) -> None:
+    unet.gate.clear()
+    explorer.sides[0]["steps"].value = 500
+    explorer.start()
+    first = explorer.work.thread
+    threading.Timer(0.2, unet.gate.set).start()
+    explorer.sides[0]["steps"].value = 3
+    explorer.start()
+    assert not first.is_alive() and explorer.work.join(20)
+    assert [path.steps for path in explorer.paths] == [3, 6]
+    assert "3 steps" in explorer.text.value
 
 
 def test_a_failure_in_the_thread_is_told(explorer: widgets.SamplerExplorer) -> None:
     def broken(x: torch.Tensor, t: Any) -> Any:
-        raise RuntimeError("out of luck")
+        raise RuntimeError("out of <luck>")
 
     explorer.unet = broken
     explorer.unet.config, explorer.unet.device, explorer.unet.dtype = StandIn.config, StandIn.device, StandIn.dtype
     explorer.start()
-    explorer.worker.join(20)
-    assert "Sampling failed: out of luck" in explorer.text.value
-    assert not explorer.run.disabled
+    assert explorer.work.join(20)
+    assert "Sample failed: out of &lt;luck&gt;. The picture shows the samples from before" in explorer.text.value
+    assert explorer.work.stop_button.disabled
 
 
 def test_eta_belongs_to_ddim(explorer: widgets.SamplerExplorer) -> None:
@@ -187,8 +221,9 @@ def test_eta_belongs_to_ddim(explorer: widgets.SamplerExplorer) -> None:
 
 
 def test_controls_have_labels_and_limits(explorer: widgets.SamplerExplorer) -> None:
-    labelled = [control for side in explorer.sides for control in side.values()]
-    for control in (*labelled, explorer.seed, explorer.run, explorer.stop, explorer.bar, explorer.moment):
+    sides = [control for side in explorer.sides for control in side.values()]
+    work = [explorer.work.start_button, explorer.work.stop_button, explorer.work.bar]
+    for control in (*sides, *work, explorer.seed, explorer.play, explorer.moment):
         assert control.description
     explorer.sides[0]["steps"].value = 5000
     assert explorer.sides[0]["steps"].value == 1000

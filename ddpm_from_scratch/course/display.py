@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import random
-import re
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -173,9 +172,7 @@ def _details(summary: str, body: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text as HTML: what stands between backticks is code."""
-    marked = re.sub(r"`+([^`]+)`+", r"<code>\1</code>", html.escape(text, quote=False))
-    return f'<div style="white-space: pre-wrap">{marked}</div>'
+    return f'<div style="white-space: pre-wrap">{plots.prose(text)}</div>'
 
 
 def _code(source: str) -> str:

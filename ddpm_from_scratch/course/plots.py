@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -100,6 +101,11 @@ def to_png(figure: Figure) -> bytes:
     return packed.getvalue()
 
 
+def prose(text: str) -> str:
+    """Plain text as HTML: what stands between backticks is code."""
+    return re.sub(r"`+([^`]+)`+", r"<code>\1</code>", html.escape(text, quote=False))
+
+
 def to_html(png: bytes, width: float, alt: str, caption: str) -> str:
     """An HTML figure that holds the picture itself, its alt text and its caption.
 
@@ -115,7 +121,7 @@ def to_html(png: bytes, width: float, alt: str, caption: str) -> str:
     if not alt.strip() or not caption.strip():
         raise ValueError("a picture needs `alt` (what it shows, in words) and `caption` (what to see in it)")
     source = base64.b64encode(png).decode()
-    caption = f"<em>{html.escape(caption, quote=False)}</em>"
+    caption = f"<em>{prose(caption)}</em>"
     return (
         '<figure style="margin: 0.5em 0">'
         f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{source}"'

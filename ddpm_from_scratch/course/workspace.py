@@ -24,7 +24,9 @@ FOREIGN = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "JUPYTER_P
 LAB_SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},
+    "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
 }
+"""No questions at the start, a kernel for each notebook, and the widgets' last pictures where one is opened again."""
 
 
 class WorkspaceError(Exception):
@@ -142,11 +144,12 @@ def lab_command(work: Path, start: str = START, browser: bool = True) -> list[st
 
 
 def quieten_lab() -> None:
-    """Settle JupyterLab's questions for this environment, unless somebody did."""
+    """Settle JupyterLab's questions for this environment; what somebody settled stays."""
     settings = Path(sys.prefix, "share", "jupyter", "lab", "settings", "overrides.json")
-    if not settings.exists():
+    settled = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    if LAB_SETTINGS.keys() - settled.keys():
         settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text(json.dumps(LAB_SETTINGS), encoding="utf-8")
+        settings.write_text(json.dumps(LAB_SETTINGS | settled), encoding="utf-8")
 
 
 def serve(work: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,9 +16,12 @@ from torch import Tensor
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercises.l09 import interpolation_grid
 
-from .base import LIVE_DPI, Explorer, LiveFigure
+from .base import LIVE_DPI, Explorer, LiveFigure, Work, one_call
 
 Decoder = Callable[[Tensor], Tensor]
+
+PART = 9
+"""How many images are decoded at once; between one part and the next the work can be stopped."""
 
 CORNERS = ("A, top left", "B, top right", "C, bottom left", "D, bottom right")
 ALT = (
@@ -29,11 +33,13 @@ ALT = (
 class InterpolationExplorer(Explorer):
     """Images between four seeds: a slider from left to right, one from top to bottom, and the grid of them all.
 
-    The noise of the four seeds is interpolated on the sphere and decoded once, when the seeds are chosen; the sliders
-    only choose among the images made.
+    The noise of the four seeds is interpolated on the sphere and decoded once; the sliders only choose among the
+    images made. Other seeds are decoded in a thread, which shows its progress and can be stopped; the images from
+    before stay in view until all the new ones are there.
 
     Args:
-        decode: x_T of shape (N, C, H, W) → images in [-1, 1]; deterministic, such as DDIM at η = 0.
+        decode: x_T of shape (N, C, H, W) → images in [-1, 1]; deterministic, such as DDIM at η = 0. Each image must
+            depend on its own x_T alone: it is called for some of them at a time.
         shape: (C, H, W) of one image.
         seeds: of the noise at the corners A, B (top), C and D (bottom).
         columns, rows: of the grid.
@@ -49,7 +55,7 @@ class InterpolationExplorer(Explorer):
     ) -> None:
         self.decode, self.shape = decode, tuple(shape)
         self.columns, self.rows = columns, rows
-        self.images = self.between(seeds)
+        self.seeds, self.images = list(seeds), self.between(seeds)
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
         place: dict[str, Any] = {"layout": {"width": "24em"}, "tooltip": "arrow keys move by one image"}
@@ -64,42 +70,59 @@ class InterpolationExplorer(Explorer):
         ]
         for box in self.boxes:
             box.style.description_width = "1.5em"
-        super().__init__([self.across, self.down, *self.boxes], ALT, self._fixed())
+        self.work = Work("Decode", self.start, self.say, "the images of the seeds from before")
+        super().__init__([self.across, self.down, ipywidgets.HBox(self.boxes), self.work], ALT, self._fixed())
         self.picture.width = f"{plots.WIDTH * plots.CSS_INCH:.0f}"
-        for slider in (self.across, self.down):
-            slider.observe(lambda change: self.redraw(), names="value")
-        for box in self.boxes:
-            box.observe(lambda change: self.choose(), names="value")
+        for control in (self.across, self.down, *self.boxes):
+            control.observe(lambda change: self.redraw(), names="value")
         self.redraw()
 
     def noise(self, seed: int) -> Tensor:
         """x_T of a seed, of one image's shape."""
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
 
-    def between(self, seeds: Sequence[int]) -> Tensor:
-        """The images between four seeds, shape (rows, columns, C, H, W); the slow part."""
+    def between(self, seeds: Sequence[int], part_done: Callable[[], None] = lambda: None) -> Tensor:
+        """The images between four seeds, shape (rows, columns, C, H, W); the slow part, done in parts."""
         latents = interpolation_grid(torch.stack([self.noise(seed) for seed in seeds]), self.rows, self.columns)
-        return self.decode(latents.flatten(0, 1)).unflatten(0, (self.rows, self.columns))
+        parts = []
+        for part in latents.flatten(0, 1).split(PART):
+            parts.append(self.decode(part))
+            part_done()
+        return torch.cat(parts).unflatten(0, (self.rows, self.columns))
 
-    def choose(self) -> None:
-        """Make the images of the seeds in the boxes, and show them."""
-        self.text.value = "making the images of these seeds …"
-        self.images = self.between([box.value for box in self.boxes])
-        self.redraw()
+    def start(self) -> None:
+        """Decode the seeds in the boxes, in a thread, and show their images."""
+        seeds = [box.value for box in self.boxes]
+
+        def job(part_done: Callable[[], None]) -> None:
+            images = self.between(seeds, part_done)
+            with self.live.lock:
+                self.seeds, self.images = seeds, images
+                self.redraw()
+
+        self.work.start(math.ceil(self.rows * self.columns / PART), job)
 
     def frame(self, row: int, column: int) -> bytes:
         """The picture with the image at (row, column) on the left, as a PNG file."""
-        self.large.set_data(plots.montage(self.images[row, column, None], 1))
-        self.grid.set_data(plots.montage(self.images.flatten(0, 1), self.columns))
-        self.marker.set_data(*self._outline(row, column))
-        return self.live.png()
+        with self.live.lock:
+            self.large.set_data(plots.montage(self.images[row, column, None], 1))
+            self.grid.set_data(plots.montage(self.images.flatten(0, 1), self.columns))
+            self.marker.set_data(*self._outline(row, column))
+            return self.live.png()
 
     def redraw(self) -> None:
         """Show the image that the sliders point to."""
         row, column = self.down.value, self.across.value
-        self.picture.value = self.frame(row, column)
-        across, down = column / max(self.columns - 1, 1), row / max(self.rows - 1, 1)
-        self.text.value = f"{across:.0%} of the way from A to B (and from C to D), {down:.0%} of the way down"
+        with self.live.lock:
+            self.picture.value = self.frame(row, column)
+            self.say(self._words(row / max(self.rows - 1, 1), column / max(self.columns - 1, 1)))
+
+    def _words(self, down: float, across: float) -> str:
+        """Where the image shown is, and between which seeds."""
+        corners = ", ".join(f"{name[0]} {seed}" for name, seed in zip(CORNERS, self.seeds, strict=True))
+        place = f"{across:.0%} of the way from A to B (and from C to D), {down:.0%} of the way down"
+        new = [box.value for box in self.boxes] != self.seeds
+        return f"Seeds {corners}: {place}." + " Press Decode for the images of the new seeds." * new
 
     def _outline(self, row: int, column: int) -> tuple[list[float], list[float]]:
         """Corners of the image at (row, column) in the grid, as xs and ys."""
@@ -145,8 +168,4 @@ class InterpolationExplorer(Explorer):
         return plots.to_html(png, plots.WIDTH * 0.8, alt, caption)
 
 
-def interpolation_explorer(
-    decode: Decoder, shape: Sequence[int], seeds: Sequence[int] = (0, 1, 2, 3), columns: int = 9, rows: int = 5
-) -> InterpolationExplorer:
-    """Images between four seeds, under two sliders (see `InterpolationExplorer`)."""
-    return InterpolationExplorer(decode, shape, seeds, columns, rows)
+interpolation_explorer = one_call(InterpolationExplorer)

@@ -27,7 +27,7 @@ from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.schedulers import DDPMScheduler
 from ddpm_from_scratch.training import CHECKPOINT, Callback, Progress, StopTraining, TrainingConfig, modes_kept, train
 
-from .base import LIVE_DPI, Explorer, LiveFigure
+from .base import LIVE_DPI, Explorer, LiveFigure, one_call
 
 LOSSES = (1e-3, 2.0)
 MEMORY = 0.95
@@ -127,7 +127,7 @@ class TrainingMonitor(Explorer):
         if checkpoint is not None:
             shutil.copy(Path(checkpoint) / CHECKPOINT, self._folder.name)
         self.error: Exception | None = None
-        self._stop, self._drawing = threading.Event(), threading.RLock()
+        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._drawn = 0.0
         with rc_context(plots.STYLE):
@@ -219,7 +219,7 @@ class TrainingMonitor(Explorer):
 
     def frame(self) -> bytes:
         """The picture of the record as it is, as a PNG file."""
-        with self._drawing:
+        with self.live.lock:
             record, step = self.recorder, self.shown.value
             losses = dict(record.losses)
             self.dots.set_data(list(losses), list(losses.values()))
@@ -233,8 +233,9 @@ class TrainingMonitor(Explorer):
     def redraw(self, running: bool | None = None) -> None:
         """Show the record as it is, with a line on the state of the run."""
         self._drawn = time.monotonic()
-        self.picture.value = self.frame()
-        self.text.value = self._state(self.running if running is None else running)
+        with self.live.lock:
+            self.picture.value = self.frame()
+            self.text.value = self._state(self.running if running is None else running)
 
     def _state(self, running: bool) -> str:
         if self.error is not None:
@@ -320,13 +321,4 @@ def _draw_by_t(ax: Axes, bins: int, T: int, colour: str = plots.BLUE, label: str
     return stairs
 
 
-def training_monitor(
-    model: UNet2DModel,
-    scheduler: DDPMScheduler,
-    dataset: Any,
-    config: TrainingConfig,
-    recorder: Recorder,
-    checkpoint: str | Path | None = None,
-) -> TrainingMonitor:
-    """Watch a copy of this network learn (see `TrainingMonitor`)."""
-    return TrainingMonitor(model, scheduler, dataset, config, recorder, checkpoint)
+training_monitor = one_call(TrainingMonitor)

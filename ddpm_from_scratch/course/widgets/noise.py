@@ -17,7 +17,7 @@ from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.gaussian import q_sample
 from ddpm_from_scratch.schedules import snr
 
-from .base import LIVE_DPI, Explorer, LiveFigure
+from .base import LIVE_DPI, Explorer, LiveFigure, one_call
 
 EDGES = np.linspace(-4, 4, 65)
 
@@ -135,6 +135,4 @@ def _draw_standard_normal(ax: Axes) -> None:
     ax.set(xlim=(EDGES[0], EDGES[-1]), ylim=(0, 1), xticks=(-3, 0, 3), yticks=[])
 
 
-def noise_slider(images: Tensor, alpha_bar: Tensor, t: int = 250, shown: int = 5, seed: int = 0) -> NoiseSlider:
-    """A slider over t for these images (see `NoiseSlider`)."""
-    return NoiseSlider(images, alpha_bar, t, shown, seed)
+noise_slider = one_call(NoiseSlider)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.gaussian import posterior_mean, posterior_variance
 
-from .base import LIVE_DPI, Explorer, LiveFigure, notice
+from .base import LIVE_DPI, Explorer, LiveFigure, notice, one_call
 
 LIMIT = 3.4
 
@@ -225,15 +225,4 @@ def _scale(ax: Axes) -> None:
     ax.set(xlim=(-0.02, 1.08), ylim=(-LIMIT, LIMIT), xticks=(), xlabel="density, taller peak = 1")
 
 
-def posterior_explorer(
-    alpha_bar: Tensor,
-    weights: Sequence[float] = (0.7, 0.3),
-    centres: Sequence[float] = (1.0, -1.0),
-    stds: Sequence[float] = (0.15, 0.15),
-    x0: float = 1.0,
-    x_t: float = 0.25,
-    t: int = 500,
-    back: int = 350,
-) -> PosteriorExplorer:
-    """Sliders over one step back in one dimension (see `PosteriorExplorer`)."""
-    return PosteriorExplorer(alpha_bar, weights, centres, stds, x0, x_t, t, back)
+posterior_explorer = one_call(PosteriorExplorer)

@@ -19,13 +19,14 @@ from ddpm_from_scratch.gaussian import randn
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 from ddpm_from_scratch.schedulers.base import TIMESTEP_SPACINGS
 
-from .base import LIVE_DPI, Explorer, LiveFigure
+from .base import LIVE_DPI, Explorer, LiveFigure, Work, one_call
 
 DDIM, SMALL, LARGE = "DDIM", "DDPM, σ² = β̃", "DDPM, σ² = β"
 SHORT = (("DDIM", DDIM), ("DDPM, β̃", SMALL), ("DDPM, β", LARGE))
 """The samplers as the narrow slider names them."""
 SIDES = ("A", "B")
 STRIP = 7
+FRAME_SECONDS = 0.15
 
 SAMPLER_ALT = (
     "Two halves, sampler A and sampler B. In each, the top row shows the noisy images x_t at the chosen moment, the "
@@ -79,13 +80,13 @@ def make_scheduler(choice: Choice, config: Any) -> DDIMScheduler | DDPMScheduler
 
 @torch.no_grad()
 def trajectory(
-    unet: Any, config: Any, choice: Choice, count: int, seed: int, after_step: Callable[[], bool] = lambda: True
-) -> Trajectory | None:
+    unet: Any, config: Any, choice: Choice, count: int, seed: int, step_done: Callable[[], None] = lambda: None
+) -> Trajectory:
     """`count` samples with everything on the way; the images are those of a pipeline with the same seed.
 
     Args:
         unet: an ε-, x_0- or v-predicting network, as the scheduler's `config` says.
-        after_step: called after every step; where it returns False, sampling ends and None is returned.
+        step_done: called after every step.
     """
     scheduler: Any = make_scheduler(choice, config)
     size = unet.config.sample_size
@@ -99,8 +100,7 @@ def trajectory(
         path.x.append(before)
         path.x0.append(x0)
         path.t.append(t)
-        if not after_step():
-            return None
+        step_done()
     path.x.append(x)
     path.x0.append(path.x0[-1])
     path.t.append(-1)
@@ -130,8 +130,7 @@ class SamplerExplorer(Explorer):
         seed: int = 0,
     ) -> None:
         self.unet, self.config, self.count = unet.eval(), scheduler.config, count
-        self.stopped, self.worker, self.drawing = threading.Event(), threading.Thread(), threading.Lock()
-        self.paths = [trajectory(self.unet, self.config, choice, count, seed) or Trajectory() for choice in choices]
+        self.paths = [trajectory(self.unet, self.config, choice, count, seed) for choice in choices]
         self.choices = list(choices)
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
@@ -144,21 +143,17 @@ class SamplerExplorer(Explorer):
     def _controls(self, seed: int) -> list[ipywidgets.Widget]:
         self.sides = [self._side(side, choice) for side, choice in zip(SIDES, self.choices, strict=True)]
         self.seed = ipywidgets.BoundedIntText(seed, 0, 2**31 - 1, description="seed", layout={"width": "11em"})
-        self.run = ipywidgets.Button(description="Sample", icon="refresh", tooltip="run both samplers")
-        self.stop = ipywidgets.Button(description="Stop", icon="stop", disabled=True, tooltip="end the sampling")
-        self.bar = ipywidgets.IntProgress(0, 0, 1, description="progress", layout={"width": "16em"})
+        self.work = Work("Sample", self.start, self.say, "the samples from before")
         self.moment = ipywidgets.IntSlider(
             0, 0, 1, description="step", layout={"width": "26em"}, tooltip="arrow keys move by one step"
         )
-        self.play = ipywidgets.Play(0, 0, 1, interval=150, description="play", tooltip="play or pause")
+        self.play = ipywidgets.ToggleButton(False, description="Play", icon="play", tooltip="from noise to image")
+        self.paused = threading.Event()
         self._set_range()
-        ipywidgets.link((self.play, "value"), (self.moment, "value"))
+        self.play.observe(self._play_or_pause, names="value")
         self.moment.observe(lambda change: self.redraw(), names="value")
-        self.run.on_click(lambda button: self.start())
-        self.stop.on_click(lambda button: self.stopped.set())
-        work = ipywidgets.VBox([self.seed, ipywidgets.HBox([self.run, self.stop]), self.bar])
         columns = [ipywidgets.VBox(list(side.values())) for side in self.sides]
-        return [*columns, work, ipywidgets.HBox([self.play, self.moment])]
+        return [*columns, ipywidgets.VBox([self.seed, self.work]), ipywidgets.HBox([self.play, self.moment])]
 
     def _side(self, side: str, choice: Choice) -> dict[str, ipywidgets.Widget]:
         layout = {"width": "21em"}
@@ -186,51 +181,49 @@ class SamplerExplorer(Explorer):
 
     def _set_range(self) -> None:
         """As many moments as the longer trajectory has; the shorter one keeps pace by its share of the way."""
-        last = max(path.steps for path in self.paths)
-        for control in (self.play, self.moment):
-            control.max = last
-            control.value = last
+        self.moment.max = max(path.steps for path in self.paths)
+        self.moment.value = self.moment.max
+
+    # ------------------------------------------------------------ playing
+
+    def _play_or_pause(self, change: Any) -> None:
+        self.play.description, self.play.icon = ("Pause", "pause") if change["new"] else ("Play", "play")
+        self.paused.set()
+        if change["new"]:
+            self.paused = threading.Event()
+            threading.Thread(target=self._play, args=(self.paused,), daemon=True).start()
+
+    def _play(self, paused: threading.Event) -> None:
+        """Moves the slider to its end, from the start if it stands there, until paused."""
+        if self.moment.value == self.moment.max:
+            self.moment.value = 0
+        while not paused.wait(FRAME_SECONDS) and self.moment.value < self.moment.max:
+            self.moment.value += 1
+        if not paused.is_set():
+            self.play.value = False
 
     # ------------------------------------------------------------ sampling
 
     def start(self) -> None:
-        """Sample with what the controls say, in a thread; does nothing while one runs."""
-        if self.worker.is_alive():
-            return
+        """Sample with what the controls say, in a thread."""
         choices = [Choice(**{name: control.value for name, control in side.items()}) for side in self.sides]
-        self.stopped.clear()
-        self.run.disabled, self.stop.disabled = True, False
-        self.bar.value, self.bar.max = 0, sum(choice.steps for choice in choices)
-        self.worker = threading.Thread(target=self._work, args=(choices, self.seed.value), daemon=True)
-        self.worker.start()
+        seed = self.seed.value
 
-    def _work(self, choices: list[Choice], seed: int) -> None:
-        def after_step() -> bool:
-            self.bar.value += 1
-            return not self.stopped.is_set()
+        def job(step_done: Callable[[], None]) -> None:
+            paths = [trajectory(self.unet, self.config, choice, self.count, seed, step_done) for choice in choices]
+            with self.live.lock:
+                self.choices, self.paths = choices, paths
+                self._set_range()
+                self.redraw()
 
-        try:
-            paths = []
-            for choice in choices:
-                path = trajectory(self.unet, self.config, choice, self.count, seed, after_step)
-                if path is None:
-                    self.text.value = "Stopped: the picture shows the samples from before."
-                    return
-                paths.append(path)
-            self.choices, self.paths = choices, paths
-            self._set_range()
-            self.redraw()
-        except Exception as error:  # nobody else would see it: this is the end of a thread
-            self.text.value = f"Sampling failed: {error}"
-        finally:
-            self.run.disabled, self.stop.disabled = False, True
+        self.work.start(sum(choice.steps for choice in choices), job)
 
     # ------------------------------------------------------------ drawing
 
     def frame(self, moment: int) -> bytes:
         """The picture after `moment` steps of the longer trajectory, as a PNG file."""
-        share = moment / max(path.steps for path in self.paths)
-        with self.drawing:
+        with self.live.lock:
+            share = moment / max(path.steps for path in self.paths)
             for path, grid, title in zip(self.paths, self.grids, self.titles, strict=True):
                 i = path.at(share)
                 grid.set_data(plots.montage(torch.cat([path.x[i], path.x0[i]]), self.count))
@@ -239,9 +232,10 @@ class SamplerExplorer(Explorer):
 
     def redraw(self) -> None:
         """Show the moment that the slider says."""
-        self.picture.value = self.frame(self.moment.value)
-        named = (f"<b>{side}</b>: {choice}" for side, choice in zip(SIDES, self.choices, strict=True))
-        self.text.value = " &nbsp; ".join(named)
+        with self.live.lock:
+            self.picture.value = self.frame(self.moment.value)
+            named = (f"<b>{side}</b>: {choice}" for side, choice in zip(SIDES, self.choices, strict=True))
+            self.text.value = " &nbsp; ".join(named)
 
     def _draw(self) -> tuple[Figure, list[Artist]]:
         figure = plots.new_figure(plots.WIDTH, 2.35, 1, 2)
@@ -279,12 +273,4 @@ class SamplerExplorer(Explorer):
         return plots.to_html(plots.to_png(figure), figure.get_figwidth(), alt, caption)
 
 
-def sampler_explorer(
-    unet: Any,
-    scheduler: Any,
-    choices: tuple[Choice, Choice] = (Choice(), Choice(SMALL)),
-    count: int = 4,
-    seed: int = 0,
-) -> SamplerExplorer:
-    """Two samplers side by side on this network (see `SamplerExplorer`)."""
-    return SamplerExplorer(unet, scheduler, choices, count, seed)
+sampler_explorer = one_call(SamplerExplorer)

@@ -18,7 +18,7 @@ from ddpm_from_scratch import schedules
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.gaussian import q_sample
 
-from .base import LIVE_DPI, Explorer, LiveFigure, notice
+from .base import LIVE_DPI, Explorer, LiveFigure, notice, one_call
 
 NAMES = {
     "linear": "linear",
@@ -234,14 +234,4 @@ def _scale(axes: np.ndarray) -> None:
         ax.set(xlim=(-0.02, 1.02), xlabel="share of the steps", xticks=(0, 0.5, 1))
 
 
-def schedule_explorer(
-    images: Tensor,
-    schedule: str = "linear",
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-    T: int = 1000,
-    zero_snr: bool = False,
-    seed: int = 0,
-) -> ScheduleExplorer:
-    """Controls of a schedule and what they do to these images (see `ScheduleExplorer`)."""
-    return ScheduleExplorer(images, schedule, beta_start, beta_end, T, zero_snr, seed)
+schedule_explorer = one_call(ScheduleExplorer)

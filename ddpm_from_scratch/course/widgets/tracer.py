@@ -20,7 +20,7 @@ from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.gaussian import q_sample
 from ddpm_from_scratch.models import UNet2DModel
 
-from .base import LIVE_DPI, Explorer, LiveFigure
+from .base import LIVE_DPI, Explorer, LiveFigure, one_call
 
 SIGNED = colormaps["PuOr"]
 ROWS, COLUMNS, GAP = 4, 8, 0.12
@@ -120,7 +120,7 @@ class UNetTracer(Explorer):
         self.kept: dict[int, dict[str, Tensor]] = {}
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
-        options = [(f"{k + 1}. {node.name}", k) for k, node in enumerate(self.nodes)]
+        options = [(f"{k + 1}. {_short(node.name)}", k) for k, node in enumerate(self.nodes)]
         self.block = ipywidgets.SelectionSlider(
             options=options,
             value=1,
@@ -296,6 +296,4 @@ def _blank_page(ax: Axes, rows: int = ROWS, columns: int = COLUMNS) -> Any:
     return ax.imshow(np.ones((rows, columns, 3)), interpolation="nearest", extent=(0, columns, rows, 0))
 
 
-def unet_tracer(unet: UNet2DModel, image: Tensor, noise: Tensor, alpha_bar: Tensor, t: int = 300) -> UNetTracer:
-    """A U-Net at work on one noisy image (see `UNetTracer`)."""
-    return UNetTracer(unet, image, noise, alpha_bar, t)
+unet_tracer = one_call(UNetTracer)

@@ -97,13 +97,13 @@ BLEND = Exercise(
         ),
         Mistake(
             lambda x, e, a: (1 - a) ** 0.5 * x + a**0.5 * e,
-            "you took square roots of the shares: that is lesson 01's mix, which keeps the variance; here the two shares "
-            "add up to 1 as they are",
+            "you took square roots of the shares: that is lesson 01's mix, which keeps the variance; here the "
+            "two shares add up to 1 as they are",
         ),
         Mistake(
             lambda x, e, a: x + a * (x - e),
-            "you went from the image away from the noise: with amount = {amount} yours holds more than the whole image, "
-            "less some noise",
+            "you went from the image away from the noise: with amount = {amount} yours holds more than the whole "
+            "image, less some noise",
         ),
         Mistake(
             lambda x, e, a: a * e,
@@ -192,8 +192,8 @@ SCALE_EACH = Exercise(
         ),
         Mistake(
             lambda x, s: x * s[:, None],
-            "you gave `scales` one further axis, whatever `images` has: that is right for points, shape (B, 2), and for "
-            "images it lines up with rows of pixels (refresher A)",
+            "you gave `scales` one further axis, whatever `images` has: that is right for points, shape (B, 2), "
+            "and for images it lines up with rows of pixels (refresher A)",
         ),
         Mistake(
             lambda x, s: x * s.reshape(-1, *[1] * x.ndim),
@@ -344,8 +344,8 @@ DRAW = Exercise(
         Mistake(
             lambda m, v, e: m + v**2 * e,
             lambda at: (
-                f"you squared the variance; a draw is stretched by the standard deviation, its root ({at.first**0.5:.3g} "
-                f"for the first number, yours is {at.first**2:.3g}) (refresher B)"
+                f"you squared the variance; a draw is stretched by the standard deviation, its root "
+                f"({at.first**0.5:.3g} for the first number, yours is {at.first**2:.3g}) (refresher B)"
             ),
         ),
         Mistake(

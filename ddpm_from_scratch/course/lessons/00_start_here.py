@@ -64,8 +64,10 @@ setup("00")
 # %% [markdown] id=first-images
 # ## Images in the first minute
 #
-# With the course comes a small model that was trained on handwritten digits of 8 × 8 pixels, enlarged to 16 × 16. Three lines load it, draw noise, and turn the noise
-# into images. You will be able to write every function behind these three lines by the end of lesson 10.
+# With the course comes a small model that was trained on handwritten digits of 8 × 8 pixels, enlarged to 16 × 16. The next cell loads it
+# (`from_pretrained`), and one call of it draws noise and turns the noise into images. You will be able to write every function behind these two
+# calls by the end of lesson 10. Two details: `output_type="pt"` asks for a PyTorch tensor, with values from 0, black, to 1, white; `* 2 - 1` brings
+# them to the range from -1 to 1, in which the whole course keeps its images.
 
 # %% id=generate
 pipe = DDIMPipeline.from_pretrained(shipped_model("digits"))
@@ -95,12 +97,12 @@ plots.image_grid(
 )
 
 # %% [markdown] id=real-or-not
-# > **Predict before you run.** In the next picture, some rows are photographs of real handwriting and some were generated. Which?
+# > **Predict before you run.** In the next picture, some rows are scans of real handwriting and some were generated (others than above). Which?
 
 # %% id=guess
 real = load_dataset("digits", split="test", image_size=made.shape[-1]).images()[100:116]
 order = torch.randperm(4, generator=torch.Generator().manual_seed(16)).tolist()
-rows = [real[:8], real[8:16], made[:8], made[8:16]]
+rows = [real[:8], real[8:16], made[16:24], made[24:32]]
 plots.image_grid(
     torch.cat([rows[i] for i in order]),
     columns=8,
@@ -119,7 +121,7 @@ for place, i in enumerate(order, start=1):
 #
 # A good question to ask of any generator. For some generated digits, here is the most similar one among all training images. As a yardstick,
 # the same for real digits that the model has not seen in training: a copying machine would be much closer to the training images than those
-# are.
+# are. The median tells of the typical image. A few copies among many originals would not move it, so look at the smallest difference too.
 
 # %% id=nearest
 train = load_dataset("digits", image_size=made.shape[-1]).images()
@@ -134,8 +136,13 @@ def nearest(images):
 unseen = load_dataset("digits", split="test", image_size=made.shape[-1]).images()
 distance, twins = nearest(made)
 yardstick, _ = nearest(unseen)
+for name, values in {"generated": distance, "unseen real": yardstick}.items():
+    print(
+        f"difference to the nearest training image, {name:<12} median {values.median():.3f}, smallest of {len(values)}: {values.min():.3f}"
+    )
+closer = int((distance < yardstick.min()).sum())
 print(
-    f"difference to the nearest training image, median: generated {distance.median():.3f}, unseen real {yardstick.median():.3f}"
+    f"generated images closer to a training image than any unseen real one is: {closer} of {len(distance)}"
 )
 plots.image_grid(
     torch.cat([made[:8], twins[:8]]),
@@ -147,6 +154,10 @@ plots.image_grid(
     "expected, equal would be a copy.",
 )
 
+# %% [markdown] id=copies-conclusion
+# **What to conclude.** A copy would have a difference near 0. If the generated images are, in the median and at the smallest, about as far from the
+# training images as real digits that the model never saw, then it has not copied these. Whether it would ever copy one, so few samples cannot say.
+
 # %% [markdown] id=watch
 # ### Watch one being made
 #
@@ -157,16 +168,13 @@ plots.image_grid(
 # > the end?
 
 # %% id=film
-frames = []
+path = {}  # after which step: the images so far, and the guesses
 
 
 def remember(step, t, x_t, x0_hat):
-    if t in shown:
-        frames.append((t, x_t[:3].clone(), x0_hat[:3].clone()))
+    path[step + 1] = x_t[:3].clone(), x0_hat[:3].clone()
 
 
-pipe.scheduler.set_timesteps(50)
-shown = [int(pipe.scheduler.timesteps[i]) for i in (0, 9, 19, 29, 34, 39, 44, 49)]
 pipe(
     batch_size=32,
     generator=torch.Generator().manual_seed(0),
@@ -175,21 +183,34 @@ pipe(
     callback=remember,
 )
 
+shown = (1, 10, 20, 25, 30, 35, 40, 45, 50)
 rows = [
-    torch.stack([frame[part][i] for frame in frames]) for i in range(3) for part in (1, 2)
+    torch.stack([path[step][part][i] for step in shown])
+    for i in range(3)
+    for part in (0, 1)
 ]
 plots.image_grid(
     torch.cat(rows),
-    columns=8,
-    titles=[f"t = {t}" for t, _, _ in frames],
+    columns=len(shown),
+    titles=[f"step {step}" for step in shown],
     row_labels=["image so far", "model's guess"] * 3,
     alt="Three digits in the making, two rows each: the noisy image so far, and the "
-    "model's guess of the finished one. The guess is a blur at first and takes the "
-    "digit's shape long before the noise is gone.",
-    caption="From left to right, noise is removed. The lower row of each pair is what "
-    "the model believes the result will be: first a blur, then a shape, last the "
-    "details.",
+    "model's guess of the finished one. After a first guess of speckles the guess is a "
+    "blur, and takes the digit's shape long before the noise is gone.",
+    caption="From left to right, noise is removed in fifty steps. The lower row of each "
+    "pair is what the model believes the result will be: a blur, then a shape, last "
+    "the details. (In the very first guess the model's small errors are blown up into "
+    "black and white: lesson 07.)",
 )
+
+# %% [markdown] id=film-answer
+# <details><summary>Answer</summary>
+#
+# It depends on the row you look at. In the model's guess the digit is there about the middle of the way. In the image so far noise covers it nearly
+# to the end. In the first tenth nobody can tell: so much noise fits every digit, and the best guess is a mean of many digits. The coarse shape is
+# decided first, the details last (lesson 07).
+#
+# </details>
 
 # %% [markdown] id=idea
 # ## The idea, in one picture
@@ -202,32 +223,32 @@ plots.image_grid(
 
 # %% id=both-ways
 alpha_bar = schedules.alpha_bars(schedules.linear())
-timesteps = [49, 199, 349, 499, 999]
+timesteps = [100, 200, 400, 600, 960]
 x0 = real[4:5]
 eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
-forward = torch.cat(
-    [x0, *(gaussian.q_sample(x0, eps, float(alpha_bar[t])) for t in timesteps)]
-)
-backward = torch.stack([frames[i][1][0] for i in (7, 6, 5, 3, 1, 0)])
+forward = [x0, *(gaussian.q_sample(x0, eps, float(alpha_bar[t])) for t in timesteps)]
+visited = pipe.scheduler.timesteps.tolist()  # step k + 1 starts from t = visited[k]
+backward = [path[50][0][:1], *(path[visited.index(t)][0][:1] for t in timesteps)]
+titles = ["clean", *(f"t = {t}" for t in timesteps)]
 with plots.figure(
-    height=3.6,
+    height=4.2,
     rows=2,
-    alt="Two rows of six images. The upper row, labelled forward, leads with an arrow to "
-    "the right from a clean digit to noise. The lower row, labelled reverse, leads "
-    "with an arrow to the left from noise to a clean digit.",
+    alt="Two rows of six images at the same six moments. The upper row, labelled forward, leads with "
+    "an arrow to the right from a clean digit to noise. The lower row, labelled reverse, "
+    "leads with an arrow to the left from noise to another clean digit.",
     caption="Above, a real digit dissolves (a formula). Below, noise becomes a digit (a "
-    "network). Training teaches the lower row by showing the upper one.",
+    "network). t counts the steps of noise; images in the same column are equally "
+    "noisy. Training teaches the lower row by showing the upper one.",
 ) as (top, bottom):
-    for ax, images, label in (
-        (top, forward, "forward $q$: a formula"),
-        (bottom, backward, r"reverse $p_\theta$: learned"),
+    for ax, images, label, (start, end) in (
+        (top, forward, "forward $q$: a formula", (0.0, 1.0)),
+        (bottom, backward, r"reverse $p_\theta$: learned", (1.0, 0.0)),
     ):
-        plots.draw_images(ax, images, columns=6)
-        ax.set_title(label, loc="center", pad=16)
-    for ax, start, end in ((top, 0.0, 1.0), (bottom, 1.0, 0.0)):
+        plots.draw_images(ax, torch.cat(images), columns=6, titles=titles)
+        ax.set_title(label, loc="center", pad=34)
         arrow = {"arrowstyle": "->", "color": plots.VERMILION, "linewidth": 2}
         ax.annotate(
-            "", (end, 1.06), (start, 1.06), xycoords="axes fraction", arrowprops=arrow
+            "", (end, 1.2), (start, 1.2), xycoords="axes fraction", arrowprops=arrow
         )
 
 # %% [markdown] id=map
@@ -280,7 +301,12 @@ except WrongAnswer as message:
 # %% [markdown] id=help
 # ### Help, in three rungs
 #
-# If you are stuck, unfold one hint at a time: the idea, then the equation, then the skeleton. The solution is there too. Nobody counts.
+# If you are stuck, unfold one hint at a time: the idea, then the equation, then the skeleton. The solution is there too, and looking costs nothing:
+# only checks are counted, for you to see, never hints or solutions.
+#
+# In a notebook, `hint("00.1")` shows all of them, folded: click on one. Where nothing can be folded, as in a terminal, it prints the first;
+# `hint("00.1", 2)` prints the second, `hint("00.1", 3)` the third, and `solution("00.1")` the solution. (If a teacher gave you the notebooks, the
+# solutions may have been left out.)
 
 # %% id=hint
 hint("00.1")
@@ -288,8 +314,8 @@ hint("00.1")
 # %% [markdown] id=progress-note
 # ### Progress
 #
-# Your progress is kept in one file on your machine, and only there. Solved is solved: a wrong answer afterwards takes nothing away. The checks
-# are there to help you, not to examine you.
+# Your progress is kept in one file on your machine, and only there: what is right, and how often you checked. Solved is solved: a wrong answer
+# afterwards takes nothing away. The checks are there to help you, not to examine you.
 
 # %% id=progress
 progress("00")
@@ -373,6 +399,9 @@ progress("00")
 
 # %% [markdown] id=refresher-picture-note
 # ### The refreshers in pictures
+#
+# The last lines print two KL divergences with the package's own function. It takes the **logarithms** of the variances, not the variances that your
+# exercise took, because a network that has to predict a variance predicts its logarithm (lesson 12).
 
 # %% id=refresher-picture
 generator = torch.Generator().manual_seed(2)
@@ -435,12 +464,17 @@ print(
 # %% [markdown] id=notation
 # ## Notation
 #
-# The symbols of the whole course, beside those of the two main papers (*Ho*: DDPM, *Song*: DDIM) and the names in Diffusers. You need none of
-# them yet: every lesson defines what it uses. Come back when you read a paper beside the course.
+# You need no table yet: every lesson defines what it uses, and repeats its own part of this one. Unfold the whole when you read a paper beside the
+# course.
+#
+# <details><summary>All symbols of the course, beside the two main papers (<i>Ho</i>: DDPM, <i>Song</i>: DDIM) and Diffusers</summary>
+#
+# The last column says from which lesson on a symbol is used. There are more things than letters: where a letter stands in two rows, each row
+# holds in its own lesson. A trap to remember: **Song's $\alpha_t$ is our $\bar\alpha_t$.**
 #
 # {{notation}}
 #
-# Mind the trap in the fifth and sixth row: **Song's $\alpha_t$ is our $\bar\alpha_t$.**
+# </details>
 
 # %% [markdown] id=wrong
 # ## What could go wrong
@@ -452,6 +486,7 @@ print(
 # | a cell shows `[*]` for minutes | it is still computing | wait, or the ■ button; no cell of the course should take over two minutes |
 # | "the kernel died" | memory ran out | close other notebooks (**Kernel → Shut Down All Kernels**), run again |
 # | a check says "not attempted" although you wrote code | the cell above it was not run | run it, then the check |
+# | you changed your function, and the check says the same as before | the cell with the function was not run again | run it, then the check |
 # | you want a fresh copy of a lesson | | rename yours, and run `make lessons-update` |
 
 # %% [markdown] id=summary

@@ -315,7 +315,7 @@ ALPHA_BARS = Exercise(
         ),
         Mistake(
             lambda b: torch.prod(1 - b),
-            "you multiplied all of the steps into one number: every timestep has its own product, of the steps up to it",
+            "you multiplied all of the steps into one number: every timestep has a product of its own",
         ),
     ),
     alternatives=(alpha_bars_by_logarithm, alpha_bars_in_float64, alpha_bars_by_loop, alpha_bars_in_place),

@@ -349,6 +349,11 @@ DRAW = Exercise(
             ),
         ),
         Mistake(
+            lambda m, v, e: m + torch.exp(v / 2) * e,
+            "you took the variance for its logarithm, which networks often predict; here `variance` is the variance "
+            "itself (refresher B)",
+        ),
+        Mistake(
             lambda m, v, e: m + v / 2 * e,
             "you halved the variance: the standard deviation is its square root, not its half (refresher B)",
         ),
@@ -495,6 +500,11 @@ CONDITION = Exercise(
         Mistake(
             lambda m, c, y: _conditioned(m, c, y, c[0, 1] / c[1, 1], c[0, 1] / c[1, 1]),
             "your mean is right, but you took the slope Cov / Var y off the variance: what it loses is Cov² / Var y "
+            "(refresher C)",
+        ),
+        Mistake(
+            lambda m, c, y: _conditioned(m, c, y, c[0, 1] / c[1, 1], c[0, 1]),
+            "your mean is right, but you took the covariance itself off the variance: what it loses is Cov² / Var y "
             "(refresher C)",
         ),
         Mistake(

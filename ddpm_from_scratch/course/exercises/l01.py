@@ -935,6 +935,10 @@ PRIOR_KL = Exercise(
             "you took the logarithm of ᾱ_T: the variance is 1-ᾱ_T (ᾱ_T = {level} here)",
         ),
         Mistake(
+            lambda x0, a: gaussian.normal_kl(a**0.5 * x0, 1 - a, a * 0, a * 0).flatten(1).sum(1),
+            "you gave `gaussian.normal_kl` the variance: it takes the logarithm of it",
+        ),
+        Mistake(
             lambda x0, a: (0.5 * (a**0.5 * x0 - a - math.log(1 - a))).flatten(1).sum(1),
             "you did not square the mean: a dark image is as far away as a bright one",
         ),

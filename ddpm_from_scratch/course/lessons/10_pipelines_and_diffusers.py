@@ -21,7 +21,7 @@
 # %% [markdown] id=notation
 # ## Notation
 #
-# No new symbol. This is the whole dictionary of the course; its last column is what you will meet in Diffusers.
+# No new symbol. This is the whole dictionary of the course; its column *Diffusers* is what you will meet there.
 #
 # {{notation}}
 

@@ -682,8 +682,9 @@ plots.image_grid(
 # Compute $L_T$ for each sample of a batch.
 
 # %% [markdown] id=prior-predict
-# > **Predict before you run.** Keep every $\beta_t$ as it is and stop after 100 steps: a tenth of the work. What share of the image's
-# > scale, $\sqrt{\bar\alpha}$, is left in "$x_T$" then? One per mille, one tenth, more than half?
+# > **Predict before you run.** With all 1000 steps the paper reports $L_T \approx 10^{-5}$ bits per dimension for CIFAR-10 (Ho section 4). Keep every
+# > $\beta_t$ as it is and stop after 100 steps: a tenth of the work. Is $L_T$ then about ten times as large, a thousand times, or more?
+
 
 
 # %% id=prior-check
@@ -720,8 +721,8 @@ assert abs(off) < 4
 # %% [markdown] id=prior-answer
 # <details><summary>Answer</summary>
 #
-# More than half: see the first row. The chain has not arrived, and its end still shows the image. With all 1000 steps the paper reports
-# $L_T \approx 10^{-5}$ bits per dimension for CIFAR-10 (Ho section 4); the last row is the same quantity for our images.
+# More, by far: compare the first row with the last, which is the paper's quantity for our images. The chain has not arrived. $\sqrt{\bar\alpha_T}$ in
+# the first row is close to 1, so its end still shows nearly the whole image.
 #
 # </details>
 #

@@ -376,7 +376,11 @@ def test_ledger_follows_the_lessons() -> None:
 def test_tables_are_markdown() -> None:
     text = ledger.fill("{{notation}}\n{{equations 01}}")
     assert "{{" not in text
-    for block, columns in ((ledger.notation_table(), 5), (ledger.equations_table(), 4)):
+    for block, columns in (
+        (ledger.notation_table(), 6),
+        (ledger.notation_table("07"), 5),
+        (ledger.equations_table(), 4),
+    ):
         assert {line.count("|") for line in block.splitlines()} == {columns + 1}
     assert "gaussian.q_sample" in ledger.equations_table("01")
     assert "ddim_mean" not in ledger.equations_table("01")

@@ -679,7 +679,7 @@ def equations_table(lesson: str | None = None) -> str:
 
 
 def notation_table(lesson: str | None = None) -> str:
-    """The symbols as a markdown table, or those that lesson "NN" brings."""
+    """The symbols as a markdown table, with their lessons, or those that lesson "NN" brings."""
 
     def math(symbol: str) -> str:
         return f"${symbol}$" if symbol else ""
@@ -687,11 +687,12 @@ def notation_table(lesson: str | None = None) -> str:
     rows = [
         f"| {math(s.here)} | {s.meaning} | {math(s.ho)} | {math(s.song)} | "
         + ", ".join(f"`{name}`" for name in s.diffusers.split(", ") if name)
-        + " |"
+        + (" |" if lesson else f" | {s.lesson} |")
         for s in SYMBOLS
         if lesson in (None, s.lesson)
     ]
-    return "\n".join(["| here | meaning | Ho | Song | Diffusers |", "|---|---|---|---|---|", *rows])
+    heads = ["here", "meaning", "Ho", "Song", "Diffusers", *["lesson"] * (lesson is None)]
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
 
 
 TABLES = {"notation": notation_table, "equations": equations_table}

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ddpm_from_scratch import gaussian
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
 
 # ---------------------------------------------------------------- 00.1
@@ -23,9 +24,9 @@ def blend(image: Tensor, noise: Tensor, amount: float) -> Tensor:
 
 
 def blend_inputs(generator: torch.Generator, index: int) -> Case:
-    """Images and points at several amounts."""
-    shape = ((3, 8, 8), (5, 2), (4,), (2, 1, 6, 6))[index]
-    amount = (0.25, 0.9, 0.6, 0.1)[index]
+    """Images and points at several amounts, both ends included."""
+    shape = ((3, 8, 8), (5, 2), (4,), (2, 1, 6, 6), (6,), (3, 2))[index]
+    amount = (0.25, 0.9, 0.6, 0.1, 0.0, 1.0)[index]
     image, noise = torch.rand(shape, generator=generator), torch.randn(shape, generator=generator)
     return Case({"image": image, "noise": noise, "amount": amount}, {"percent": f"{amount:.0%}"})
 
@@ -94,8 +95,31 @@ BLEND = Exercise(
             lambda x, e, a: (1 - a) * x + a * torch.randn_like(x),
             "you drew new noise and left the argument `noise` unused: no one can repeat your result",
         ),
+        Mistake(
+            lambda x, e, a: (1 - a) ** 0.5 * x + a**0.5 * e,
+            "you took square roots of the shares: that is lesson 01's mix, which keeps the variance; here the "
+            "two shares add up to 1 as they are",
+        ),
+        Mistake(
+            lambda x, e, a: x + a * (x - e),
+            "you went from the image away from the noise: with amount = {amount} yours holds more than the whole "
+            "image, less some noise",
+        ),
+        Mistake(
+            lambda x, e, a: a * e,
+            "you returned the noise's part alone: the image has the rest of the mixture",
+        ),
+        Mistake(
+            lambda x, e, a: (1 - a) * x + a,
+            "you added the number {amount} itself: it is the share of `noise`, and `noise` is not used",
+        ),
+        Mistake(
+            lambda x, e, a: (1 - a) * (x + e),
+            "you gave image and noise the same share: with amount = {amount} the noise should have {percent}",
+        ),
     ),
     alternatives=(blend_in_float64, blend_by_loop, blend_in_place, blend_flat),
+    cases=6,
 )
 
 
@@ -160,6 +184,25 @@ SCALE_EACH = Exercise(
             "you multiplied shape (B, ...) by shape (B,) as it stands: the scales line up with the last axis, so you "
             "scaled "
             "{count} columns, not {count} images (refresher A)",
+        ),
+        Mistake(
+            lambda x, s: x * s[:, None, None, None],
+            "you assumed four axes: right for images, but `images` may have any number of axes, and points, shape "
+            "(B, 2), come out with four (refresher A)",
+        ),
+        Mistake(
+            lambda x, s: x * s[:, None],
+            "you gave `scales` one further axis, whatever `images` has: that is right for points, shape (B, 2), "
+            "and for images it lines up with rows of pixels (refresher A)",
+        ),
+        Mistake(
+            lambda x, s: x * s.reshape(-1, *[1] * x.ndim),
+            "you gave `scales` one axis too many: every image meets every scale, and the result has {count} × {count} "
+            "images (refresher A)",
+        ),
+        Mistake(
+            lambda x, s: torch.tensordot(s, x, dims=1),
+            "you summed over the batch: the images melt into one, weighted by their scales (refresher A)",
         ),
         Mistake(
             lambda x, s: x * s.reshape(-1, *[1] * (x.ndim - 2)) if x.ndim > 1 else x * s,
@@ -288,6 +331,40 @@ DRAW = Exercise(
             lambda m, v, e: m.detach() + v.detach() ** 0.5 * e,
             "you cut the gradient: the draw is right, but nothing can be learned through it (refresher B)",
         ),
+        Mistake(
+            lambda m, v, e: m + v.detach() ** 0.5 * e,
+            "your draw is right, but no gradient reaches `variance`: `.detach()`, `.data` or `.item()` cuts it off, so "
+            "the spread could not be learned (refresher B)",
+        ),
+        Mistake(
+            lambda m, v, e: m.detach() + v**0.5 * e,
+            "your draw is right, but no gradient reaches `mean`: `.detach()`, `.data` or `.item()` cuts it off "
+            "(refresher B)",
+        ),
+        Mistake(
+            lambda m, v, e: m + v**2 * e,
+            lambda at: (
+                f"you squared the variance; a draw is stretched by the standard deviation, its root "
+                f"({at.first**0.5:.3g} for the first number, yours is {at.first**2:.3g}) (refresher B)"
+            ),
+        ),
+        Mistake(
+            lambda m, v, e: m + torch.exp(v / 2) * e,
+            "you took the variance for its logarithm, which networks often predict; here `variance` is the variance "
+            "itself (refresher B)",
+        ),
+        Mistake(
+            lambda m, v, e: m + v / 2 * e,
+            "you halved the variance: the standard deviation is its square root, not its half (refresher B)",
+        ),
+        Mistake(
+            lambda m, v, e: m - v**0.5 * e,
+            "you subtracted the noise: as likely a draw, but not the one that `noise` stands for (refresher B)",
+        ),
+        Mistake(
+            lambda m, v, e: m + v**0.5,
+            "you went one standard deviation up from the mean: `noise` is not used (refresher B)",
+        ),
     ),
     alternatives=(draw_in_float64, draw_by_loop, draw_in_place, draw_flat),
 )
@@ -302,7 +379,7 @@ def condition(mean: Tensor, covariance: Tensor, y: float) -> Tensor:
     mean: shape (2,), the means of x and y.
     covariance: shape (2, 2), symmetric, positive definite: [[Var x, Cov], [Cov, Var y]].
     y: the value that was seen.
-    Returns shape (2,): E[x | y] and Var[x | y].
+    Returns shape (2,), in mean's dtype: E[x | y] and Var[x | y].
     """
     gain = covariance[0, 1] / covariance[1, 1]
     return torch.stack([mean[0] + gain * (y - mean[1]), covariance[0, 0] - gain * covariance[0, 1]])
@@ -390,6 +467,49 @@ CONDITION = Exercise(
         Mistake(
             lambda m, c, y: torch.stack([m[0], c[0, 0]]),
             "you returned the mean and variance of x before y was seen (refresher C)",
+        ),
+        Mistake(
+            lambda m, c, y: tuple(condition(m, c, y)),
+            "your two numbers are right, but you returned them one beside the other: the answer is one tensor of shape "
+            "(2,), and `torch.stack` makes it",
+        ),
+        Mistake(
+            lambda m, c, y: condition(m, c, y).flip(0),
+            "your two numbers are right, but swapped: first E[x | y], then Var[x | y]",
+        ),
+        Mistake(
+            lambda m, c, y: torch.stack([condition(m, c, y)[0], condition(m, c, y)[1] ** 0.5]),
+            "your mean is right, but you returned the standard deviation: the variance is asked for (refresher C)",
+        ),
+        Mistake(
+            lambda m, c, y: torch.stack([m[1] + c[0, 1] / c[0, 0] * (y - m[0]), c[1, 1] - c[0, 1] ** 2 / c[0, 0]]),
+            "you swapped the roles of x and y: yours are the mean and variance of y, once x = {y} is known",
+        ),
+        Mistake(
+            lambda m, c, y: _conditioned(m, c, y, c[0, 1] / (c[0, 0] * c[1, 1]) ** 0.5, c[0, 1] ** 2 / c[1, 1]),
+            "you took the correlation for the slope: it is the slope only where x and y have the same spread "
+            "(refresher C)",
+        ),
+        Mistake(
+            lambda m, c, y: _conditioned(
+                0 * m + torch.stack([0 * m[0], m[1]]), c, y, c[0, 1] / c[1, 1], c[0, 1] ** 2 / c[1, 1]
+            ),
+            "your variance is right, but your mean lacks E[x]: the surprise in y moves the guess away from there "
+            "(refresher C)",
+        ),
+        Mistake(
+            lambda m, c, y: _conditioned(m, c, y, c[0, 1] / c[1, 1], c[0, 1] / c[1, 1]),
+            "your mean is right, but you took the slope Cov / Var y off the variance: what it loses is Cov² / Var y "
+            "(refresher C)",
+        ),
+        Mistake(
+            lambda m, c, y: _conditioned(m, c, y, c[0, 1] / c[1, 1], c[0, 1]),
+            "your mean is right, but you took the covariance itself off the variance: what it loses is Cov² / Var y "
+            "(refresher C)",
+        ),
+        Mistake(
+            lambda m, c, y: _conditioned(m, c, y, c[0, 1] / c[1, 1], c[0, 1] ** 2 / c[1, 1] ** 2),
+            "your mean is right, but you divided by Var y twice in the variance (refresher C)",
         ),
     ),
     alternatives=(condition_in_float64, condition_by_precision, condition_by_correlation, condition_by_numbers),
@@ -490,6 +610,58 @@ KL = Exercise(
         Mistake(
             lambda mq, vq, mp, vp: kl(mq, vq**2, mp, vp**2),
             "you took var_q and var_p for standard deviations and squared them again (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: gaussian.normal_kl(mq, vq, mp, vp),
+            "you took the variances for their logarithms: `gaussian.normal_kl` of the package expects log-variances",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: kl(mq, vq, mp, vp) / math.log(2),
+            "you returned bits; the answer is asked in nats, with the natural logarithm (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * (torch.log2(vp / vq) + (vq + (mq - mp) ** 2) / vp - 1),
+            "you took the logarithm to base 2; the formula holds with the natural one (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * torch.log(vp / vq) + (vq + (mq - mp) ** 2) / vp - 1,
+            "your ½ is on the logarithm alone: it belongs to all of the terms, look at your brackets (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: torch.log(vp / vq) + 0.5 * ((vq + (mq - mp) ** 2) / vp - 1),
+            "your ½ is missing on the logarithm of the variances: log(σ_p/σ_q) has none, log(σ_p²/σ_q²) has one "
+            "(refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: torch.log(vp / vq) / 2 + (vq + (mq - mp) ** 2) / (2 * vp) - 1,
+            "your -1 lacks the factor ½: two equal Gaussians are -½ apart for you, and a KL is never negative "
+            "(refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * (torch.log(vp / vq) + (vq + mq - mp) / vp - 1),
+            "you left out the square of the difference of the means: yours counts p's mean below q's as nearer than "
+            "equal (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * ((vq + (mq - mp) ** 2) / vp - 1),
+            "you left out the logarithm of the two variances (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * (torch.log(vp / vq) + (mq - mp) ** 2 / vp - 1),
+            "you left out q's variance over p's (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * (torch.log(vp / vq) + vq / vp + (mq - mp) ** 2 - 1),
+            "you did not divide the difference of the means by p's variance: a sharp p makes the same difference count "
+            "for more (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * (torch.log(vp / vq) + (vq + (mq - mp) ** 2) / vq - 1),
+            "you divided by q's variance where p's belongs: the distance is measured on the scale of p (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: kl(mq, vq, mp, vp).sum(),
+            "you summed over all pairs: every pair of Gaussians has a KL of its own, so the result has their shape",
         ),
     ),
     alternatives=(kl_in_float64, kl_by_loop, kl_by_torch, kl_in_place),

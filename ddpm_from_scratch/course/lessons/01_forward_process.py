@@ -1,18 +1,21 @@
 # %% [markdown] id=title
 # # 01 · The forward process
 #
-# **How an image turns into noise, exactly.** About 55 minutes: half of it reading, half of it seven small exercises.
+# **How an image turns into noise, exactly.** About 60 minutes, nearly half of them for six small exercises; and up to 15 more for the bug clinic
+# and the gallery of wrong runs at the end, which can wait for another day.
 #
 # A diffusion model learns to undo a process that destroys images with noise, a little at a time. That process has nothing
 # to learn: it is fixed, and simple enough to write down in full. This lesson does so. Everything after it stands on it.
 #
-# **You will build** the first half of the module `ddpm_from_scratch.gaussian`: `forward_step` and `q_sample`. From the next
-# lesson on they are imported.
+# **You will build** the start of two modules: `forward_step`, which becomes `ddpm_from_scratch.gaussian.forward_step`; `alpha_bars`, which becomes
+# `ddpm_from_scratch.schedules.alpha_bars`; and `add_noise`, the jump for a whole batch. Its equation is `gaussian.q_sample` in the package, its
+# look-up by `t` the method `add_noise` of the schedulers. From the next lesson on they are imported.
 #
 # **Afterwards you can**
 #
 # - write one step of the forward process, and say why the image is shrunk while noise is added;
-# - derive, with every step, the jump from $x_0$ to any $x_t$ (Ho eq. 4), and check each step with numbers;
+# - derive, with every step, the jump from $x_0$ to any $x_t$ (Ho eq. 4), check each step with numbers, and derive the jump between any two moments
+#   yourself;
 # - apply the jump to a batch in which every image has its own $t$;
 # - say what $x_T$ must be, measure how far it is from that, and see what goes wrong when it is not;
 # - read a signal-to-noise ratio.
@@ -87,8 +90,8 @@ for name, beta in (("first", float(betas[0])), ("last", float(betas[-1]))):
 # <details><summary>Answer</summary>
 #
 # The size of the noise is its standard deviation, the square root of the variance. The first step moves a pixel by about one grey
-# level of 255: nobody sees it. The last one moves it by many, but it falls on what is noise already. No single step does visible
-# harm; a thousand of them leave nothing.
+# level of 255: no, nobody sees it. On a clean image you would see the last one at once, as grain. Where it stands in the chain you would not: it
+# falls on what is noise already. No single step does much harm to what it is given; a thousand of them leave nothing.
 #
 # </details>
 
@@ -111,12 +114,13 @@ for name, beta in (("first", float(betas[0])), ("last", float(betas[-1]))):
 #
 # ### Why shrink?
 #
-# Suppose $x_{t-1}$ has variance 1 over the data. The two terms of (A) are independent, so their variances add:
+# Suppose $x_{t-1}$ has variance 1 over the data. (Images have less. The section *Variance kept, and when it is not* drops this assumption.) The two
+# terms of (A) are independent, so their variances add:
 #
 # $$\operatorname{Var}(x_t) = \underbrace{(1-\beta_t) \cdot 1}_{\text{what is kept}} + \underbrace{\beta_t}_{\text{what is added}} = 1$$
 #
-# The shrinking makes room for exactly the noise that is added. The variance stays 1, and no step needs to know which step it
-# is. Here are two other rules beside it, and what becomes of the variance under each.
+# The shrinking makes room for exactly the noise that is added. The variance stays 1, however many steps follow. Here are two other rules beside it,
+# and what becomes of the variance under each.
 
 
 # %% id=why-shrink
@@ -167,24 +171,19 @@ plots.curves(
 # Where a formula needs "the step before `t = 0`", the clean image, the code of later lessons writes `t = -1`, whose
 # $\bar\alpha$ is 1.
 
-# %% id=index-check
-print(f"the papers' β_1    = betas[0]   = {betas[0]:.4f}")
-print(f"the papers' β_1000 = betas[999] = {betas[999]:.4f}")
-print(f"steps of noise behind t = 0: {0 + 1}, behind t = 999: {999 + 1}")
-
 # %% [markdown] id=how-checked
 # ### How this lesson checks an equation
 #
 # Below, every step of a derivation is followed by a cell that checks it. Some checks are exact (fractions, or float64 to
 # twelve digits). Others draw random numbers and compare their mean and variance with the equation. A mean of $n$ draws is never
-# exactly right: it is off by about one *standard error*, $\sigma/\sqrt n$. So the helper prints how many standard errors the
-# draws are off, and stops with an error beyond 4. If the equation is right, a fresh seed goes beyond 4 about once in 16,000
-# comparisons; the seeds here are fixed, so what you see is what everyone sees.
+# exactly right: it is off by about one *standard error*, $\sigma/\sqrt n$. Their variance is off too, by about $\sigma^2\sqrt{2/n}$ if the draws are
+# Gaussian. So the helper prints how many standard errors the draws are off, in mean and in variance, and stops with an error beyond 4. Chance alone
+# goes that far about once in 16,000 comparisons; the seeds here are fixed, so what you see is what everyone sees.
 
 
 # %% id=compare
 def compare(name, draws, mean, variance):
-    """Print draws beside the mean and variance that an equation claims; stop if they are 4 standard errors apart."""
+    """Print Gaussian draws beside the mean and variance that an equation claims; stop at 4 standard errors."""
     n = draws.numel()
     off_mean = float((draws.mean() - mean) / math.sqrt(variance / n))
     off_variance = float((draws.var() - variance) / (variance * math.sqrt(2 / n)))
@@ -203,7 +202,7 @@ def compare(name, draws, mean, variance):
 generator = torch.Generator().manual_seed(1)
 chance = math.erfc(4 / math.sqrt(2))
 print(
-    f"chance of going beyond 4 standard errors when the equation is right: 1 in {1 / chance:,.0f}\n"
+    f"chance of one comparison beyond 4 standard errors when the equation is right: 1 in {1 / chance:,.0f}\n"
 )
 
 x_before, beta = 1.5, 0.02
@@ -258,13 +257,19 @@ assert torch.allclose(two_steps, multiplied_out, rtol=0, atol=1e-12)
 # The middle term is 0 because independence lets the expectation factor:
 # $\mathbb E[\varepsilon_1 \varepsilon_2] = \mathbb E[\varepsilon_1]\,\mathbb E[\varepsilon_2] = 0$.
 #
-# *Shape.* That the sum is again *Gaussian* needs its own argument. A distribution is determined by its characteristic function
-# $\varphi(u) = \mathbb E[e^{iuX}]$ (here $i^2 = -1$, and $u$ is any real number), and that of $\mathcal N(0, \sigma^2)$ is
-# $e^{-\sigma^2 u^2/2}$. Independence lets the expectation factor once more:
+# *Shape.* That the sum is again *Gaussian* is a fact of its own. Refresher B of lesson 00 granted it; here is the proof, for those who know
+# characteristic functions.
+#
+# <details><summary>Why the sum is Gaussian</summary>
+#
+# A distribution is determined by its characteristic function $\varphi(u) = \mathbb E[e^{iuX}]$ (here $i^2 = -1$, and $u$ is any real number), and
+# that of $\mathcal N(0, \sigma^2)$ is $e^{-\sigma^2 u^2/2}$. Independence lets the expectation factor once more:
 #
 # $$\mathbb E\!\left[e^{iu(a\varepsilon_1 + b\varepsilon_2)}\right] = \mathbb E\!\left[e^{iua\varepsilon_1}\right]\,\mathbb E\!\left[e^{iub\varepsilon_2}\right] = e^{-a^2u^2/2}\; e^{-b^2u^2/2} = e^{-(a^2+b^2)u^2/2},$$
 #
 # the characteristic function of $\mathcal N(0, a^2 + b^2)$. $\square$
+#
+# </details>
 #
 # > **Predict before you run.** Replace the normal noise by uniform noise with mean 0 and variance 1. Do mean and variance
 # > still come out right? Does the shape? What would the sum of a thousand such noises look like?
@@ -281,6 +286,11 @@ normal_sum, uniform_sum = a * normal[0] + b * normal[1], a * uniform[0] + b * un
 
 compare("a ε_1 + b ε_2, normal", normal_sum, 0.0, a**2 + b**2)
 std = math.sqrt(a**2 + b**2)
+off = float(uniform_sum.mean()) / (std / math.sqrt(n))
+print(
+    f"a u_1 + b u_2, uniform: mean {uniform_sum.mean():+.5f} ({off:+.1f} standard errors), variance {uniform_sum.var():.6f}, equation {std**2:.6f}\n"
+)
+assert abs(off) < 4 and abs(float(uniform_sum.var()) / std**2 - 1) < 0.01
 for label, draws in (("normal", normal_sum), ("uniform", uniform_sum)):
     beyond = (draws.abs() > 2 * std).double().mean()
     expected = math.erfc(2 / math.sqrt(2))
@@ -316,8 +326,8 @@ with plots.figure(
 # %% [markdown] id=step-2-answer
 # <details><summary>Answer</summary>
 #
-# Mean and variance come out right: their argument used nothing but independence. The shape does not: the sum of two uniform
-# noises is a trapezium, and the printed share in its tails is many standard errors away from the Gaussian's. With a thousand of
+# Mean and variance come out right, as printed: their argument used nothing but independence. The shape does not: the sum of two
+# uniform noises is a trapezium, and the printed share in its tails is many standard errors away from the Gaussian's. With a thousand of
 # them the sum would look Gaussian after all (the central limit theorem), but then no single $x_t$ for small $t$ would have the
 # distribution that the equation states. With normal noise it holds at *every* $t$, exactly.
 #
@@ -445,47 +455,6 @@ print(
     f"chains within two standard deviations at t = 999: {inside:.1%} (a Gaussian has {1 - math.erfc(math.sqrt(2)):.1%})"
 )
 
-# %% [markdown] id=same-not-same
-# > **Predict before you run.** Jump to $t = 100$ and, with a *fresh* noise, jump to $t = 200$. Each alone has the right
-# > distribution. Do the two together look like two moments of one chain?
-
-# %% id=pairs
-generator = torch.Generator().manual_seed(5)
-jumps = [
-    gaussian.q_sample(
-        torch.full((chains,), start, dtype=torch.float64), eps, float(alpha_bar[t])
-    )
-    for t in (100, 200)
-    for eps in [torch.randn(chains, generator=generator, dtype=torch.float64)]
-]
-correlation = {
-    "two moments of one chain": torch.corrcoef(torch.stack([chain[100], chain[200]]))[0, 1],
-    "two jumps, fresh noise each": torch.corrcoef(torch.stack(jumps))[0, 1],
-}
-for name, value in correlation.items():
-    print(f"correlation of x at t = 100 and t = 200, {name:<28} {value:+.3f}")
-exact = (
-    alpha_bar[200] / alpha_bar[100] * (1 - alpha_bar[100]) / (1 - alpha_bar[200])
-) ** 0.5
-print(f"from (A), one chain: √(ᾱ_200/ᾱ_100 · (1-ᾱ_100)/(1-ᾱ_200)) = {exact:+.3f}")
-assert abs(correlation["two moments of one chain"] - exact) < 4 * (
-    1 - exact**2
-) / math.sqrt(chains)
-assert abs(correlation["two jumps, fresh noise each"]) < 4 / math.sqrt(chains)
-
-# %% [markdown] id=pairs-answer
-# <details><summary>Answer</summary>
-#
-# No. Equation (B) is a statement about one $t$ at a time. A later moment of a chain contains the noise of the earlier ones, so the
-# two are correlated (the last line is exact: given $x_{100}$, the mean of $x_{200}$ is $x_{100}$ times
-# $\sqrt{\bar\alpha_{200}/\bar\alpha_{100}}$). Two jumps with fresh noise share nothing but $x_0$. Two jumps with the *same*
-# noise, as in the slider below, are a third thing: there $x_{100}$ fixes $x_{200}$ completely.
-#
-# All three have the same distribution at each $t$, and that is all that training uses. Lesson 08 turns this freedom into a faster
-# sampler: DDIM keeps every $q(x_t \mid x_0)$ and changes how the moments hang together.
-#
-# </details>
-
 # %% exercise 01.3
 # Apply (B) to a batch in which every sample has its own `t`, as training does. The only difficulty is a shape: one number per
 # sample has to multiply whole images.
@@ -509,16 +478,12 @@ assert torch.allclose(by_equation, by_scheduler, atol=1e-6)
 # ### The two scales
 #
 # Everything about $x_t$ is in two numbers: the signal is scaled by $\sqrt{\bar\alpha_t}$ and the noise by $\sqrt{1-\bar\alpha_t}$.
-# Their squares add up to 1, so the pair is a point on a quarter circle: noising is a *rotation* from the image towards the noise.
+# Their squares add up to 1, so the pair is a point on a quarter circle.
 
 # %% id=scales
 signal, rest = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 crossing = int((signal > rest).sum())
 print(f"the noise outweighs the signal from t = {crossing} on")
-for t in (0, 100, crossing, 500, 999):
-    print(
-        f"t = {t:>3}:  √ᾱ_t = {signal[t]:.4f}   √(1-ᾱ_t) = {rest[t]:.4f}   sum of squares = {signal[t] ** 2 + rest[t] ** 2:.4f}"
-    )
 
 with plots.figure(
     columns=2,
@@ -609,8 +574,7 @@ for name, data in {"Fashion-MNIST 28 × 28": fashion, "digits 8 × 8": digits}.i
     )
 
 # %% [markdown] id=variance-check
-# > **Predict before you run.** For these images the variance starts below 1. Does it rise or fall with $t$? And for pixels left
-# > in 0 to 255?
+# The variance of these images starts below 1, so it rises. A check on real images:
 
 # %% id=variance-curves
 generator = torch.Generator().manual_seed(7)
@@ -653,6 +617,10 @@ with plots.figure(
     )
     ax.legend()
 
+# %% [markdown] id=variance-predict
+# > **Predict before you run.** Take the same images with pixels in $[-1, 1]$, in $[0, 1]$, and left in 0 to 255, and apply the same schedule and the
+# > same noise up to $t = 300$. In which range is the image hurt most, in which least, and by what factor do their signal-to-noise ratios differ?
+
 # %% id=wrong-scale
 t = 300
 versions = {
@@ -687,9 +655,10 @@ plots.image_grid(
 # %% [markdown] id=variance-answer
 # <details><summary>Answer</summary>
 #
-# Below 1 the variance rises to 1; from above it falls to 1. With pixels in 0 to 255 the variance starts in the thousands: the noise,
-# of variance below 1, is invisible until $\bar\alpha_t$ has become tiny, and even $x_T$ still shows the image. A model trained on that
-# sees hardly any noise, and then has to start from $\mathcal N(0, I)$, which it has never seen.
+# What counts is $s^2$, and that goes with the square of the range. $[0, 1]$ is half as wide as $[-1, 1]$, so the ratio is a quarter: hurt most. 0 to 255
+# is 127.5 times as wide, so the ratio is $127.5^2$ times as large: the noise, of variance below 1, is invisible until $\bar\alpha_t$ has become
+# tiny, and even $x_T$ still shows the image. A model trained on that sees hardly any noise, and then has to start from $\mathcal N(0, I)$, which it
+# has never seen.
 #
 # </details>
 
@@ -713,8 +682,9 @@ plots.image_grid(
 # Compute $L_T$ for each sample of a batch.
 
 # %% [markdown] id=prior-predict
-# > **Predict before you run.** Keep every $\beta_t$ as it is and stop after 100 steps: a tenth of the work. What share of the image's
-# > scale, $\sqrt{\bar\alpha}$, is left in "$x_T$" then? One per mille, one tenth, more than half?
+# > **Predict before you run.** With all 1000 steps the paper reports $L_T \approx 10^{-5}$ bits per dimension for CIFAR-10 (Ho section 4). Keep every
+# > $\beta_t$ as it is and stop after 100 steps: a tenth of the work. Is $L_T$ then about ten times as large, a thousand times, or more?
+
 
 
 # %% id=prior-check
@@ -751,8 +721,8 @@ assert abs(off) < 4
 # %% [markdown] id=prior-answer
 # <details><summary>Answer</summary>
 #
-# More than half: see the first row. The chain has not arrived, and its end still shows the image. With all 1000 steps the paper reports
-# $L_T \approx 10^{-5}$ bits per dimension for CIFAR-10 (Ho section 4); the last row is the same quantity for our images.
+# More, by far: compare the first row with the last, which is the paper's quantity for our images. The chain has not arrived. $\sqrt{\bar\alpha_T}$ in
+# the first row is close to 1, so its end still shows nearly the whole image.
 #
 # </details>
 #
@@ -779,31 +749,87 @@ plots.image_grid(
 
 # %% [markdown] id=zero-snr-note
 # $\sqrt{\bar\alpha_T}$ is small, but it is not 0. What survives best is the mean brightness of the whole image, because averaging over all
-# pixels removes noise and keeps the mean: the noise in the average of $d$ pixels is only $\sqrt{(1-\bar\alpha_T)/d}$. On large images a
-# model can read it off $x_T$, and then makes every sample medium bright, since it starts from noise whose brightness is 0. That flaw was
-# found in published models (Lin et al. 2024); lesson 02 mends it.
+# pixels removes noise and keeps the mean. On large images a model can read it off $x_T$, and then makes every sample medium bright, since it starts
+# from noise whose brightness is 0. That flaw was found in published models (Lin et al. 2024); lesson 02 shows it and mends it.
 
-# %% id=brightness
-T, d = 1000, 28 * 28
-trace = float(alpha_bar[T - 1]) ** 0.5
-for side in (28, 256, 1024):
-    spread = math.sqrt((1 - float(alpha_bar[T - 1])) / side**2)
-    print(
-        f"{side:>4} × {side:<4} white against black image: mean of x_T differs by {2 * trace:.4f}, its noise is {spread:.4f}: ratio {2 * trace / spread:.1f}"
+# %% [markdown] id=two-moments
+# ## Two moments of one chain
+#
+# Equation (B) is a statement about one $t$ at a time. What do two moments of the same chain have to do with each other? In this section and its
+# code, 100 and 200 are indices: the states after 101 and 201 steps.
+#
+# > **Predict before you run.** Jump to $t = 100$ and, with a *fresh* noise, jump to $t = 200$. Each alone has the right
+# > distribution. Do the two together look like two moments of one chain?
+
+# %% id=pairs
+generator = torch.Generator().manual_seed(5)
+jumps = [
+    gaussian.q_sample(
+        torch.full((chains,), start, dtype=torch.float64), eps, float(alpha_bar[t])
     )
+    for t in (100, 200)
+    for eps in [torch.randn(chains, generator=generator, dtype=torch.float64)]
+]
+correlation = {
+    "two moments of one chain": torch.corrcoef(torch.stack([chain[100], chain[200]]))[0, 1],
+    "two jumps, fresh noise each": torch.corrcoef(torch.stack(jumps))[0, 1],
+}
+for name, value in correlation.items():
+    print(f"correlation of x at t = 100 and t = 200, {name:<28} {value:+.3f}")
+assert abs(correlation["two jumps, fresh noise each"]) < 4 / math.sqrt(chains)
+
+# %% [markdown] id=pairs-answer
+# <details><summary>Answer</summary>
+#
+# No. A later moment of a chain contains the noise of the earlier ones, so the two are correlated. Two jumps with fresh noise share nothing but
+# $x_0$. Two jumps with the *same* noise, as in the slider below, are a third thing: there $x_{100}$ and $x_0$ together fix $x_{200}$ completely.
+#
+# All three have the same distribution at each $t$, and that is all that training uses. Lesson 08 turns this freedom into a faster
+# sampler: DDIM keeps every $q(x_t \mid x_0)$ and changes how the moments hang together.
+#
+# </details>
+
+# %% exercise 01.6
+# How does the chain go on from $x_s$ to a later $x_t$? **Derive it on paper first:** write step 4 down again, but start it at $x_s$ in the place of
+# $x_0$. The answer is a Gaussian $q(x_t \mid x_s) = \mathcal N(c\, x_s,\ v I)$. Which $c$ and which $v$, in terms of $\bar\alpha_s$ and
+# $\bar\alpha_t$ alone? Test your result before you code: $s = 0$ must give equation (B), $s = t-1$ must give (A).
+
+# %% [markdown] id=from-s-answer
+# <details><summary>The derivation</summary>
+#
+# Steps 1 to 4 used nothing about $x_0$ but that the noises after it are independent of it. The noises after $s$ are independent of $x_s$, so they hold
+# with $x_s$ for $x_0$ and the product of the $\alpha$s after $s$ for $\bar\alpha_t$:
+#
+# $$q(x_t \mid x_s) = \mathcal N\!\left(\sqrt{\alpha_{s+1}\cdots\alpha_t}\; x_s,\ (1 - \alpha_{s+1}\cdots\alpha_t) I\right), \qquad \alpha_{s+1}\cdots\alpha_t = \frac{\alpha_1\cdots\alpha_t}{\alpha_1\cdots\alpha_s} = \frac{\bar\alpha_t}{\bar\alpha_s}.$$
+#
+# Or by bookkeeping: $c\sqrt{\bar\alpha_s} = \sqrt{\bar\alpha_t}$ from the means, and $c^2(1-\bar\alpha_s) + v = 1 - \bar\alpha_t$ from the variances, since
+# what $x_s$ holds of noise shrinks with it. The samplers of lessons 07 and 08 live on this: with it they take a hundred steps at once.
+#
+# </details>
+#
+# A check on the chain. What is left of $x_{200}$ once $c\,x_{100}$ is taken off must be Gaussian of variance $v$, and the correlation above must be
+# $c$ times the ratio of the two standard deviations.
+
+# %% id=from-s-check
+c = math.sqrt(alpha_bar[200] / alpha_bar[100])
+v = float(1 - alpha_bar[200] / alpha_bar[100])
+compare("x at t = 200, less c times x at t = 100", chain[200] - c * chain[100], 0.0, v)
+exact = c * math.sqrt((1 - alpha_bar[100]) / (1 - alpha_bar[200]))
+off = float(correlation["two moments of one chain"] - exact) / (
+    (1 - exact**2) / math.sqrt(chains)
+)
+print(f"correlation by the equation {exact:+.3f}: {off:+.1f} standard errors")
+assert abs(off) < 4
 
 # %% [markdown] id=snr
 # ## Signal-to-noise ratio
 #
 # One number says how far a state is along the way: the variance of the signal over the variance of the noise,
 #
-# $$\mathrm{SNR}(t) = \frac{\bar\alpha_t}{1-\bar\alpha_t}$$
+# $$\text{SNR}_t = \frac{\bar\alpha_t}{1-\bar\alpha_t}$$
 #
-# for data of variance 1. It falls from nearly infinite to nearly 0. Two schedules with different $T$ and different $\beta$s can be compared
-# by it, and a state can be named by its SNR alone. Since it covers many powers of ten, one mostly looks at its logarithm, *log-SNR*.
-
-# %% exercise 01.6
-# Compute the SNR from $\bar\alpha$. This is what `schedules.snr` becomes.
+# for data of variance 1; in the package, `schedules.snr`. Two schedules with different $T$ and different $\beta$s can be compared
+# by it, and a state can be named by its SNR alone. It covers many powers of ten, so one mostly looks at its logarithm, *log-SNR*.
 
 # %% id=snr-curves
 ratio, log_ratio = schedules.snr(alpha_bar), schedules.log_snr(alpha_bar)
@@ -826,11 +852,11 @@ with plots.figure(
     right.plot([one], [0.0], "o", color=plots.VERMILION)
 
 # %% [markdown] id=snr-size
-# > **Predict before you run.** An 8 × 8 digit and 28 × 28 trousers, both at the same $t$ and so at the same $\bar\alpha_t$. Which is
-# > easier to recognise?
+# > **Predict before you run.** One garment in 28 × 28 pixels, and averaged down to 14 × 14 and 7 × 7. All three at the same $t$, and so at the same
+# > $\bar\alpha_t$ in every pixel. Which is easiest to recognise?
 
 
-# %% id=snr-digits
+# %% id=snr-sizes
 def enlarge(images, times):
     """Each pixel repeated `times` × `times`, so that small images are drawn as large as big ones."""
     return images.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
@@ -838,34 +864,42 @@ def enlarge(images, times):
 
 generator = torch.Generator().manual_seed(10)
 timesteps = (0, 100, 200, 300, 400, 500)
-digit_noise, trouser_noise = (
-    torch.randn(x.shape, generator=generator) for x in (digits[:1], four[2:3])
-)
-digit_row = [
-    enlarge(gaussian.q_sample(digits[:1], digit_noise, float(alpha_bar[t])), 7)
-    for t in timesteps
-]
-trouser_row = [
-    enlarge(gaussian.q_sample(four[2:3], trouser_noise, float(alpha_bar[t])), 2)
-    for t in timesteps
-]
+rows = []
+print("standard deviations of noise between boot and handbag")
+print("           " + "".join(f"t = {t:<6}" for t in timesteps))
+for block in (1, 2, 4):
+    small, bag = (
+        torch.nn.functional.avg_pool2d(x, block) for x in (four[:1], four[3:4])
+    )
+    apart = [
+        float(schedules.snr(alpha_bar[t]) ** 0.5 * (small - bag).norm()) for t in timesteps
+    ]
+    print(f"{28 // block:>2} × {28 // block:<6}" + "".join(f"{d:<10.2f}" for d in apart))
+    eps = torch.randn(small.shape, generator=generator)
+    rows += [
+        enlarge(gaussian.q_sample(small, eps, float(alpha_bar[t])), block) for t in timesteps
+    ]
 plots.image_grid(
-    torch.cat([*digit_row, *trouser_row]),
+    torch.cat(rows),
     6,
     titles=[f"t = {t}" for t in timesteps],
-    row_labels=["8 × 8", "28 × 28"],
-    alt="A digit of 8 by 8 pixels and trousers of 28 by 28 pixels at six timesteps. The "
-    "digit is lost at about t = 300, the trousers can still be made out at t = 400.",
-    caption="The same t, the same SNR in every pixel. The image with more pixels stays "
-    "recognisable for longer.",
+    row_labels=["28 × 28", "14 × 14", "7 × 7"],
+    alt="One boot at six timesteps in three sizes. With 28 by 28 pixels it can be made out up to "
+    "about t = 300, with 14 by 14 a little less long, with 7 by 7 hardly at t = 100.",
+    caption="The same boot, the same t, nearly the same SNR in every pixel. With fewer pixels "
+    "it is lost earlier: compare the first row with the last.",
 )
 
 # %% [markdown] id=snr-size-answer
 # <details><summary>Answer</summary>
 #
-# The larger one. The SNR is that of one pixel. The eye, like a network, averages over neighbouring pixels that belong together; their
+# The largest one. The SNR is that of one pixel. The eye, like a network, averages over neighbouring pixels that belong together; their
 # signal is shared, their noise is independent and averages away. More pixels per object, more averaging. So the same schedule destroys a
 # large image later than a small one, and large images need more noise (lesson 02).
+#
+# The numbers above the picture say it without eyes. Someone who knows both images and only has to tell boot from handbag can add up all pixels, each
+# weighted by the difference there. Then the two are so many standard deviations of noise apart: half the side, about half as many. At 4 of them
+# one guess in fifty is wrong, and below that soon more.
 #
 # </details>
 
@@ -884,8 +918,11 @@ widgets.noise_slider(torch.cat([four, fashion[40:100]]), alpha_bar)
 # %% [markdown] id=clinic
 # ## Bug clinic
 #
-# A real one. A library adds noise in half precision (bfloat16) to save memory. Training runs, samples come, no error appears. But the loss at
-# the smallest `t` never falls below 1, which is what a network earns that knows nothing about the noise. The log of the run:
+# A preview of training, as far as you need it here (lessons 03 and 06): the network is shown $x_t$ and $t$, and guesses the $\varepsilon$ in it. Its
+# loss is the mean squared error of that guess.
+#
+# A real bug. A library adds noise in half precision (bfloat16) to save memory. Training runs, samples come, no error appears. But at the smallest `t`
+# the loss never falls below 1. The log of the run:
 
 
 # %% id=clinic-log
@@ -905,14 +942,14 @@ def measured_noise(add_noise, timesteps):
 
 
 early = torch.arange(60)
-broken, right = measured_noise(library_add_noise, early), (1 - alpha_bar[early]) ** 0.5
+broken, wanted = measured_noise(library_add_noise, early), (1 - alpha_bar[early]) ** 0.5
 for t in (0, 5, 9, 10, 20, 40):
     print(
-        f"t = {t:>2}: standard deviation of the noise {broken[t]:.4f}, equation {right[t]:.4f}"
+        f"t = {t:>2}: standard deviation of the noise {broken[t]:.4f}, equation {wanted[t]:.4f}"
     )
 plots.curves(
     early,
-    {"equation (B)": right, "this run": broken},
+    {"equation (B)": wanted, "this run": broken},
     "timestep t",
     "standard deviation of the noise",
     alt="The equation's curve rises smoothly from 0.01. The run's is a staircase: "
@@ -926,7 +963,7 @@ plots.curves(
 # Before you look at the code again:
 #
 # 1. Why a staircase? Which numbers can change only in jumps?
-# 2. Why is the loss about 1 where the noise is 0? The network is asked for $\varepsilon$, which has variance 1, and $x_t$ does not contain it.
+# 2. Why is the loss about 1, of all numbers, where the noise is 0?
 # 3. Why does nobody see it in the samples?
 #
 # <details><summary>A pointer</summary>
@@ -947,9 +984,9 @@ mended = measured_noise(
 )
 print("standard deviation of the noise, bfloat16, with the package's own add_noise")
 for t in (0, 5, 9, 10, 20, 40):
-    print(f"t = {t:>2}: {mended[t]:.4f}, equation {right[t]:.4f}")
+    print(f"t = {t:>2}: {mended[t]:.4f}, equation {wanted[t]:.4f}")
 assert (
-    float((mended / right - 1).abs().max()) < 0.05
+    float((mended / wanted - 1).abs().max()) < 0.05
 )  # n = 4,000 draws: 4 standard errors are 4.5 %
 
 # %% id=clinic-why
@@ -980,32 +1017,29 @@ print(
 # %% [markdown] id=wrong
 # ## What could go wrong
 #
-# Four more noising runs, each with one bug, and no error message from any of them. Each row should show one thing: **the clean image at the
-# left, pure noise at the right** (t = 0, 120, 300, 450, 700, 999).
+# Four more noising runs, each with one bug, and no error message from any of them. Their code is hidden. Each row should show one thing: **the clean
+# image at the left, pure noise at the right**. All runs noise a batch of 28 boots, at 28 timesteps from 0 to 999; six of them are shown.
 #
 # > **Before you unfold the answers:** what is wrong in each row? The printed standard deviations help.
 
 # %% id=gallery
-t = torch.tensor([0, 120, 300, 450, 700, 999])
-a = alpha_bar[t].float().reshape(-1, 1, 1, 1)
-beta = betas[t].float().reshape(-1, 1, 1, 1)
-x0 = four[:1].expand(6, -1, -1, -1)
-eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(13))
-columns = alpha_bar[torch.linspace(0, 999, 28).long()].float()
-rows = {
-    "as it should be": a**0.5 * x0 + (1 - a) ** 0.5 * eps,
-    "A": x0 + (1 - a) ** 0.5 * eps,
-    "B": (1 - beta) ** 0.5 * x0 + beta**0.5 * eps,
-    "C": columns**0.5 * x0 + (1 - columns) ** 0.5 * eps,
-    "D": a * x0 + (1 - a) * eps,
-}
-print("standard deviation of x_t     " + "".join(f"t = {int(step):<6}" for step in t))
+import inspect
+
+from ddpm_from_scratch.course.exercises.l01 import BROKEN
+
+t = torch.linspace(0, 999, 28).long()
+shown = [0, 3, 8, 12, 19, 27]
+boots = four[:1].expand(28, -1, -1, -1)
+eps = torch.randn(boots.shape, generator=torch.Generator().manual_seed(13))
+rows = {"as it should be": DDPMScheduler().add_noise(boots, eps, t)}
+rows |= {name: noise_it(boots, eps, t) for name, noise_it in BROKEN.items()}
+print("standard deviation of x_t     " + "".join(f"t = {int(t[i]):<6}" for i in shown))
 for name, images in rows.items():
-    print(f"{name:<30}" + "".join(f"{image.std():<10.2f}" for image in images))
+    print(f"{name:<30}" + "".join(f"{images[i].std():<10.2f}" for i in shown))
 plots.image_grid(
-    torch.cat(list(rows.values())),
+    torch.cat([images[shown] for images in rows.values()]),
     6,
-    titles=[f"t = {int(step)}" for step in t],
+    titles=[f"t = {int(t[i])}" for i in shown],
     row_labels=["as it\nshould be", "A", "B", "C", "D"],
     alt="Five rows of six images of one boot. First row: it dissolves into noise. A: "
     "noise appears, but the boot stays visible to the end. B: hardly any noise at "
@@ -1026,24 +1060,31 @@ plots.image_grid(
 # - **D** forgets both square roots. The image looks almost right. The standard deviation gives it away: it dips in the middle, since
 #   $\bar\alpha_t^2 + (1-\bar\alpha_t)^2$ is less than 1 in between.
 #
+# The code of the four, which the next cell prints, holds one wrong expression each.
+#
 # Other classics: `t` one off (the clean end is noisier than it should be, or the table is read at -1 and gives pure noise at `t = 0`); pixels left in
 # 0 to 255 (seen above); one noise for the whole batch, which no single image shows; $x_t$ clipped to $[-1, 1]$, as if it were an image.
 #
 # </details>
+
+# %% id=gallery-code
+for name, noise_it in BROKEN.items():
+    print(f"# {name}\n{inspect.getsource(noise_it)}")
 
 # %% [markdown] id=summary
 # ## Summary
 #
 # - One step: $x_t = \sqrt{1-\beta_t}\,x_{t-1} + \sqrt{\beta_t}\,\varepsilon_t$. Shrinking makes room for the noise; variance 1 stays 1.
 # - All steps up to $t$ at once: $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$, since independent Gaussian noises
-#   add up to one, and shrinkings multiply.
+#   add up to one, and shrinkings multiply. From any $x_s$ the same holds with $\bar\alpha_t/\bar\alpha_s$ for $\bar\alpha_t$.
 # - In code `t` counts from 0: `t = 0` has had one step.
 # - The scale of the data belongs to the schedule: pixels in $[-1, 1]$.
 # - $x_T$ must be $\mathcal N(0, I)$ for every image. The KL says how far it is from that; stopping early is far.
-# - $\mathrm{SNR} = \bar\alpha_t/(1-\bar\alpha_t)$ names a state whatever the schedule.
+# - $\text{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t)$ names a state whatever the schedule.
 # - Compute $\sqrt{1-\bar\alpha_t}$ in high precision, and round last.
 #
-# `forward_step` and `q_sample` are now `ddpm_from_scratch.gaussian`. **Next:** lesson 02 chooses the $\beta$s.
+# `forward_step` and the equation of your `add_noise`, `q_sample`, are now `ddpm_from_scratch.gaussian`; `alpha_bars` is in
+# `ddpm_from_scratch.schedules`. **Next:** lesson 02 chooses the $\beta$s.
 
 # %% id=progress
 progress("01")

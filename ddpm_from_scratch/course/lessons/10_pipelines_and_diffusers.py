@@ -23,7 +23,7 @@
 #
 # No new symbol.
 #
-# <details><summary>The whole dictionary of the course, to look things up; its last column is what you will meet in Diffusers</summary>
+# <details><summary>The whole dictionary of the course, to look things up; its column *Diffusers* is what you will meet there</summary>
 #
 # {{notation}}
 #

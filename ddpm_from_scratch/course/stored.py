@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
+from typing import Any
 
 from ddpm_from_scratch.few_steps import Table
 
@@ -17,8 +19,25 @@ def stored_table(name: str) -> Table:
         FileNotFoundError: there is no result of this name; the message lists those there are.
         ValueError: the file is damaged.
     """
+    return Table.from_json(_text(name))
+
+
+def stored_facts(name: str) -> dict[str, Any]:
+    """Any other result that comes with the course, as its command wrote it.
+
+    Args:
+        name: "digits_budget", of `python -m ddpm_from_scratch.course.budget`.
+
+    Raises:
+        FileNotFoundError: there is no result of this name; the message lists those there are.
+    """
+    facts: dict[str, Any] = json.loads(_text(name))
+    return facts
+
+
+def _text(name: str) -> str:
     folder = files("ddpm_from_scratch") / "course" / "results"
     names = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
     if name not in names:
         raise FileNotFoundError(f"no stored result {name!r}: there are {', '.join(names)}")
-    return Table.from_json((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return (folder / f"{name}.json").read_text(encoding="utf-8")

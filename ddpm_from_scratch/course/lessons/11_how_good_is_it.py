@@ -717,7 +717,7 @@ with plots.figure(
 # > **Predict before you run.** In the paper, who wins with 10 steps and who with 1000? Does the order of the rows turn around in ours, and if so, earlier or later than there?
 
 # %% id=table-stored
-from ddpm_from_scratch.course.stored import stored_table
+from ddpm_from_scratch.course.stored import stored_facts, stored_table
 
 table = stored_table("digits_few_steps")
 heads = (
@@ -829,6 +829,8 @@ for steps in table.columns:
 #
 # **With many steps, noise may help**, since it replaces part of the errors that the network has made; *where* the order turns depends on the model (lesson 08, *When does the claim hold?*). A table for one model does not speak for another.
 #
+# **With very many steps, clipping counts.** $\hat x_0$ is clipped here and $\varepsilon$ is kept, as Diffusers does by default. At $\eta = 0$ the small push of each step adds up (lesson 08, *Clipping*), so a row $\eta = 0$ that rises again at the right end says more about clipping than about steps. Song's DDIM does not clip.
+#
 # **A difference counts if it is large against the interval, and comes back with another seed.** Where intervals overlap, the matter is not settled; new seeds may settle it. The stored table has three for some cells:
 
 # %% id=table-seeds
@@ -871,6 +873,60 @@ for name, pixels in few.items():
     print(
         f"{name:<15} {1000 * live:9.1f} [{1000 * range_.low:7.1f}, {1000 * range_.high:7.1f}]   {1000 * kept.kernel:9.1f} [{1000 * kept.kernel_low:7.1f}, {1000 * kept.kernel_high:7.1f}]"
     )
+
+# %% [markdown] id=budget
+# ### More training
+#
+# The table asks what more *steps* buy. And more *training*? Here is the run that made such a digits model, judged on its way: the averaged weights after so many optimiser steps, with the same seed and the same sampler each time.
+#
+# > **Predict before you run.** Lesson 06: the loss falls fast, and soon looks flat. Do the samples stop getting better where the loss looks flat?
+
+# %% id=budget-curve
+budget = stored_facts("digits_budget")
+trained = [row["step"] for row in budget["rows"]]
+losses = [row["loss"] for row in budget["rows"]]
+judged_rows = [row["figures"] for row in budget["rows"]]
+distances = [f["frechet"] for f in judged_rows]
+with plots.figure(
+    columns=2,
+    height=3.2,
+    alt="Two panels over the number of optimiser steps, all axes logarithmic. Left, the loss. "
+    "Right, the Fréchet distance of the samples with error bars, above a dotted line, the floor.",
+    caption="One training run. Left, the mean loss of the steps before; right, samples of the "
+    "averaged weights, with 95 % bootstrap intervals, and what as many real images score.",
+) as (left, ours):
+    left.plot(trained, losses, marker="o")
+    bars = [
+        [f["frechet"] - f["frechet_low"] for f in judged_rows],
+        [f["frechet_high"] - f["frechet"] for f in judged_rows],
+    ]
+    ours.errorbar(trained, distances, bars, marker="o", capsize=2)
+    ours.axhline(
+        judged_rows[0]["frechet_floor"], color=plots.INK, linewidth=1, linestyle=":"
+    )
+    for ax, label in ((left, "loss"), (ours, "Fréchet distance")):
+        ax.set(xscale="log", yscale="log", xlabel="optimiser steps", ylabel=label)
+        ax.set_xticks(trained, [f"{step:,}" for step in trained])
+        ax.minorticks_off()
+for step, loss, f in zip(trained, losses, judged_rows, strict=True):
+    print(
+        f"{step:>6,} steps, {step * budget['batch_size']:>8,} images seen: loss {loss:.4f}, "
+        f"Fréchet {f['frechet']:6.2f} [{f['frechet_low']:.2f}, {f['frechet_high']:.2f}]"
+    )
+print(
+    f"made by `{budget['command']}` in {budget['minutes']:.0f} minutes on {budget['machine']}"
+)
+print(
+    f"over the last doubling the loss fell by {1 - losses[-1] / losses[-2]:.0%}, the distance by "
+    f"{1 - distances[-1] / distances[-2]:.0%}"
+)
+
+# %% [markdown] id=budget-answer
+# <details><summary>Answer</summary>
+#
+# No. Most of the loss is noise that no network can guess; the part that the network can still win is a small share of it, and the samples show that part alone. So a loss curve that looks flat is no reason to stop; samples, or figures of samples, are. (In a run whose learning rate falls to 0, as here, the last steps also gain by that.)
+#
+# </details>
 
 # %% [markdown] id=mislead
 # ## When a figure misleads

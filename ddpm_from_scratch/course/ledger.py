@@ -314,8 +314,8 @@ EQUATIONS = (
         "section 4.2",
         r"\tau, \text{ a subsequence of the timesteps}",
         "08",
-        "course.exercises.l08.spaced_timesteps",
-        SCHEDULERS + "test_spacings_are_table_2",
+        "few_steps.quadratic_timesteps",
+        "tests/test_few_steps.py::test_quadratic_timesteps_are_dense_at_the_clean_end",
     ),
     Equation(
         "Song",

@@ -1301,4 +1301,39 @@ DDIM_SAMPLE = Exercise(
 )
 
 
+# ---------------------------------------------------------------- the four patients of the lesson
+
+
+def to_the_neighbour(x_t, eps, noise, t, t_prev, eta):
+    now, before = levels(t, t - 1).values()
+    x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
+    sigma = gaussian.ddim_sigma(now, before, eta)
+    return gaussian.ddim_mean(x0, eps, before, sigma) + sigma * noise
+
+
+def old_noise_kept(x_t, eps, noise, t, t_prev, eta):
+    now, before = levels(t, t_prev).values()
+    x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
+    sigma = gaussian.ddim_sigma(now, before, eta)
+    return before**0.5 * x0 + (1 - now - sigma**2) ** 0.5 * eps + sigma * noise
+
+
+def level_of_minus_one(x_t, eps, noise, t, t_prev, eta):
+    now, before = ALPHA_BAR[t], ALPHA_BAR[t_prev]
+    x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
+    sigma = eta * gaussian.posterior_variance(now, before).clamp(min=0) ** 0.5
+    return gaussian.ddim_mean(x0, eps, before, sigma) + sigma * noise
+
+
+def eta_squared(x_t, eps, noise, t, t_prev, eta):
+    now, before = levels(t, t_prev).values()
+    x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
+    sigma = gaussian.ddim_sigma(now, before, eta**2)
+    return gaussian.ddim_mean(x0, eps, before, sigma) + sigma * noise
+
+
+BROKEN = {"A": to_the_neighbour, "B": old_noise_kept, "C": level_of_minus_one, "D": eta_squared}
+"""A step each with one bug: called as (x_t, ε, noise, t, t_prev, η)."""
+
+
 EXERCISES = (DDIM_SIGMA, DDIM_STEP, BETAS_FROM_SONG, QUADRATIC_TIMESTEPS, CLIPPED_PREDICTION, DDIM_SAMPLE)

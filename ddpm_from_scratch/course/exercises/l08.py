@@ -20,11 +20,14 @@ ALPHA_BAR = schedules.alpha_bars(schedules.linear())
 
 
 def in_kind(yours, like):
-    """The answer's output; the name of its kind where that is not `like`'s: "float64" for "float32", or "ndarray"."""
+    """The answer's output; the name of its kind where that is not `like`'s: "float64", "complex" or "ndarray"."""
     if isinstance(yours, list | tuple):
-        return [in_kind(one, like) for one in yours]
+        kinds = [in_kind(one, like) for one in yours]
+        return next((kind for kind in kinds if isinstance(kind, str)), kinds)
     if isinstance(yours, np.ndarray):
         return "ndarray"
+    if isinstance(yours, Tensor) and yours.is_complex():
+        return "complex"
     if isinstance(yours, Tensor) and yours.dtype == torch.float64 != like.dtype:
         return "float64"
     return yours
@@ -226,6 +229,11 @@ def _step(x, e, z, a, p, eta, *, x0=None, scale=None, direction=None, sigma=None
     return (p**0.5 if scale is None else scale) * x0 + max(direction, 0.0) ** 0.5 * e + sigma * z
 
 
+def _stride_beta_without_a_floor(x, e, z, a, p, eta):
+    sigma = eta * (1 - a / p) ** 0.5
+    return p**0.5 * gaussian.x0_from_eps(x, e, a) + (1 - p - sigma**2) ** 0.5 * e + sigma * z
+
+
 def ddim_step_by_the_mean(x_t, eps, noise, a, p, eta):
     sigma = gaussian.ddim_sigma(a, p, eta)
     return gaussian.ddim_mean(gaussian.x0_from_eps(x_t, eps, a), eps, p, sigma) + sigma * noise
@@ -374,6 +382,11 @@ DDIM_STEP = Exercise(
         Mistake(
             lambda x, e, z, a, p, eta: _step(x, e, z, a, p, eta, sigma=eta * (1 - a / p) ** 0.5),
             "you used η√β for σ: eq. 16 has another root in front, which makes it 0 at the last step",
+        ),
+        Mistake(
+            _stride_beta_without_a_floor,
+            "you used η√β for σ, and at the last step nothing but a negative number is left under the root in front of "
+            "ε: your result is complex there; eq. 16 has another root in front",
         ),
         Mistake(
             lambda x, e, z, a, p, eta: _step(x, e, torch.randn_like(x), a, p, eta),
@@ -1216,6 +1229,10 @@ DDIM_SAMPLE = Exercise(
         Mistake(
             lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, ask=lambda y, i: f(y, ts[i] + 1)),
             "you told the network t + 1: `timesteps` counts as the network does, from 0",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, ask=lambda y, i: f(y, ts[i] - 1)),
+            "you told the network t - 1: x has the noise of t, and `timesteps` counts as the network does",
         ),
         Mistake(
             lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, noise=lambda i: z[i - 1]),

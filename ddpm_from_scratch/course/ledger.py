@@ -295,7 +295,7 @@ EQUATIONS = (
         "Song",
         "eq. 12",
         r"x_{\text{prev}} = \sqrt{\bar\alpha_{\text{prev}}}\, \hat x_0 + \sqrt{1-\bar\alpha_{\text{prev}}-\sigma_t^2}\,"
-        r" \varepsilon_\theta + \sigma_t \varepsilon",
+        r" \varepsilon_\theta + \sigma_t z",
         "08",
         "gaussian.ddim_mean",
         GAUSSIAN + "test_ddim_keeps_the_marginals",

@@ -608,7 +608,7 @@ def quadratic_timesteps(T: int, n: int) -> list[int]:
     The i-th from the clean end, i = 1 ... n, is (T-1)·i²/n², rounded down; where that is not above the timestep found
     before it, it is one more than that. Returns n whole numbers, T-1 the first.
     """
-    found = []
+    found: list[int] = []
     for i in range(1, n + 1):
         lowest = found[-1] + 1 if found else 0
         found.append(max((T - 1) * i**2 // n**2, lowest))
@@ -676,7 +676,7 @@ def _quadratic(T, n):
 
 def _without_repeats(exact):
     """Each at least one more than that before it, the largest first."""
-    found = []
+    found: list[int] = []
     for t in exact:
         found.append(max(t, found[-1] + 1) if found else t)
     return found[::-1]
@@ -1338,7 +1338,7 @@ def old_noise_kept(x_t, eps, noise, t, t_prev, eta):
 def level_of_minus_one(x_t, eps, noise, t, t_prev, eta):
     now, before = ALPHA_BAR[t], ALPHA_BAR[t_prev]
     x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
-    sigma = eta * gaussian.posterior_variance(now, before).clamp(min=0) ** 0.5
+    sigma = eta * torch.as_tensor(gaussian.posterior_variance(now, before)).clamp(min=0) ** 0.5
     return gaussian.ddim_mean(x0, eps, before, sigma) + sigma * noise
 
 

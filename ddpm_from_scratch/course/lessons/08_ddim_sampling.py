@@ -406,7 +406,7 @@ assert torch.allclose(gamma, ho, rtol=1e-8)
 # %% [markdown] id=sampler
 # ## The sampler
 #
-# Draw from $p_\theta$ of step 1. The fraction in Song eq. 7, with $\hat x_0$ in it, is $\varepsilon_\theta$ itself. So one step is (Song eq. 12)
+# Draw from the model $p_\theta$ of theorem 1. The fraction in Song eq. 7, with $\hat x_0$ in it, is $\varepsilon_\theta$ itself. So one step is (Song eq. 12)
 #
 # $$\boxed{x_{\text{prev}} = \sqrt{\bar\alpha_{\text{prev}}}\;\underbrace{\frac{x_t - \sqrt{1-\bar\alpha_t}\;\varepsilon_\theta}{\sqrt{\bar\alpha_t}}}_{\text{predicted } x_0} + \underbrace{\sqrt{1-\bar\alpha_{\text{prev}}-\sigma_t^2}\;\varepsilon_\theta}_{\text{direction pointing to } x_t} + \underbrace{\sigma_t\, z}_{\text{fresh noise}}}$$
 #
@@ -913,7 +913,7 @@ assert thousand_steps.distance(strips[0.0][1], strips[0.0][-1]) < 0.2
 # </details>
 
 # %% [markdown] id=explorer
-# ## Explore
+# ## Going deeper: explore
 #
 # Two samplers side by side, from the same noise. Choose sampler, steps, $\eta$, spacing and seed, press *Sample*, then play or drag the step (or click it and use the arrow keys): above the state $x_t$, below the image $\hat x_0$ that the network sees in it.
 #

@@ -39,7 +39,7 @@ PAPER_STEPS = (10, 20, 50, 100, 1000)
 def quadratic_timesteps(steps: int, T: int = 1000) -> tuple[int, ...]:
     """`steps` timesteps that lie densely at the clean end, τ_i = ⌊c i²⌋ with τ_S = T - 1, largest first.
 
-    Song takes them for CIFAR-10 (their appendix on sub-sequences).
+    Song section 4.2; the paper takes them for CIFAR-10 (its appendix on sub-sequences).
 
     Args:
         steps: S.

@@ -1,12 +1,16 @@
-"""Results stored with the course: whole, repeatable, and of the models that are shipped now."""
+"""Results stored with the course: whole, repeatable, and of the models that are shipped now.
+
+A retrained model fails these tests until the command stored beside each result has been run again.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 
-from ddpm_from_scratch.course import budget
+from ddpm_from_scratch.course import budget, thousand_steps
 from ddpm_from_scratch.course.stored import stored_table
 from ddpm_from_scratch.few_steps import Plan
 from ddpm_from_scratch.hub import shipped_models
@@ -37,6 +41,40 @@ def test_a_stored_table_says_where_it_comes_from(name: str) -> None:
 def test_an_unknown_result_is_told() -> None:
     with pytest.raises(FileNotFoundError, match="digits_few_steps"):
         stored_table("nothing")
+
+
+# ---------------------------------------------------------------- the pictures of lesson 08
+
+
+def test_the_stored_pictures_are_of_the_model_that_is_shipped() -> None:
+    stored = thousand_steps.load()
+    weights = model_hash(DDPMPipeline.from_pretrained(stored["model"]).unet)
+    assert stored["model_hash"] == weights, f"the model has changed: run {thousand_steps.COMMAND}"
+    assert stored["command"] == thousand_steps.COMMAND and "/" not in stored["command"]
+    assert stored["machine"] and all(row["minutes"] >= 0 for row in stored["rows"])
+    assert [(row["sampler"], row["steps"]) for row in stored["rows"]] == thousand_steps.ROWS
+
+
+def test_a_row_of_pictures_can_be_made_again() -> None:
+    unet = DDPMPipeline.from_pretrained("digits").unet.eval()
+    images = thousand_steps.load_images()
+    reference = thousand_steps.samples(unet, "not clipped", 10)
+    for row in thousand_steps.load()["rows"]:
+        shown = images[row["sampler"], row["steps"]]
+        assert shown.shape == reference.shape and shown.abs().max() <= 1 and shown.std() > 0.2
+        assert thousand_steps.distance(shown, reference) == pytest.approx(row["distance"], abs=5e-3)
+        if row["steps"] == 10:
+            made = thousand_steps.samples(unet, row["sampler"], 10)
+            torch.testing.assert_close(made, shown, rtol=0, atol=2 / 255)
+
+
+def test_every_sampler_starts_from_the_same_noise_whatever_the_batch() -> None:
+    unet = DDPMPipeline.from_pretrained("digits").unet.eval()
+    one, two = (thousand_steps.samples(unet, "not clipped", 2, count) for count in (3, 5))
+    torch.testing.assert_close(one, two[:3], rtol=0, atol=1e-4)
+
+
+# ---------------------------------------------------------------- the training run of lesson 11
 
 
 class Killed(Exception):

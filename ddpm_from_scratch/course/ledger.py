@@ -414,7 +414,7 @@ EQUATIONS = (
         "Song",
         "eq. 12",
         r"x_{\text{prev}} = \sqrt{\bar\alpha_{\text{prev}}}\, \hat x_0 + \sqrt{1-\bar\alpha_{\text{prev}}-\sigma_t^2}\,"
-        r" \varepsilon_\theta + \sigma_t \varepsilon",
+        r" \varepsilon_\theta + \sigma_t z",
         "08",
         "gaussian.ddim_mean",
         GAUSSIAN + "test_ddim_keeps_the_marginals",
@@ -433,8 +433,8 @@ EQUATIONS = (
         "section 4.2",
         r"\tau, \text{ a subsequence of the timesteps}",
         "08",
-        "course.exercises.l08.spaced_timesteps",
-        SCHEDULERS + "test_spacings_are_table_2",
+        "few_steps.quadratic_timesteps",
+        "tests/test_few_steps.py::test_quadratic_timesteps_are_dense_at_the_clean_end",
     ),
     Equation(
         "Song",

@@ -14,8 +14,23 @@ from ddpm_from_scratch import DDIMPipeline, gaussian, schedules
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
 from ddpm_from_scratch.course.exercises.l03 import CENTRES, STDS, WEIGHTS, levels, mixture_eps
+from ddpm_from_scratch.course.exercises.l07 import spaced_timesteps
 
 ALPHA_BAR = schedules.alpha_bars(schedules.linear())
+
+
+def in_kind(yours, like):
+    """The answer's output; the name of its kind where that is not `like`'s: "float64", "complex" or "ndarray"."""
+    if isinstance(yours, list | tuple):
+        kinds = [in_kind(one, like) for one in yours]
+        return next((kind for kind in kinds if isinstance(kind, str)), kinds)
+    if isinstance(yours, np.ndarray):
+        return "ndarray"
+    if isinstance(yours, Tensor) and yours.is_complex():
+        return "complex"
+    if isinstance(yours, Tensor) and yours.dtype == torch.float64 != like.dtype:
+        return "float64"
+    return yours
 
 
 # ---------------------------------------------------------------- 08.1
@@ -42,6 +57,14 @@ def ddim_sigma_inputs(generator: torch.Generator, index: int) -> Case:
         now[0] = t
         return Case({"alpha_bar_t": ALPHA_BAR[now], "alpha_bar_prev": ALPHA_BAR[now - 100], "eta": eta}, {"t": t})
     return Case({**levels(t, t_prev), "eta": eta}, {"t": t})
+
+
+def real_sigma(answer, alpha_bar_t, alpha_bar_prev, eta):
+    """The answer's σ; NaN for a complex number, which is what Python makes of the root of a negative one."""
+    sigma = answer(alpha_bar_t, alpha_bar_prev, eta)
+    if isinstance(sigma, complex):
+        return math.nan if sigma.imag else sigma.real
+    return sigma
 
 
 def _posterior(a, p):
@@ -78,6 +101,7 @@ DDIM_SIGMA = Exercise(
     lines=2,
     reference=ddim_sigma,
     inputs=ddim_sigma_inputs,
+    run=real_sigma,
     hints=(
         "Two roots, multiplied, and η in front. Both of the paper's α are levels ᾱ here.",
         "σ = η √((1-ᾱ_prev) / (1-ᾱ_t)) √(1 - ᾱ_t/ᾱ_prev). The product under the roots is β̃ of lesson 03.",
@@ -132,6 +156,24 @@ DDIM_SIGMA = Exercise(
             lambda a, p, eta: eta * ((1 - p) / (1 - a)) ** 0.5,
             "you left out the second root: without it even the smallest step would add much noise (t = {t})",
         ),
+        Mistake(
+            lambda a, p, eta: eta * ((1 - p) / (1 - a)) * (1 - a / p) ** 0.5,
+            "you took the root of the second factor only: both stand under a root (t = {t})",
+        ),
+        Mistake(
+            lambda a, p, eta: eta * ((1 - p) / (1 - a)) ** 0.5 * (1 - a / p),
+            "you took the root of the first factor only: both stand under a root (t = {t})",
+        ),
+        Mistake(
+            lambda a, p, eta: eta * ((1 - p) / (1 - a)) ** 0.5 * (1 - p / a) ** 0.5,
+            "you turned the quotient of the two levels upside down: ᾱ_prev is the larger one, so one minus your "
+            "quotient is negative and has no real root",
+        ),
+        Mistake(
+            lambda a, p, eta: eta * ((1 - a) / (1 - p)) ** 0.5 * (1 - p / a) ** 0.5,
+            "you exchanged the two levels: ᾱ_t comes first and is the smaller one; yours takes the root of a negative "
+            "number, and divides by 0 at the last step, where ᾱ_prev is 1",
+        ),
     ),
     alternatives=(
         ddim_sigma_in_two_roots,
@@ -170,12 +212,26 @@ def ddim_step_inputs(generator: torch.Generator, index: int) -> Case:
     return Case(args, {"t": t, "t_prev": t_prev})
 
 
+def run_step(answer, x_t, eps, noise, alpha_bar_t, alpha_bar_prev, eta):
+    """The answer's step, or the name of what it is instead of a tensor of x_t's dtype."""
+    return in_kind(answer(x_t, eps, noise, alpha_bar_t, alpha_bar_prev, eta), x_t)
+
+
+def _sigma(a, p, eta):
+    return gaussian.ddim_sigma(a, p, eta)
+
+
 def _step(x, e, z, a, p, eta, *, x0=None, scale=None, direction=None, sigma=None):
     """A DDIM step with another part; `direction` is the square of the coefficient of ε."""
     sigma = gaussian.ddim_sigma(a, p, eta) if sigma is None else sigma
     x0 = gaussian.x0_from_eps(x, e, a) if x0 is None else x0
     direction = 1 - p - sigma**2 if direction is None else direction
     return (p**0.5 if scale is None else scale) * x0 + max(direction, 0.0) ** 0.5 * e + sigma * z
+
+
+def _stride_beta_without_a_floor(x, e, z, a, p, eta):
+    sigma = eta * (1 - a / p) ** 0.5
+    return p**0.5 * gaussian.x0_from_eps(x, e, a) + (1 - p - sigma**2) ** 0.5 * e + sigma * z
 
 
 def ddim_step_by_the_mean(x_t, eps, noise, a, p, eta):
@@ -242,6 +298,7 @@ DDIM_STEP = Exercise(
     lines=4,
     reference=ddim_step,
     inputs=ddim_step_inputs,
+    run=run_step,
     hints=(
         "Three terms: the predicted clean image at the level of the step moved to, the same ε once more, and fresh "
         "noise. The variances of the last two add up to all the noise that belongs there.",
@@ -327,8 +384,64 @@ DDIM_STEP = Exercise(
             "you used η√β for σ: eq. 16 has another root in front, which makes it 0 at the last step",
         ),
         Mistake(
+            _stride_beta_without_a_floor,
+            "you used η√β for σ, and at the last step nothing but a negative number is left under the root in front of "
+            "ε: your result is complex there; eq. 16 has another root in front",
+        ),
+        Mistake(
             lambda x, e, z, a, p, eta: _step(x, e, torch.randn_like(x), a, p, eta),
             "you drew fresh noise and left the argument `noise` unused: no one can repeat your step",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: _step(x, e, z, a, p, eta, direction=(1 - p - _sigma(a, p, eta) ** 2) ** 2),
+            "you left out the root in front of ε: under it stands a variance, and ε wants a standard deviation "
+            "(t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: (
+                _step(x, e, z, a, p, eta, sigma=0.0, direction=1 - p - _sigma(a, p, eta) ** 2) + eta * z
+            ),
+            "you scaled the fresh noise by η alone: it is only a factor of σ (η = {eta} here)",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: _step(x, e, z, a, p, eta) + (eta - 1) * _sigma(a, p, eta) * z,
+            "you scaled the fresh noise by η once more: σ holds it already; right at η = 0 and 1 only",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: (
+                p**0.5 * gaussian.x0_from_eps(x, e, a)
+                + max(1 - p - _sigma(a, p, eta) ** 2, 0.0) ** 0.5 * z
+                + _sigma(a, p, eta) * e
+            ),
+            "you exchanged the last two noises: the direction takes the ε of the network, σ the fresh one (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: _step(x, z, e, a, p, eta),
+            "you took `noise` for `eps` and `eps` for `noise` throughout: what the network found in x_t is `eps`",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: _step(x, e, z, a, p, eta, x0=gaussian.x0_from_eps(x, e, p)),
+            "you used ᾱ_prev in x̂_0: the noise is to be taken out of x_t, whose level is ᾱ_t (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: (
+                _step(x, e, z, a, p, eta) + max(1 - p - _sigma(a, p, eta) ** 2, 0.0) ** 0.5 * (x - e)
+            ),
+            "you used x_t in the second term: the direction is that of the noise ε; x_t still holds the image, which "
+            "the first term has already (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: ddim_step(x, e, z, a, p, eta).clamp(-1, 1),
+            "you clipped the result: x_prev is still noisy, and noise goes beyond [-1, 1] by right (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: ddim_step(x.double(), e.double(), z.double(), a, p, eta),
+            "you returned float64 where x_t is float32: the network that gets your x next takes only float32; compute "
+            "in float64 if you like, and return x_t's dtype",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: ddim_step(x, e, z, a, p, eta).numpy(),
+            "you returned a NumPy array: the network that gets your x next takes a tensor",
         ),
     ),
     alternatives=(
@@ -452,6 +565,26 @@ BETAS_FROM_SONG = Exercise(
             "you read the α as scales of x_0 and squared them: they stand under a root in eq. 4, and are one step's "
             "business only after a division",
         ),
+        Mistake(
+            lambda s: 1 - s / torch.cat([s[:1], s[:-1]]),
+            "you put α_1 in the place of α_0, so your first β is 0: before the first step nothing is lost, α_0 is 1",
+        ),
+        Mistake(
+            lambda s: torch.cat([torch.zeros_like(s[:1]), betas_from_song(s)]),
+            "you returned a β for α_0 as well, T + 1 values in all: no step leads there, and {T} steps have {T} values",
+        ),
+        Mistake(
+            lambda s: 1 - torch.cat([s[1:], s[-1:]]) / s,
+            "you divided the next α by this one: yours is β of the step after t, and the last one has no next",
+        ),
+        Mistake(
+            lambda s: 1 - s / torch.cat([s[1:], torch.ones_like(s[:1])]),
+            "you divided by the next α: it is smaller, so yours are negative; β_t is what was lost since the last one",
+        ),
+        Mistake(
+            lambda s: 1 - s[1:] / torch.cat([torch.ones_like(s[:1]), s[:-2]]),
+            "you divided by the α two steps before: a β belongs to one step",
+        ),
     ),
     alternatives=(
         betas_from_song_by_loop,
@@ -467,163 +600,184 @@ BETAS_FROM_SONG = Exercise(
 # ---------------------------------------------------------------- 08.4
 
 
-def spaced_timesteps(T: int, n: int, spacing: str) -> list[int]:
-    """The n timesteps that a sampler visits, largest first (Song section 4.2).
+def quadratic_timesteps(T: int, n: int) -> list[int]:
+    """The n timesteps of the quadratic spacing, largest first, none taken twice (Song section 4.2).
 
     T: number of training steps; timesteps are whole numbers from 0 to T-1.
-    n: how many are visited, at least 2 and at most T.
-    spacing: "leading", "trailing" or "linspace".
-    Returns n whole numbers.
+    n: how many are visited, from 1 to T.
+    The i-th from the clean end, i = 1 ... n, is (T-1)·i²/n², rounded down; where that is not above the timestep found
+    before it, it is one more than that. Returns n whole numbers, T-1 the first.
     """
-    if spacing == "leading":
-        return [i * (T // n) for i in reversed(range(n))]
-    if spacing == "trailing":
-        return [round(T - i * T / n) - 1 for i in range(n)]
-    return [round(i * (T - 1) / (n - 1)) for i in reversed(range(n))]
+    found: list[int] = []
+    for i in range(1, n + 1):
+        lowest = found[-1] + 1 if found else 0
+        found.append(max((T - 1) * i**2 // n**2, lowest))
+    return found[::-1]
 
 
-SPACED_CASES = (
-    (1000, 10, "leading"),
-    (1000, 7, "trailing"),
-    (1000, 30, "linspace"),
-    (200, 9, "leading"),
-    (1000, 300, "trailing"),
-    (100, 8, "linspace"),
-)
+QUADRATIC_CASES = ((1000, 10), (1000, 100), (200, 40), (100, 80), (1000, 400), (20, 20))
 
 
-def spaced_timesteps_inputs(generator: torch.Generator, index: int) -> Case:
-    """Even and uneven numbers of steps in all three spacings, none with a tie in its rounding."""
-    return Case(dict(zip(("T", "n", "spacing"), SPACED_CASES[index], strict=True)))
+def quadratic_timesteps_inputs(generator: torch.Generator, index: int) -> Case:
+    """Few timesteps, which need no care, many, and all."""
+    T, n = QUADRATIC_CASES[index]
+    return Case({"T": T, "n": n}, {"repeats": n - len({(T - 1) * i * i // n**2 for i in range(1, n + 1)})})
 
 
-def as_table(answer, T, n, spacing):
+def as_table(answer, T, n):
     """The answer's numbers as a tensor, whatever sequence they came in."""
-    found = answer(T, n, spacing)
+    found = answer(T, n)
     if found is None or isinstance(found, Tensor):
         return found
     return torch.as_tensor(np.asarray(list(found)))
 
 
-def spaced_timesteps_in_numpy(T, n, spacing):
-    i = np.arange(n)
-    if spacing == "leading":
-        return (i[::-1] * (T // n)).tolist()
-    if spacing == "trailing":
-        return np.round(T - i * (T / n)).astype(int) - 1
-    return np.round(np.linspace(0, T - 1, n))[::-1].astype(int).tolist()
+def quadratic_timesteps_in_numpy(T, n):
+    i = np.arange(1, n + 1)
+    exact = (T - 1) * i**2 // n**2
+    return (np.maximum.accumulate(exact - i) + i)[::-1]
 
 
-def spaced_timesteps_in_torch(T, n, spacing):
-    i = torch.arange(n, dtype=torch.float64)
-    table = {
-        "leading": i.flip(0) * (T // n),
-        "trailing": (T - i * T / n).round() - 1,
-        "linspace": (i.flip(0) * (T - 1) / (n - 1)).round(),
-    }
-    return table[spacing].long()
+def quadratic_timesteps_in_torch(T, n):
+    i = torch.arange(1, n + 1)
+    exact = (T - 1) * i.square() // n**2
+    return ((exact - i).cummax(0).values + i).flip(0)
 
 
-def spaced_timesteps_by_loop(T, n, spacing):
+def quadratic_timesteps_with_while(T, n):
     found: list[int] = []
-    for i in range(n):
-        if spacing == "leading":
-            t = i * (T // n)
-        elif spacing == "trailing":
-            t = round((i + 1) * T / n) - 1
-        else:
-            t = round((T - 1) * i / (n - 1))
+    i = 1
+    while i <= n:
+        t = math.floor((T - 1) * (i / n) ** 2)
+        while found and t <= found[0]:
+            t += 1
         found.insert(0, t)
+        i += 1
+    return tuple(found)
+
+
+def quadratic_timesteps_by_passes(T, n):
+    found = [(T - 1) * i * i // (n * n) for i in range(1, n + 1)]
+    for i in range(1, n):
+        if found[i] <= found[i - 1]:
+            found[i] = found[i - 1] + 1
+    return sorted(found, reverse=True)
+
+
+def quadratic_timesteps_by_maxima(T, n):
+    exact = [(T - 1) * i * i // (n * n) for i in range(1, n + 1)]
+    return [max(exact[j] + i - j for j in range(i + 1)) for i in reversed(range(n))]
+
+
+def _quadratic(T, n):
+    """With repeats, the smallest first."""
+    return [(T - 1) * i * i // n**2 for i in range(1, n + 1)]
+
+
+def _without_repeats(exact):
+    """Each at least one more than that before it, the largest first."""
+    found: list[int] = []
+    for t in exact:
+        found.append(max(t, found[-1] + 1) if found else t)
+    return found[::-1]
+
+
+def _lowered(T, n):
+    found = [T - 1]
+    for t in reversed(_quadratic(T, n)[:-1]):
+        found.append(min(t, found[-1] - 1))
     return found
 
 
-def spaced_timesteps_by_slices(T, n, spacing):
-    if spacing == "leading":
-        return range(0, T, T // n)[:n][::-1]
-    exact = torch.linspace(T / n, T, n).double() - 1 if spacing == "trailing" else torch.linspace(0, T - 1, n).double()
-    return tuple(exact.round().long().flip(0).tolist())
+def _raised_by_the_exact_one(T, n):
+    exact = _quadratic(T, n)
+    return [max(t, before + 1) for t, before in zip(exact, [-1, *exact], strict=False)][::-1]
 
 
-def _spaced(T, n, spacing, *, leading=None, trailing=None, linspace=None):
-    right = spaced_timesteps(T, n, spacing)
-    other = {"leading": leading, "trailing": trailing, "linspace": linspace}[spacing]
-    return right if other is None else [other(i) for i in range(n)]
-
-
-SPACED_TIMESTEPS = Exercise(
+QUADRATIC_TIMESTEPS = Exercise(
     id="08.4",
-    title="Which timesteps to visit",
+    title="Dense at the clean end",
     difficulty=2,
-    minutes=7,
+    minutes=6,
     equation="Song section 4.2",
     where="Subsequences",
     lines=5,
-    reference=spaced_timesteps,
-    inputs=spaced_timesteps_inputs,
+    reference=quadratic_timesteps,
+    inputs=quadratic_timesteps_inputs,
     run=as_table,
     hints=(
-        "The three differ in what they make sure of: leading contains 0 and takes strides of one whole length, "
-        "trailing contains T-1, linspace contains both.",
-        "leading: i · floor(T/n) for i = 0 ... n-1. trailing: round(T - i·T/n) - 1. linspace: round(i·(T-1)/(n-1)). "
-        "The largest comes first.",
-        "one `return [... for i in range(n)]` per spacing, with `reversed(range(n))` where the formula rises with i",
+        "Build the list from the clean end upwards, and look at what you have found before you add the next.",
+        "(T-1)·i²/n² rounded down, for i = 1 ... n, or one more than the last one found, whichever is larger. Then "
+        "turn the list round.",
+        "`found = []`, a loop over `range(1, n + 1)`, `found.append(max(..., ...))`, and the first entry has none "
+        "before it",
     ),
     mistakes=(
         Mistake(
-            lambda T, n, s: spaced_timesteps(T, n, s)[::-1],
+            lambda T, n: _quadratic(T, n)[::-1],
+            "you left repeats in (T = {T}, n = {n} has {repeats}): a step from t to t goes nowhere, and the scheduler "
+            "refuses the list",
+        ),
+        Mistake(
+            lambda T, n: sorted(set(_quadratic(T, n)), reverse=True),
+            "you dropped the repeats, so fewer than n = {n} timesteps are left: n are asked for",
+        ),
+        Mistake(
+            lambda T, n: quadratic_timesteps(T, n)[::-1],
             "you gave the smallest first: a sampler starts in the noise, at the largest t",
         ),
         Mistake(
-            lambda T, n, s: spaced_timesteps(T, n, "leading"),
-            "you used the leading spacing for all three: `spacing` is not used (here {spacing})",
+            lambda T, n: _quadratic(T, n),
+            "you gave the smallest first and left repeats in: a sampler starts in the noise, and visits no timestep "
+            "twice",
         ),
         Mistake(
-            lambda T, n, s: _spaced(T, n, s, leading=lambda i: int((n - 1 - i) * T / n)),
-            "you divided T by n without rounding down in the leading spacing: its strides are all of one length "
-            "(T = {T}, n = {n})",
+            _lowered,
+            "you took repeats away from the noisy end downwards: at the clean end there is no room below 0, where "
+            "yours goes (T = {T}, n = {n})",
         ),
         Mistake(
-            lambda T, n, s: _spaced(T, n, s, trailing=lambda i: round(T - i * T / n)),
-            "you forgot the -1 in the trailing spacing: it starts at T = {T}, and the table ends at T-1",
+            _raised_by_the_exact_one,
+            "you compared with the neighbour as it was before it was raised: where three fall on one number, two of "
+            "them are alike still (T = {T}, n = {n})",
         ),
         Mistake(
-            lambda T, n, s: _spaced(T, n, s, trailing=lambda i: T - 1 - i * (T // n)),
-            "you took strides of one whole length in the trailing spacing: T/n is not rounded, each timestep is "
-            "(T = {T}, n = {n})",
+            lambda T, n: _without_repeats([(T - 1) * i // n for i in range(1, n + 1)]),
+            "you did not square: yours are evenly spaced in t (T = {T}, n = {n})",
         ),
         Mistake(
-            lambda T, n, s: _spaced(T, n, s, trailing=lambda i: int(T - i * T / n) - 1),
-            "you cut the decimals off in the trailing spacing: it rounds to the nearest (T = {T}, n = {n})",
+            lambda T, n: _without_repeats([T * i * i // n**2 for i in range(1, n + 1)]),
+            "you scaled by T: your largest is {T}, and the table ends at T-1",
         ),
         Mistake(
-            lambda T, n, s: _spaced(T, n, s, linspace=lambda i: round((n - 1 - i) * T / n)),
-            "you divided into n parts in the linspace spacing: n points from one end to the other have n-1 gaps "
-            "(T = {T}, n = {n})",
+            lambda T, n: _without_repeats([(T - 1) * i * i // n**2 for i in range(n)]),
+            "you counted i from 0 to n-1: the largest timestep must be T-1, where pure noise is",
         ),
         Mistake(
-            lambda T, n, s: _spaced(T, n, s, linspace=lambda i: int((n - 1 - i) * (T - 1) / (n - 1))),
-            "you cut the decimals off in the linspace spacing: it rounds to the nearest (T = {T}, n = {n})",
+            lambda T, n: _without_repeats([round((T - 1) * i * i / n**2) for i in range(1, n + 1)]),
+            "you rounded to the nearest: here it is rounded down (T = {T}, n = {n})",
         ),
         Mistake(
-            lambda T, n, s: _spaced(T, n, s, linspace=lambda i: round((n - 1 - i) * T / (n - 1))),
-            "you ended the linspace spacing at T = {T}: the last timestep is T-1",
+            lambda T, n: [T - 1 - t for t in quadratic_timesteps(T, n)[::-1]],
+            "you made it dense at the noisy end: the small timesteps must lie close together",
         ),
         Mistake(
-            lambda T, n, s: [*spaced_timesteps(T, n, s), -1],
-            "you appended the clean end: that is where the last step goes, but not a timestep that is visited",
-        ),
-        Mistake(
-            lambda T, n, s: [t + 1 for t in spaced_timesteps(T, n, s)],
+            lambda T, n: [t + 1 for t in quadratic_timesteps(T, n)],
             "you counted timesteps from 1, as the papers do: in code they go from 0 to T-1",
+        ),
+        Mistake(
+            lambda T, n: [*quadratic_timesteps(T, n), -1],
+            "you appended the clean end: that is where the last step goes, but not a timestep that is visited",
         ),
     ),
     alternatives=(
-        spaced_timesteps_in_numpy,
-        spaced_timesteps_in_torch,
-        spaced_timesteps_by_loop,
-        spaced_timesteps_by_slices,
+        quadratic_timesteps_in_numpy,
+        quadratic_timesteps_in_torch,
+        quadratic_timesteps_with_while,
+        quadratic_timesteps_by_passes,
+        quadratic_timesteps_by_maxima,
     ),
-    cases=len(SPACED_CASES),
+    cases=len(QUADRATIC_CASES),
 )
 
 
@@ -649,6 +803,11 @@ def clipped_prediction_inputs(generator: torch.Generator, index: int) -> Case:
     x0, noise, error = (torch.randn(shape, generator=generator) for _ in range(3))
     x_t = gaussian.q_sample(0.8 * x0, noise, level)
     return Case({"x_t": x_t, "eps": noise + 0.3 * error, "alpha_bar_t": level}, {"t": t})
+
+
+def run_prediction(answer, x_t, eps, alpha_bar_t):
+    """The answer's pair, with the name of what is no tensor of x_t's dtype."""
+    return in_kind(answer(x_t, eps, alpha_bar_t), x_t)
 
 
 def _x0(x, e, a):
@@ -694,6 +853,7 @@ CLIPPED_PREDICTION = Exercise(
     lines=2,
     reference=clipped_prediction,
     inputs=clipped_prediction_inputs,
+    run=run_prediction,
     hints=(
         "x_t is known, so x̂_0 and ε̂ determine each other. Clip the first, then ask which noise belongs to it.",
         "x̂_0 from Song eq. 9, clipped; then eq. 4, x_t = √ᾱ_t x̂_0 + √(1-ᾱ_t) ε̂, solved for ε̂.",
@@ -750,6 +910,39 @@ CLIPPED_PREDICTION = Exercise(
             lambda x, e, a: _x0(x, e, a).clamp(-1, 1),
             "you returned x̂_0 alone: the noise that fits it is asked for too",
         ),
+        Mistake(
+            lambda x, e, a: (_x0(x, e, a).clamp(-1, 1), clipped_prediction(x, e, a)[1].clamp(-1, 1)),
+            "you clipped ε̂ as well: noise may have any size, and a clipped one does not fit x_t and x̂_0 (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a: (_x0(x, e, a), clipped_prediction(x, e, a)[1]),
+            "you returned x̂_0 as it was before clipping; your ε̂ belongs to the clipped one (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a: (_x0(x, e, a).clamp(max=1), gaussian.eps_from_x0(x, _x0(x, e, a).clamp(max=1), a)),
+            "you clipped at the upper end only: pixels below -1 are as impossible as pixels above 1 (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a: (_x0(x, e, a).clamp(min=-1), gaussian.eps_from_x0(x, _x0(x, e, a).clamp(min=-1), a)),
+            "you clipped at the lower end only: pixels above 1 are as impossible as pixels below -1 (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a: (x.clamp(-1, 1), gaussian.eps_from_x0(x, x.clamp(-1, 1), a)),
+            "you clipped x_t and took it for x̂_0: the noise has to be taken out first, with eq. 9 (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a: (_x0(x, e, a).clamp(-1, 1), gaussian.eps_from_x0(x.clamp(-1, 1), _x0(x, e, a), a)),
+            "you clipped x_t where ε̂ is made, and x̂_0 not: it is the clipped x̂_0 and the whole x_t that ε̂ has to fit "
+            "(t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a: clipped_prediction(x.double(), e.double(), a),
+            "you returned float64 where x_t is float32: compute in float64 if you like, and return x_t's dtype",
+        ),
+        Mistake(
+            lambda x, e, a: [one.numpy() for one in clipped_prediction(x, e, a)],
+            "you returned NumPy arrays: the sampler that goes on with them needs tensors",
+        ),
     ),
     alternatives=(
         clipped_prediction_in_float64,
@@ -781,7 +974,7 @@ def ddim_sample(
     alpha_bar: ᾱ of every timestep, shape (T,).
     eta: from 0 to 1.
     noises: standard normal, shape (n, *x_T.shape); the step from timesteps[i] uses noises[i].
-    Returns the clean sample, of x_T's shape.
+    Returns the clean sample, of x_T's shape and dtype. Nothing is clipped: the data may lie anywhere.
     """
     x, steps = x_T, [*timesteps, -1]
     for i, (t, t_prev) in enumerate(zip(steps, steps[1:], strict=False)):
@@ -794,15 +987,15 @@ def ddim_sample(
 
 
 def two_values(x, t):
-    """ε* for data that are +1 and -1 equally often in every element."""
+    """ε* for data that are +3 and -3 equally often in every element."""
     a = float(ALPHA_BAR[t])
-    return gaussian.eps_from_x0(x, torch.tanh(a**0.5 * x / (1 - a)), a)
+    return gaussian.eps_from_x0(x, 3 * torch.tanh(3 * a**0.5 * x / (1 - a)), a)
 
 
 def one_gaussian(x, t):
-    """ε* for data from N(0.5, 0.3²) in every element."""
+    """ε* for data from N(2.5, 0.3²) in every element."""
     a = float(ALPHA_BAR[t])
-    return (1 - a) ** 0.5 * (x - a**0.5 * 0.5) / (a * 0.09 + 1 - a)
+    return (1 - a) ** 0.5 * (x - a**0.5 * 2.5) / (a * 0.09 + 1 - a)
 
 
 def ddim_sample_inputs(generator: torch.Generator, index: int) -> Case:
@@ -821,20 +1014,72 @@ def ddim_sample_inputs(generator: torch.Generator, index: int) -> Case:
     return Case(args, {"n": len(timesteps)})
 
 
+def run_loop(answer, predict, x_T, timesteps, alpha_bar, eta, noises):
+    """The answer's sample, or what happened instead in a word; NaN after a step to a noisier level."""
+    given = list(timesteps)
+    try:
+        made = answer(predict, x_T, timesteps, alpha_bar, eta, noises)
+    except ZeroDivisionError:
+        return "divided by zero"
+    except ValueError as error:
+        if "ᾱ_prev" not in str(error):
+            raise
+        made = torch.full_like(x_T, math.nan)
+    if timesteps != given:
+        return "list changed"
+    if isinstance(made, Tensor) and made.is_complex():
+        return torch.full_like(x_T, math.nan)
+    return in_kind(made, x_T)
+
+
 def _level(alpha_bar, t):
     return float(alpha_bar[t]) if t >= 0 else 1.0
 
 
-def _loop(predict, x, timesteps, alpha_bar, eta, noises, *, previous=None, level=_level, ask=None, noise=None):
-    """The loop with another rule for the step moved to, the levels, what the network is asked, or the noise."""
+def _loop(
+    predict,
+    x,
+    timesteps,
+    alpha_bar,
+    eta,
+    noises,
+    *,
+    previous=None,
+    level=_level,
+    ask=None,
+    noise=None,
+    scale=None,
+    bend=None,
+):
+    """The loop with another rule for the step moved to, the levels, what the network is asked, the noise, σ or x̂_0."""
     previous = previous or (lambda i: timesteps[i + 1] if i + 1 < len(timesteps) else -1)
     for i, t in enumerate(timesteps):
         now, before = _level(alpha_bar, t), level(alpha_bar, previous(i))
         eps = predict(x, t) if ask is None else ask(x, i)
-        sigma = gaussian.ddim_sigma(now, before, eta)
-        x = gaussian.ddim_mean(gaussian.x0_from_eps(x, eps, now), eps, before, sigma)
+        sigma = gaussian.ddim_sigma(now, before, eta) if scale is None else scale(now, before, t)
+        x0 = gaussian.x0_from_eps(x, eps, now)
+        x0, eps = (x0, eps) if bend is None else bend(x, x0, eps, now)
+        x = gaussian.ddim_mean(x0, eps, before, sigma)
         x = x + sigma * (noises[i] if noise is None else noise(i))
     return x
+
+
+def _beta(alpha_bar, t):
+    """β of one training step."""
+    return float(1 - alpha_bar[t] / (alpha_bar[t - 1] if t else 1.0))
+
+
+def _without_room(f, x, ts, ab, eta, z):
+    for t, t_prev, noise in zip(ts, [*ts[1:], -1], z, strict=True):
+        now, before = _level(ab, t), _level(ab, t_prev)
+        x = _step(x, f(x, t), noise, now, before, eta, direction=1 - before)
+    return x
+
+
+def _with_the_callers_list(f, x, ts, ab, eta, z):
+    made = ddim_sample(f, x, list(ts), ab, eta, z)
+    ts.append(-1)
+    return made
 
 
 def ddim_sample_with_while(predict, x_T, timesteps, alpha_bar, eta, noises):
@@ -882,11 +1127,11 @@ def draw_mixture_in_ten_steps(answer):
     def predict(x, t):
         return mixture_eps(x, float(ALPHA_BAR[t]), WEIGHTS, CENTRES, STDS)
 
-    timesteps = spaced_timesteps(1000, 10, "trailing")
+    timesteps = spaced_timesteps(10, 1000, "trailing")
     with rc_context(plots.STYLE):
         figure = plots.new_figure(plots.WIDTH * 0.8, 3.5, 1, 2, sharey=True)
         for ax, sample, title in zip(figure.axes, (answer, ddim_sample), ("yours", "reference"), strict=True):
-            made = sample(predict, x_T, timesteps, ALPHA_BAR, 0.0, torch.zeros(10, 1000, 2))
+            made = sample(predict, x_T, list(timesteps), ALPHA_BAR, 0.0, torch.zeros(10, 1000, 2))
             plots.draw_points(ax, made, limit=2.4, title=title)
     return figure
 
@@ -901,6 +1146,7 @@ DDIM_SAMPLE = Exercise(
     lines=8,
     reference=ddim_sample,
     inputs=ddim_sample_inputs,
+    run=run_loop,
     hints=(
         "Walk through the list in pairs: where you are, and where the list says you go next. After the last entry "
         "comes the clean end.",
@@ -912,8 +1158,8 @@ DDIM_SAMPLE = Exercise(
     mistakes=(
         Mistake(
             lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, previous=lambda i: ts[i] - 1),
-            "you went from t to t-1: the step must reach the next entry of `timesteps`, or the noise in x and the t "
-            "that you tell the network part",
+            "you went from t to t-1: the step must reach the next entry of `timesteps`, or x holds the noise of "
+            "another timestep than the one that you tell the network",
         ),
         Mistake(
             lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, previous=lambda i: ts[i] - len(ab) // len(ts)),
@@ -921,8 +1167,9 @@ DDIM_SAMPLE = Exercise(
         ),
         Mistake(
             lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, level=lambda table, t: table[t]),
-            "you stepped to a noisier level, and eq. 16 took the root of a negative number: index -1 of a table is its "
-            "last entry, the noisiest, while the clean end has ᾱ = 1; and the timesteps run from large to small",
+            "you stepped to a noisier level, and eq. 16 took the root of a negative number: either index -1 is in "
+            "play, a table's last entry and the noisiest, while the clean end has ᾱ = 1, or you walk the list upwards, "
+            "while the timesteps run from large to small",
         ),
         Mistake(
             lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, level=lambda table, t: float(table[max(t, 0)])),
@@ -961,8 +1208,102 @@ DDIM_SAMPLE = Exercise(
             "you did not use η: yours adds as much noise as DDPM, whatever η is",
         ),
         Mistake(
-            lambda f, x, ts, ab, eta, z: _loop(f, x, ts[:1], ab, eta, z),
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts[:1], ab, eta, z, previous=lambda i: ts[1]),
             "you returned after the first step: does `return` stand inside the loop?",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts[:1], ab, eta, z),
+            "you went from the first timestep to the clean end in one step: the other timesteps are to be visited too",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(
+                f, x, ts, ab, eta, z, previous=lambda i: ts[i] - 1, level=lambda table, t: table[t]
+            ),
+            "you went from t to t-1, and read the table at index -1 where t is 0: the step must reach the next entry "
+            "of `timesteps`, and the clean end has ᾱ = 1",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, ask=lambda y, i: f(y, i)),
+            "you told the network the place in the list, 0, 1, 2, ...: it knows only the timesteps it was trained with",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, ask=lambda y, i: f(y, ts[i] + 1)),
+            "you told the network t + 1: `timesteps` counts as the network does, from 0",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, ask=lambda y, i: f(y, ts[i] - 1)),
+            "you told the network t - 1: x has the noise of t, and `timesteps` counts as the network does",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, noise=lambda i: z[i - 1]),
+            "you used noises[i-1]: the step from timesteps[i] uses noises[i]; does your loop count from 1 there?",
+        ),
+        Mistake(
+            _without_room,
+            lambda at: (
+                f"you made no room for the fresh noise in front of ε: with η = {at.eta} the variances of the two add "
+                "up to more than belongs at the step moved to"
+            ),
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(
+                f, x, ts, ab, eta, z, scale=lambda now, before, t: eta * _beta(ab, t) ** 0.5
+            ),
+            "you used β_t of one training step in σ: your stride is longer, and its noise follows from the levels at "
+            "its two ends",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(
+                f, x, ts, ab, eta, z, scale=lambda now, before, t: eta * (1 - now / before) ** 0.5
+            ),
+            "you used η σ̂, the root of the stride's β: eq. 16 has another root in front, which ends with σ = 0",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta**2, z),
+            "you squared η: it scales the standard deviation once; right at η = 0 and 1 only",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, level=lambda table, t: float(table[t]) * (t >= 0)),
+            "you gave the clean end the level 0, and divided by it: ᾱ is the share of the image that is left, so "
+            "the clean end has the largest of all",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, bend=lambda y, x0, e, a: (x0.clamp(-1, 1), e)),
+            "you clipped x̂_0 to [-1, 1] in every step: pixels have that range, but this loop is for any data",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(
+                f,
+                x,
+                ts,
+                ab,
+                eta,
+                z,
+                bend=lambda y, x0, e, a: (x0.clamp(-1, 1), gaussian.eps_from_x0(y, x0.clamp(-1, 1), a)),
+            ),
+            "you clipped x̂_0 to [-1, 1] in every step and derived ε anew: a good way for pixels, but this loop is for "
+            "any data",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, bend=lambda y, x0, e, a: (x0.clamp(-2, 2), e)),
+            "you clipped x̂_0 to [-2, 2] in every step: nothing says that the data stay inside",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: ddim_sample(f, x, ts, ab, eta, z).clamp(-1, 1),
+            "you clipped the result to [-1, 1]: what lies outside belongs to the data here",
+        ),
+        Mistake(
+            _with_the_callers_list,
+            "you changed the list `timesteps`, which belongs to the caller: the next one who uses it visits other "
+            "timesteps; make a list of your own",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: ddim_sample(f, x.double(), ts, ab, eta, z.double()),
+            "you returned float64 where x_T is float32: compute in float64 if you like, and return x_T's dtype",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: ddim_sample(f, x, ts, ab, eta, z).numpy(),
+            "you returned a NumPy array: a tensor went in, and a tensor is asked for",
         ),
     ),
     alternatives=(
@@ -977,4 +1318,39 @@ DDIM_SAMPLE = Exercise(
 )
 
 
-EXERCISES = (DDIM_SIGMA, DDIM_STEP, BETAS_FROM_SONG, SPACED_TIMESTEPS, CLIPPED_PREDICTION, DDIM_SAMPLE)
+# ---------------------------------------------------------------- the four patients of the lesson
+
+
+def to_the_neighbour(x_t, eps, noise, t, t_prev, eta):
+    now, before = levels(t, t - 1).values()
+    x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
+    sigma = gaussian.ddim_sigma(now, before, eta)
+    return gaussian.ddim_mean(x0, eps, before, sigma) + sigma * noise
+
+
+def old_noise_kept(x_t, eps, noise, t, t_prev, eta):
+    now, before = levels(t, t_prev).values()
+    x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
+    sigma = gaussian.ddim_sigma(now, before, eta)
+    return before**0.5 * x0 + (1 - now - sigma**2) ** 0.5 * eps + sigma * noise
+
+
+def level_of_minus_one(x_t, eps, noise, t, t_prev, eta):
+    now, before = ALPHA_BAR[t], ALPHA_BAR[t_prev]
+    x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
+    sigma = eta * torch.as_tensor(gaussian.posterior_variance(now, before)).clamp(min=0) ** 0.5
+    return gaussian.ddim_mean(x0, eps, before, sigma) + sigma * noise
+
+
+def eta_squared(x_t, eps, noise, t, t_prev, eta):
+    now, before = levels(t, t_prev).values()
+    x0 = gaussian.x0_from_eps(x_t, eps, now).clamp(-1, 1)
+    sigma = gaussian.ddim_sigma(now, before, eta**2)
+    return gaussian.ddim_mean(x0, eps, before, sigma) + sigma * noise
+
+
+BROKEN = {"A": to_the_neighbour, "B": old_noise_kept, "C": level_of_minus_one, "D": eta_squared}
+"""A step each with one bug: called as (x_t, ε, noise, t, t_prev, η)."""
+
+
+EXERCISES = (DDIM_SIGMA, DDIM_STEP, BETAS_FROM_SONG, QUADRATIC_TIMESTEPS, CLIPPED_PREDICTION, DDIM_SAMPLE)

@@ -587,7 +587,7 @@ widgets.interpolation_explorer(
 )
 
 # %% [markdown] id=explorer-text
-# All images are made beforehand, when the seeds are chosen; the sliders only choose among them. Try the same seed at A and B, and try to find the place where one digit becomes another.
+# Choose the seeds and press *Decode*: all images are made then, and the sliders only choose among them. Try the same seed at A and B, and try to find the place where one digit becomes another.
 
 # %% [markdown] id=wrong
 # ## What could go wrong

@@ -1066,4 +1066,38 @@ ANCESTRAL_STEP = Exercise(
 )
 
 
+# ---------------------------------------------------------------- bug clinic: steps with one bug each
+
+
+def no_noise(x_t, eps, noise, alpha_bar_t, alpha_bar_prev):
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+    return gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+
+
+def clipped(x_t, eps, noise, alpha_bar_t, alpha_bar_prev):
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t).clamp(-1, 1)
+    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+    return mean + gaussian.posterior_variance(alpha_bar_t, alpha_bar_prev) ** 0.5 * noise
+
+
+def same_noise(x_t, eps, noise, alpha_bar_t, alpha_bar_prev):
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(x_t.shape, generator=generator, dtype=x_t.dtype)
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+    return mean + gaussian.posterior_variance(alpha_bar_t, alpha_bar_prev) ** 0.5 * noise
+
+
+def wrong_time(x_t, eps, noise, alpha_bar_t, alpha_bar_prev):
+    t = int((ALPHA_BAR - alpha_bar_t).abs().argmin())
+    mixture = [part.to(x_t.dtype) for part in (WEIGHTS, CENTRES, STDS)]
+    eps = mixture_eps(x_t, float(ALPHA_BAR[max(t - 60, 0)]), *mixture)
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+    return mean + gaussian.posterior_variance(alpha_bar_t, alpha_bar_prev) ** 0.5 * noise
+
+
+BROKEN = {"A": no_noise, "B": clipped, "C": same_noise, "D": wrong_time}
+
+
 EXERCISES = (POSTERIOR_VARIANCE, POSTERIOR_MEAN, EPS_WEIGHT, EPS_FROM_V, MIXTURE_EPS, ANCESTRAL_STEP)

@@ -440,6 +440,14 @@ COSINE = Exercise(
             "every t from 0 to T, T+1 values",
         ),
         Mistake(
+            lambda T, s, m: (1 - _squared_cosine(T, s)[1:] / _squared_cosine(T, s)[0]).clamp(max=m),
+            "you returned 1-ᾱ_t, the noise of all steps up to t; β_t is the noise of one step",
+        ),
+        Mistake(
+            lambda T, s, m: _capped(_squared_cosine(T, s, torch.arange(1, T + 2, dtype=FLOAT64)), m),
+            "you start one step late: your entry 0 is the step from 1 to 2, and the last one goes past the right angle",
+        ),
+        Mistake(
             lambda T, s, m: (1 - _squared_cosine(T, s)[:-1] / _squared_cosine(T, s)[1:]).clamp(max=m),
             "you divided the earlier f by the later one: that is above 1, and your β are negative",
         ),
@@ -910,6 +918,14 @@ SHORT_LINEAR = Exercise(
         Mistake(
             lambda T: strided_betas(LINEAR_BAR, (torch.linspace(1000 / T, 1000, T)).round().long() - 1),
             "you took T of the 1000 ᾱ and the β between them: as noisy on the way as the long chain, but not linear",
+        ),
+        Mistake(
+            lambda T: torch.full((T,), 10.05 / T, dtype=FLOAT64),
+            "you made all β equal: the sum is right, but the ratio of the last β to the first is 1",
+        ),
+        Mistake(
+            lambda T: _line(T, 1e-4, 0.02) * (1000 // T),
+            lambda at: f"you rounded 1000/{at.T} down to a whole number: the sum of your β is a little too small",
         ),
         Mistake(
             lambda T: _line(T, 0.1 / (T - 1), 20 / (T - 1)),

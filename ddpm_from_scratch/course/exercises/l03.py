@@ -732,6 +732,11 @@ def _without_division(x_t, a, weights, centres, stds):
     return share, eps * (a * stds**2 + 1 - a)[:, None]
 
 
+def _divided_by_the_root(x_t, a, weights, centres, stds):
+    share, eps = _mixture(x_t, a, weights, centres, stds)
+    return share, eps * (a * stds**2 + 1 - a)[:, None] ** 0.5
+
+
 def _softmax_over_points(x_t, a, weights, centres, stds):
     variances = a * stds**2 + 1 - a
     away = x_t[:, None] - a**0.5 * centres
@@ -839,6 +844,26 @@ MIXTURE_EPS = Exercise(
         Mistake(
             lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, power=1.0)),
             "you normalised the density as in the plane, whatever D is: each dimension gives a factor V_k^(-1/2)",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w.exp(), c, s)),
+            "you added the weights w_k to the logarithm of the densities: what belongs there is their logarithm",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, power=-c.shape[1] / 2)),
+            "you have the sign of D/2 log V_k wrong: a wide component has a low density, not a high one",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w, a**0.5 * c, s)),
+            "you shrank the centres by ᾱ_t: they move to √ᾱ_t m_k, as everything clean does (t = {t})",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_divided_by_the_root(x, a, w, c, s)),
+            "you divided by the root of V_k in E[ε | x_t, k] (t = {t}): the gain is a covariance over a variance",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: mixture_eps(x, a, w, c, s) / (1 - a) ** 0.5,
+            "you left out √(1-ᾱ_t), the covariance of x_t and ε (t = {t})",
         ),
         Mistake(
             lambda x, a, w, c, s: _weighted(_softmax_over_points(x, a, w, c, s)),
@@ -1042,6 +1067,19 @@ ANCESTRAL_STEP = Exercise(
                 _posterior_mean(x, gaussian.x0_from_eps(x, e, a), a, p, on_x_t=a / p * (1 - p)) + _std(a, p) * z
             ),
             "you left out the square root on α_t in front of x_t (t = {t}), as in exercise 03.2",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: gaussian.x0_from_eps(x, e, a) + _std(a, p) * z,
+            "you drew around x̂_0 itself (t = {t}): one step goes only to the mean of the posterior, near x_t",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: _mean(x, gaussian.x0_from_eps(x, e, a), a, p) + (1 - p) ** 0.5 * z,
+            "you scaled the noise by √(1-ᾱ_prev), all of the noise at the next level (t = {t}): most of it is in the "
+            "mean already, as a part of x_t",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: (x - (1 - a / p) / (1 - a) ** 0.5 * e) * (a / p) ** 0.5 + _std(a, p) * z,
+            "you multiplied by √α_t where Ho eq. 11 divides (t = {t}): going back undoes the shrinking of the step",
         ),
         Mistake(
             lambda x, e, z, a, p: (x - (1 - a / p) * e) / (a / p) ** 0.5 + _std(a, p) * z,

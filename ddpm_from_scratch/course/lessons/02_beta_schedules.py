@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 02 · Beta schedules
 #
-# **How fast should an image turn into noise?** About 60 minutes, more than half of them for six small exercises. One section at the end is marked *going deeper* and not needed later (10 minutes more).
+# **How fast should an image turn into noise?** About 60 minutes on the main road, more than half of them for six small exercises. Two sections at the end are marked *going deeper* and not needed later (15 minutes more).
 #
 # Lesson 01 took the numbers $\beta_1, \dots, \beta_T$ as given. Somebody has to choose them. Nothing is learned in that choice, and no
 # error message warns of a bad one. But a network can only be as good as the schedule lets it be, and some published models had one
@@ -358,7 +358,7 @@ def sample(x, bars, points, weights):
 
 # %% [markdown] id=bad-predict
 # > **Predict before you run.** The schedule is the linear one, stopped after 440 of its 1000 steps, with
-# > $\bar\alpha_T$ about 0.13. The denoiser is exact. Starting from $\mathcal N(0, 1)$, will $+1$ get fewer than 20 % of the samples, more, or just 20 %?
+# > $\bar\alpha_T$ about 0.14. The denoiser is exact. Starting from $\mathcal N(0, 1)$, will $+1$ get fewer than 20 % of the samples, more, or just 20 %?
 
 # %% id=bad-samples
 n = 8_000
@@ -376,6 +376,10 @@ runs = {
 
 def share_of_plus(points):
     return float((points > 0).double().mean())
+
+
+def standard_errors(share, truth, n):
+    return (share - truth) / math.sqrt(truth * (1 - truth) / n)
 
 
 print(f"ᾱ_T: cut {cut[-1]:.3f}, proper {proper[-1]:.1e}")
@@ -410,68 +414,6 @@ with plots.figure(
 # schedule and denoiser are correct. So it is the start that is wrong, and nothing else.
 #
 # </details>
-#
-# ### How large is the error? Exactly
-#
-# The paths do not cross. So there is one border $z$ at the start: what starts to its right ends at $+1$. From the true start $q(x_T)$ the sampler is
-# correct, so 80 % of $q(x_T)$ must lie to the left of $z$. The share of $q(x_T)$ to the left of a place $z$ is
-#
-# $$F_T(z) = \sum_k w_k\, \Phi\!\left(\frac{z - \sqrt{\bar\alpha_T}\,m_k}{\sqrt{1-\bar\alpha_T}}\right),$$
-#
-# with $\Phi$ the distribution function of $\mathcal N(0, 1)$. Solve $F_T(z) = 0.8$. From $\mathcal N(0, 1)$, the share to the right of the same border is $1 - \Phi(z)$. No sampling is
-# needed to know the damage:
-
-# %% id=exact-share
-normal = NormalDist()
-
-
-def predicted_share(a):
-    """Share of samples at +1 when sampling starts from N(0, 1) at ᾱ_T = `a`."""
-
-    def below(z):
-        return sum(
-            float(w) * normal.cdf((z - a**0.5 * float(m)) / (1 - a) ** 0.5)
-            for w, m in zip(odds, pair[:, 0], strict=True)
-        )
-
-    left, right = -9.0, 9.0
-    for _ in range(60):  # halve the interval that holds the border
-        middle = (left + right) / 2
-        left, right = (middle, right) if below(middle) < 0.8 else (left, middle)
-    return 1 - normal.cdf(left)
-
-
-def standard_errors(share, truth, n):
-    return (share - truth) / math.sqrt(truth * (1 - truth) / n)
-
-
-print("the linear schedule, stopped after some steps: share of +1, from fresh noise each")
-measured = {}
-for stop in (240, 320, 440, 600, 800):
-    bars = alpha_bar["linear"][3:stop:4]
-    share = share_of_plus(sample(draw_noise(n, generator), bars, pair, odds)[-1])
-    formula = predicted_share(float(bars[-1]))
-    off = standard_errors(share, formula, n)
-    measured[float(bars[-1])] = share
-    print(
-        f"after {stop}: ᾱ_T = {bars[-1]:.4f}   predicted {formula:.4f}   measured {share:.4f}   "
-        f"{off:+.1f} standard errors"
-    )
-    assert abs(off) < 4
-ends = torch.logspace(-4, -0.2, 60, dtype=torch.float64)
-with plots.figure(
-    width=7,
-    height=2.8,
-    alt="A curve that rises from 0.20 at alpha bar 0.0001 to about 0.45 near 0.6. Five measured "
-    "dots lie on it. A horizontal line marks the truth, 0.20.",
-    caption="The share of +1 against what is left at the end. Line: formula. Dots: sampled. "
-    "Dashed: the truth.",
-) as ax:
-    line = torch.tensor([predicted_share(a) for a in ends.tolist()])
-    plots.draw_curves(ax, ends, {"predicted": line}, "ᾱ_T", "share of +1")
-    ax.plot(list(measured), list(measured.values()), "o", color=plots.VERMILION)
-    ax.axhline(0.2, color=plots.FAINT, linewidth=1.5, linestyle="--")
-    ax.set_xscale("log")
 
 # %% [markdown] id=images
 # ### The same with images
@@ -529,7 +471,7 @@ plots.image_grid(
 # %% [markdown] id=images-answer
 # <details><summary>Answer</summary>
 #
-# It pulls them to the middle. At $\bar\alpha_T = 0.13$ the image still shows in $x_T$: an $x_T$ that belongs to a dark image is a little dark on average, and the denoiser, which is exact, knows that. Fresh noise has
+# It pulls them to the middle. At $\bar\alpha_T = 0.14$ the image still shows in $x_T$: an $x_T$ that belongs to a dark image is a little dark on average, and the denoiser, which is exact, knows that. Fresh noise has
 # brightness 0, so the denoiser concludes: this was an image of medium brightness. Lin et al. (2024) found this in published models, which could
 # not make a night scene or a white page. Variety is lost as well: see the number of different images.
 #
@@ -647,7 +589,7 @@ assert abs(spread - wide[0]) < 4 * math.hypot(error, wide[1])
 plots.image_grid(
     torch.cat([image_runs["cut, from N(0, I)"][:10], mended[:10]]).reshape(-1, 1, 28, 28),
     10,
-    row_labels=["cut", "rescaled"],
+    row_labels=["cut", "mended"],
     alt="Two rows of ten images, from the same noise. Above, grey bags and tops of medium "
     "brightness. Below, clothes of all kinds, from dark to bright.",
     caption="From the same noise: above the cut schedule, below the same after the rescale. "
@@ -793,6 +735,65 @@ except ValueError as message:
 
 # %% id=schedule-explorer
 widgets.schedule_explorer(fashion[[28, 1]])
+
+# %% [markdown] id=exact
+# ## Going deeper (not needed later): how large the error is, exactly
+#
+# In the pictures of *What a bad schedule does to samples* the paths do not cross. So there is one border $z$ at the start: what starts to its right ends at $+1$. From the true start $q(x_T)$ the sampler is
+# correct, so 80 % of $q(x_T)$ must lie to the left of $z$. The share of $q(x_T)$ to the left of a place $z$ is
+#
+# $$F_T(z) = \sum_k w_k\, \Phi\!\left(\frac{z - \sqrt{\bar\alpha_T}\,m_k}{\sqrt{1-\bar\alpha_T}}\right),$$
+#
+# with $\Phi$ the distribution function of $\mathcal N(0, 1)$. Solve $F_T(z) = 0.8$. From $\mathcal N(0, 1)$, the share to the right of the same border is $1 - \Phi(z)$. No sampling is
+# needed to know the damage:
+
+# %% id=exact-share
+normal = NormalDist()
+
+
+def predicted_share(a):
+    """Share of samples at +1 when sampling starts from N(0, 1) at ᾱ_T = `a`."""
+
+    def below(z):
+        return sum(
+            float(w) * normal.cdf((z - a**0.5 * float(m)) / (1 - a) ** 0.5)
+            for w, m in zip(odds, pair[:, 0], strict=True)
+        )
+
+    left, right = -9.0, 9.0
+    for _ in range(60):  # halve the interval that holds the border
+        middle = (left + right) / 2
+        left, right = (middle, right) if below(middle) < 0.8 else (left, middle)
+    return 1 - normal.cdf(left)
+
+
+print("the linear schedule, stopped after some steps: share of +1, from fresh noise each")
+measured = {}
+for stop in (240, 320, 440, 600, 800):
+    bars = alpha_bar["linear"][3:stop:4]
+    share = share_of_plus(sample(draw_noise(n, generator), bars, pair, odds)[-1])
+    formula = predicted_share(float(bars[-1]))
+    off = standard_errors(share, formula, n)
+    measured[float(bars[-1])] = share
+    print(
+        f"after {stop}: ᾱ_T = {bars[-1]:.4f}   predicted {formula:.4f}   measured {share:.4f}   "
+        f"{off:+.1f} standard errors"
+    )
+    assert abs(off) < 4
+ends = torch.logspace(-4, -0.2, 60, dtype=torch.float64)
+with plots.figure(
+    width=7,
+    height=2.8,
+    alt="A curve that rises from 0.20 at alpha bar 0.0001 to about 0.40 near 0.6. Five measured "
+    "dots lie on it. A horizontal line marks the truth, 0.20.",
+    caption="The share of +1 against what is left at the end. Line: formula. Dots: sampled. "
+    "Dashed: the truth.",
+) as ax:
+    line = torch.tensor([predicted_share(a) for a in ends.tolist()])
+    plots.draw_curves(ax, ends, {"predicted": line}, "ᾱ_T", "share of +1")
+    ax.plot(list(measured), list(measured.values()), "o", color=plots.VERMILION)
+    ax.axhline(0.2, color=plots.FAINT, linewidth=1.5, linestyle="--")
+    ax.set_xscale("log")
 
 # %% [markdown] id=steps-error-note
 # ## Going deeper (not needed later): what few steps cost

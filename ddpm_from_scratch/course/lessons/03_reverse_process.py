@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 03 · The reverse process
 #
-# **What must a network predict to go back, and why?** About 60 minutes on the main road, more than half of them for six exercises. Three sections marked *going deeper* are not needed later (25 minutes more).
+# **What must a network predict to go back, and why?** About 60 minutes on the main road, more than half of them for six exercises. Not counted: the folded derivation of the bound (15 minutes) and what is marked *going deeper*, which no later lesson needs (40 minutes). Two sittings are better than one.
 #
 # Lesson 01 turned data into noise. This lesson finds out what is needed to turn noise into data. The answer is surprisingly small: one
 # function, which looks at a noisy point and says how much of it is noise. We derive that, step by step, from the likelihood. Then we
@@ -276,20 +276,26 @@ assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 # $p(x_T) = \mathcal N(0, I)$, then steps $p_\theta(x_{t-1} \mid x_t)$ down to $x_0$. So
 # $p_\theta(x_0) = \int p_\theta(x_{0:T})\, dx_{1:T}$, an integral over all paths, which no one can compute. We bound it.
 #
-# ### Step 1: Jensen
+# The result: $-\log p_\theta(x_0) \le L$, and $L$ is a sum of KL divergences, one for each step of the chain (Ho eq. 5):
+#
+# $$L = \mathbb E_q\Big[\underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t>1} \underbrace{\mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\|\,p_\theta(x_{t-1} \mid x_t)\big)}_{L_{t-1}} \underbrace{-\log p_\theta(x_0 \mid x_1)}_{L_0}\Big]$$
+#
+# <details><summary>The derivation in four steps: Jensen (step 1), two chains (step 2), the forward steps turned around (step 3), KLs (step 4)</summary>
+#
+# **Step 1: Jensen**
 #
 # Multiply and divide by $q(x_{1:T} \mid x_0)$. The integral becomes an expectation over forward paths. The logarithm is concave, so the logarithm of
 # a mean is at least the mean of the logarithm:
 #
 # $$-\log p_\theta(x_0) = -\log \mathbb E_q\!\left[\frac{p_\theta(x_{0:T})}{q(x_{1:T} \mid x_0)}\right] \le \mathbb E_q\!\left[-\log \frac{p_\theta(x_{0:T})}{q(x_{1:T} \mid x_0)}\right] =: L$$
 #
-# ### Step 2: both are chains
+# **Step 2: both are chains**
 #
 # Products become sums (Ho eq. 3):
 #
 # $$L = \mathbb E_q\!\left[-\log p(x_T) - \sum_{t \ge 1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})}\right]$$
 #
-# ### Step 3: turn the forward steps around
+# **Step 3: turn the forward steps around**
 #
 # $p_\theta$ steps back and $q$ steps forward: they cannot be compared. Bayes, as above, turns $q$ around for $t > 1$:
 #
@@ -312,11 +318,11 @@ assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 #
 # $$L = \mathbb E_q\!\left[\log \frac{q(x_T \mid x_0)}{p(x_T)} + \sum_{t > 1} \log \frac{q(x_{t-1} \mid x_t, x_0)}{p_\theta(x_{t-1} \mid x_t)} - \log p_\theta(x_0 \mid x_1)\right]$$
 #
-# ### Step 4: each term is a KL
+# **Step 4: each term is a KL**
 #
-# Take the expectation over $x_{t-1}$ first, with $x_t$ fixed. A mean of $\log q - \log p$ over draws of $q$ is a KL divergence (refresher D). This is Ho eq. 5:
+# Take the expectation over $x_{t-1}$ first, with $x_t$ fixed. A mean of $\log q - \log p$ over draws of $q$ is a KL divergence (refresher D). This is Ho eq. 5, above.
 #
-# $$L = \mathbb E_q\Big[\underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t>1} \underbrace{\mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\|\,p_\theta(x_{t-1} \mid x_t)\big)}_{L_{t-1}} \underbrace{-\log p_\theta(x_0 \mid x_1)}_{L_0}\Big]$$
+# </details>
 #
 # $L_T$ has no network in it (lesson 01). $L_0$ is the last step, into pixels (lesson 11). What is left are the $L_{t-1}$: the network's step should be the
 # posterior of the previous section.
@@ -614,6 +620,8 @@ for t in (0, 100, 300, 600, 999):
 # %% [markdown] id=score
 # ## The link to the score
 #
+# *A good place for a break. From here on nothing is trained and nothing is approximated: the perfect answer is written down and sampled with.*
+#
 # The *score* of a distribution is the gradient of its log-density: at each point it says in which direction the density grows fastest. It is what another branch of the
 # literature learns. It is the same thing. For the density $q(x_t) = \int q(x_0)\, q(x_t \mid x_0)\, dx_0$ of all noisy data,
 #
@@ -871,7 +879,7 @@ plots.scatter(
 # <details><summary>Answer</summary>
 #
 # Too narrow, and connected by bridges. A long step back is not Gaussian (the two heaps at the beginning), and the sampler takes the one Gaussian whose mean is right and whose variance
-# is that of a *known* $x_0$. It leaves out the uncertainty about $x_0$: too little spread, and in between the heaps it lands in the middle. With 10 steps the spot is no narrower than with 20: by then points of the bridges count as part of it. Lesson 08 does better with 10 steps.
+# is that of a *known* $x_0$. It leaves out the uncertainty about $x_0$: too little spread, and in between the heaps it lands in the middle. (The printed spread is no smaller with 10 steps than with 20 only because points of the bridges near the spot count as part of it.) Lesson 08 does better with 10 steps.
 #
 # </details>
 
@@ -889,7 +897,7 @@ plots.scatter(
 widgets.posterior_explorer(alpha_bar)
 
 # %% [markdown] id=clinic
-# ## Bug clinic
+# ## Going deeper (not needed later): bug clinic
 #
 # Four samplers with one bug each, in 250 steps. Their code is hidden: look at the pictures and the log. The first panel is right. No error message comes from any of them.
 #
@@ -935,7 +943,7 @@ for name, step in BROKEN.items():
     print(f"# {name}\n{inspect.getsource(step)}")
 
 # %% [markdown] id=network
-# ## A network instead
+# ## Going deeper (not needed later): a network instead
 #
 # Now forget the formula, and keep only 20,000 points. A small network gets $x_t$ and $t$ and is trained with $L_{\text{simple}}$: draw points, draw a $t$ for each, draw $\varepsilon$, make $x_t$, compare. (Lesson 06 takes
 # this loop apart.) Since we know $\varepsilon^*$, we can do what no one can do for images: measure the distance from the perfect answer.

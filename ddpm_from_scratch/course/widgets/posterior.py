@@ -201,8 +201,8 @@ class PosteriorExplorer(Explorer):
             "only the data known has one heap per component, and the one with x_0 known is a single bell at one of "
             "them.",
             f"What the explorer shows for x_t = 0.25 and x_0 = {self.data.means[0]:+g} at three of its settings. One "
-            "step back, it hardly matters whether x_0 is known. Many steps back it decides, and the exact density is no "
-            "Gaussian any more. In JupyterLab you can move x_0, x_t and t yourself.",
+            "step back, it hardly matters whether x_0 is known. Many steps back it decides, and the exact density is "
+            "no Gaussian any more. In JupyterLab you can move x_0, x_t and t yourself.",
         )
 
 

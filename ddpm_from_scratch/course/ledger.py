@@ -555,17 +555,19 @@ def equations_table(lesson: str | None = None) -> str:
 
 
 def notation_table(lesson: str | None = None) -> str:
-    """The symbols as a markdown table, or those that lesson "NN" brings."""
+    """The symbols as a markdown table, or those that lesson "NN" brings; without the papers where none has them."""
 
     def math(symbol: str) -> str:
         return f"${symbol}$" if symbol else ""
 
+    symbols = [s for s in SYMBOLS if lesson in (None, s.lesson)]
+    if not any(s.ho or s.song or s.diffusers for s in symbols):
+        return "\n".join(["| here | meaning |", "|---|---|", *(f"| {math(s.here)} | {s.meaning} |" for s in symbols)])
     rows = [
         f"| {math(s.here)} | {s.meaning} | {math(s.ho)} | {math(s.song)} | "
         + ", ".join(f"`{name}`" for name in s.diffusers.split(", ") if name)
         + " |"
-        for s in SYMBOLS
-        if lesson in (None, s.lesson)
+        for s in symbols
     ]
     return "\n".join(["| here | meaning | Ho | Song | Diffusers |", "|---|---|---|---|---|", *rows])
 

@@ -557,6 +557,8 @@ SYMBOLS = (
     Symbol(r"\text{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t)", "signal-to-noise ratio of $x_t$", "", "", "", "01"),
     Symbol(r"\lambda_t = \log \text{SNR}_t", "log-SNR, how hard the task at $t$ is", "", "", "", "02"),
     Symbol("s", "offset of the cosine schedule (IDDPM eq. 17)", "", "", "", "02"),
+    Symbol("w_k, m_k", "data of known parts: probability of part $k$, and its point or centre", "", "", "", "02"),
+    Symbol("r_k(x_t)", "probability of part $k$, given $x_t$", "", "", "", "02"),
     Symbol(r"p_\theta", "distributions of the learned reverse process", r"p_\theta", r"p_\theta", "", "03"),
     Symbol(
         r"\varepsilon_\theta(x_t, t)",
@@ -583,6 +585,7 @@ SYMBOLS = (
         "03",
     ),
     Symbol("v", "velocity, the third thing a network may predict", "", "", "v_prediction", "03"),
+    Symbol("s_k, V_k", "standard deviation of part $k$, and its variance after $t$ steps of noise", "", "", "", "03"),
     Symbol(r"\tilde\mu_t", "mean of $q(x_{t-1} \\mid x_t, x_0)$", r"\tilde\mu_t", "", "", "03"),
     Symbol(
         r"\tilde\beta_t",
@@ -679,17 +682,22 @@ def equations_table(lesson: str | None = None) -> str:
 
 
 def notation_table(lesson: str | None = None) -> str:
-    """The symbols as a markdown table, with their lessons, or those that lesson "NN" brings."""
+    """The symbols as a markdown table, with their lessons, or those that lesson "NN" brings.
+
+    The columns of the papers are left out where no symbol of the lesson stands in one.
+    """
 
     def math(symbol: str) -> str:
         return f"${symbol}$" if symbol else ""
 
+    symbols = [s for s in SYMBOLS if lesson in (None, s.lesson)]
+    if not any(s.ho or s.song or s.diffusers for s in symbols):
+        return "\n".join(["| here | meaning |", "|---|---|", *(f"| {math(s.here)} | {s.meaning} |" for s in symbols)])
     rows = [
         f"| {math(s.here)} | {s.meaning} | {math(s.ho)} | {math(s.song)} | "
         + ", ".join(f"`{name}`" for name in s.diffusers.split(", ") if name)
         + (" |" if lesson else f" | {s.lesson} |")
-        for s in SYMBOLS
-        if lesson in (None, s.lesson)
+        for s in symbols
     ]
     heads = ["here", "meaning", "Ho", "Song", "Diffusers", *["lesson"] * (lesson is None)]
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])

@@ -38,7 +38,7 @@ STAGES = ("Equations", "Network", "Train", "Sample", "Use")
 LESSONS = (
     Lesson(0, "Start here", 20, "Equations", "", "Does everything run, and what will I be able to do?"),
     Lesson(1, "The forward process", 60, "Equations", "gaussian", "How does an image turn into noise, exactly?"),
-    Lesson(2, "Beta schedules", 45, "Equations", "schedules", "How fast should it turn into noise?"),
+    Lesson(2, "Beta schedules", 60, "Equations", "schedules", "How fast should it turn into noise?"),
     Lesson(3, "The reverse process", 60, "Equations", "gaussian", "What must a network predict to go back, and why?"),
     Lesson(4, "U-Net blocks", 60, "Network", "models", "Which pieces is such a network made of?"),
     Lesson(5, "The U-Net", 50, "Network", "models.unet", "How do the pieces fit together?"),

@@ -141,18 +141,18 @@ SCALED_LINEAR = Exercise(
 def betas_from_alpha_bars(alpha_bar: Tensor) -> Tensor:
     """The β of every step whose ᾱ are given: the way back from `alpha_bars`.
 
-    alpha_bar: shape (T,), falling, each in (0, 1); entry 0 holds the papers' ᾱ_1.
-    Returns shape (T,), of alpha_bar's dtype; entry 0 holds the papers' β_1.
+    alpha_bar: shape (T,), torch.float64, falling, each in (0, 1); entry 0 holds the papers' ᾱ_1.
+    Returns shape (T,), torch.float64; entry 0 holds the papers' β_1.
     """
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
 
 
 def betas_from_alpha_bars_inputs(generator: torch.Generator, index: int) -> Case:
-    """ᾱ of the linear schedule, of random ones, and one table in float32."""
+    """ᾱ of the linear schedule, of the cosine one, and of random ones."""
     T = (1000, 40, 9, 6)[index]
     betas = torch.rand(T, generator=generator, dtype=FLOAT64) * 0.3 + 0.05
     alpha_bar = LINEAR_BAR if index == 0 else torch.cumprod(1 - betas, 0)
-    return Case({"alpha_bar": alpha_bar.float() if index == 3 else alpha_bar}, {"T": T})
+    return Case({"alpha_bar": COSINE_BAR[:500] if index == 2 else alpha_bar}, {"T": 500 if index == 2 else T})
 
 
 def _before(alpha_bar: Tensor, first: Tensor | float = 1.0) -> Tensor:
@@ -168,9 +168,9 @@ def betas_from_alpha_bars_by_loop(alpha_bar):
     return torch.stack(result)
 
 
-def betas_from_alpha_bars_in_float64(alpha_bar):
-    wide = alpha_bar.double()
-    return (1 - wide / _before(wide)).to(alpha_bar.dtype)
+def betas_from_alpha_bars_by_numpy(alpha_bar):
+    before = np.concatenate([[1.0], alpha_bar.numpy()[:-1]])
+    return torch.from_numpy((before - alpha_bar.numpy()) / before)
 
 
 def betas_from_alpha_bars_by_logarithm(alpha_bar):
@@ -188,7 +188,7 @@ BETAS_FROM_ALPHA_BARS = Exercise(
     id="02.2",
     title="From ᾱ back to β",
     difficulty=1,
-    minutes=4,
+    minutes=5,
     equation="Ho, above eq. 4",
     where="The cosine schedule",
     lines=1,
@@ -214,7 +214,26 @@ BETAS_FROM_ALPHA_BARS = Exercise(
         ),
         Mistake(
             lambda a: 1 - a / _before(a, a[0]),
-            "you divided ᾱ_1 by itself, so your β_1 is 0: before the first step ᾱ is 1",
+            "your β_1 is 0: you divided ᾱ_1 by itself, or put a 0 in front of the ratios. The first step goes from the "
+            "clean image, where ᾱ is 1, to ᾱ_1",
+        ),
+        Mistake(
+            lambda a: torch.cat([1 - a[1:] / a[:-1], a.new_zeros(1)]),
+            "you put the ratio of ᾱ_2 and ᾱ_1 at entry 0, and a 0 at the end: every β stands one place too early; what "
+            "is missing is the first one, not the last",
+        ),
+        Mistake(
+            lambda a: (1 - a.float() / _before(a.float())).double(),
+            "you worked in float32: a small β is the difference of 1 and a number close to 1, and its digits are lost "
+            "there",
+        ),
+        Mistake(
+            lambda a: 1 - a / a[0],
+            "you divided every ᾱ by the first one; each has to be divided by the one before it",
+        ),
+        Mistake(
+            lambda a: torch.cat([1 - a[:1], 1 - a[:-1] / a[1:]]),
+            "you divided the earlier ᾱ by the later one: from the second on, your β are negative",
         ),
         Mistake(
             lambda a: 1 - a / torch.roll(a, 1),
@@ -247,11 +266,11 @@ BETAS_FROM_ALPHA_BARS = Exercise(
     ),
     alternatives=(
         betas_from_alpha_bars_by_loop,
-        betas_from_alpha_bars_in_float64,
+        betas_from_alpha_bars_by_numpy,
         betas_from_alpha_bars_by_logarithm,
         betas_from_alpha_bars_in_place,
     ),
-    rtol=1e-4,
+    rtol=1e-9,
 )
 
 
@@ -281,6 +300,16 @@ def cosine_inputs(generator: torch.Generator, index: int) -> Case:
 def _squared_cosine(T: int, s: float, steps: Tensor | None = None) -> Tensor:
     t = torch.arange(T + 1, dtype=FLOAT64) if steps is None else steps
     return torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
+
+
+def _cosine_of(share: Tensor) -> Tensor:
+    """The squared cosine, `share` of the way to a right angle."""
+    return torch.cos(share * math.pi / 2) ** 2
+
+
+def _normalised_short_cosine(T: int, s: float) -> Tensor:
+    f = _cosine_of((torch.linspace(0, 1, T, dtype=FLOAT64) + s) / (1 + s))
+    return _betas(f / f[0])
 
 
 def _capped(f: Tensor, max_beta: float) -> Tensor:
@@ -354,7 +383,8 @@ COSINE = Exercise(
         ),
         Mistake(
             lambda T, s, m: _capped(_squared_cosine(T, s), 1.0),
-            "you left out the cap: your last β is 1, so ᾱ_T is 0 and the last step divides by it",
+            "you left out the cap: your last β is 1, so ᾱ_T is 0. A sampler starts there, and its first step divides "
+            "by ᾱ_T",
         ),
         Mistake(
             lambda T, s, m: _capped(torch.cos((torch.arange(T + 1, dtype=FLOAT64) / T + s) * math.pi / 2) ** 2, m),
@@ -387,6 +417,54 @@ COSINE = Exercise(
             "you took the angle up to π: a squared cosine is back at 1 there; it must end at a right angle",
         ),
         Mistake(
+            lambda T, s, m: _capped(_cosine_of(torch.arange(T + 1, dtype=FLOAT64) / T + s / (1 + s)), m),
+            "you divided only s by 1+s: the whole of t/T + s is divided, so that the angle ends at a right one",
+        ),
+        Mistake(
+            lambda T, s, m: _betas(_squared_cosine(T, s)[1:]).clamp(max=m),
+            "you took 1 for the f before the first step: f(0) is a little less, and ᾱ is f(t)/f(0)",
+        ),
+        Mistake(
+            lambda T, s, m: _betas(_squared_cosine(T, s)[:-1]).clamp(max=m),
+            "you start one step early: your entry 0 is 1-f(0), and the last step is missing; entry 0 is the step from "
+            "0 to 1",
+        ),
+        Mistake(
+            lambda T, s, m: _betas(_cosine_of((torch.linspace(0, 1, T, dtype=FLOAT64) + s) / (1 + s))).clamp(max=m),
+            "you spread T values of f from 0 to the end: that leaves one step less between them; f is needed at every "
+            "t from 0 to T, T+1 values",
+        ),
+        Mistake(
+            lambda T, s, m: _normalised_short_cosine(T, s).clamp(max=m),
+            "you spread T values of f from 0 to the end, so entry 0 is f(0)/f(0) and your first β is 0; f is needed at "
+            "every t from 0 to T, T+1 values",
+        ),
+        Mistake(
+            lambda T, s, m: (1 - _squared_cosine(T, s)[1:] / _squared_cosine(T, s)[0]).clamp(max=m),
+            "you returned 1-ᾱ_t, the noise of all steps up to t; β_t is the noise of one step",
+        ),
+        Mistake(
+            lambda T, s, m: _capped(_squared_cosine(T, s, torch.arange(1, T + 2, dtype=FLOAT64)), m),
+            "you start one step late: your entry 0 is the step from 1 to 2, and the last one goes past the right angle",
+        ),
+        Mistake(
+            lambda T, s, m: (1 - _squared_cosine(T, s)[:-1] / _squared_cosine(T, s)[1:]).clamp(max=m),
+            "you divided the earlier f by the later one: that is above 1, and your β are negative",
+        ),
+        Mistake(
+            lambda T, s, m: (1 - _squared_cosine(T, s)[1:] / _squared_cosine(T, s)[:-1]).clamp(min=m),
+            "you raised every β to max_beta: it is a cap, the β above it come down to it",
+        ),
+        Mistake(
+            lambda T, s, m: (1 - _squared_cosine(T, s)[1:] / _squared_cosine(T, s)[:-1]).clamp(0, 0.999),
+            "you capped at 0.999 whatever max_beta is",
+        ),
+        Mistake(
+            lambda T, s, m: _capped(_cosine_of((torch.arange(T + 1) / T + s) / (1 + s)), m),
+            "you made the table in float32, which is what `torch.arange(T + 1) / T` gives: the first β are differences "
+            "of numbers close to 1, and digits lost there do not come back",
+        ),
+        Mistake(
             lambda T, s, m: ((_squared_cosine(T, s)[:-1] - _squared_cosine(T, s)[1:]) / _squared_cosine(T, s)[0]).clamp(
                 max=m
             ),
@@ -394,7 +472,7 @@ COSINE = Exercise(
         ),
         Mistake(
             lambda T, s, m: _capped(_squared_cosine(T, s).float(), m),
-            "you made the table in float32: the first β are differences of numbers close to 1, and lose their digits",
+            "you rounded f to float32: the first β are differences of numbers close to 1, and lose their digits",
         ),
     ),
     alternatives=(cosine_by_loop, cosine_by_alpha_bar, cosine_by_numpy, cosine_in_place),
@@ -509,7 +587,8 @@ RESCALE = Exercise(
         ),
         Mistake(
             lambda b: _betas((_rescaled_root(b) / _root(b)[0]) ** 2),
-            "you stretched so that ᾱ_1 is 1: your first β is 0, a step that does nothing; ᾱ_1 must keep its value",
+            "your first β is 0, a step that does nothing: you stretched so that ᾱ_1 is 1, or divided ᾱ_1 by itself; "
+            "the first step should stay what it was",
         ),
         Mistake(
             lambda b: _betas(
@@ -532,7 +611,7 @@ RESCALE = Exercise(
         Mistake(
             lambda b: torch.cat([b[:-1], torch.ones_like(b[:1])]),
             lambda at: (
-                "you only set the last β to 1: then the last step alone destroys "
+                "you only set the last β to 1, or ᾱ_T to 0: then the last step alone destroys "
                 f"what is left, {at.left**0.5:.2g} of x_0's scale, at once"
             ),
         ),
@@ -547,6 +626,22 @@ RESCALE = Exercise(
         Mistake(
             lambda b: _betas(((_root(b) - _root(b)[-1]) * (_root(b)[0] - _root(b)[-1]) / _root(b)[0]) ** 2),
             "you have the factor upside down: it shrinks what it should stretch, and your ᾱ_1 is too small",
+        ),
+        Mistake(
+            lambda b: _betas(((_root(b) - _root(b)[-1]) / (1 - _root(b)[-1])) ** 2),
+            lambda at: (
+                "you held the clean image, r = 1, where the first step should be held: your first β is "
+                f"{float(at.yours[0]):.4g}, and it should have stayed {float(at.betas[0]):.4g}"
+            ),
+        ),
+        Mistake(
+            lambda b: _betas((_rescaled_root(b.float())) ** 2).double(),
+            "you worked in float32: ᾱ_1 is close to 1 there, and β_1 loses its digits",
+        ),
+        Mistake(
+            lambda b: _betas((_root(b) - _root(b)[-1] * torch.linspace(0, 1, len(b), dtype=FLOAT64)) ** 2),
+            "you took away a share of r_T that grows evenly with t; a straight-line map takes the same shift from "
+            "every r_t",
         ),
     ),
     alternatives=(rescale_by_loop, rescale_by_numpy, rescale_in_place, rescale_by_ratios),
@@ -629,8 +724,8 @@ STRIDED_BETAS = Exercise(
         Mistake(
             lambda a, t: _betas(a)[t],
             lambda at: (
-                "you picked the β of the visited timesteps, which are the noise of one short step each: after your "
-                f"{at.n} steps ᾱ is {float(torch.prod(1 - at.yours)):.3g}, and it should be "
+                "you have the β of the long chain at the visited timesteps, the noise of one short step each: after "
+                f"your {at.n} steps ᾱ is {float(torch.prod(1 - at.yours)):.3g}, and it should be "
                 f"{float(at.alpha_bar[at.timesteps[-1]]):.3g}"
             ),
         ),
@@ -664,6 +759,32 @@ STRIDED_BETAS = Exercise(
             "you looked ᾱ up one timestep early: `timesteps` holds indices of the table already",
         ),
         Mistake(
+            lambda a, t: 1 - a[t + 1] / _before(a[t + 1]),
+            "you looked ᾱ up one timestep late: `timesteps` holds indices of the table already",
+        ),
+        Mistake(
+            lambda a, t: torch.stack(
+                [_betas(a)[i + 1 : j + 1].sum() for i, j in zip([-1, *t.tolist()], t.tolist(), strict=False)]
+            ),
+            "you added up the β of the timesteps in between: each takes its share of what the ones before it left, so "
+            "the shares do not add up",
+        ),
+        Mistake(
+            lambda a, t: 1 - a[t] / torch.roll(a[t], 1),
+            lambda at: (
+                "you rolled the table, which puts the noisiest ᾱ before the first: your entry 0 is "
+                f"{float(at.yours[0]):.3g}, and a β is never negative"
+            ),
+        ),
+        Mistake(
+            lambda a, t: 1 - a[t] / _before(a[t], a[-1]),
+            "you looked up index -1 for the clean image: in Python that is the last entry, the noisiest one",
+        ),
+        Mistake(
+            lambda a, t: 1 - a[t] / _before(a[t], a[t][0]),
+            "your first β is 0: you divided the first ᾱ by itself; before it comes the clean image, with ᾱ = 1",
+        ),
+        Mistake(
             lambda a, t: torch.flip(1 - a[t] / _before(a[t]), (0,)),
             "you returned them from the last step to the first: `timesteps` rises, and so goes the answer",
         ),
@@ -689,7 +810,7 @@ def short_linear(T: int) -> Tensor:
     """A linear schedule of T steps that destroys an image as the one with 1000 steps does.
 
     T: number of steps, from 50 to 1000; at T = 1000 the β run from 1e-4 to 0.02.
-    Returns shape (T,), torch.float64.
+    Returns shape (T,), torch.float64. For every T, the last β is as many times the first, and the β have the same sum.
     """
     scale = 1000 / T
     return torch.linspace(scale * 1e-4, scale * 0.02, T, dtype=torch.float64)
@@ -700,7 +821,7 @@ def short_linear(T: int) -> Tensor:
     """A linear schedule of T steps that destroys an image as the one with 1000 steps does.
 
     T: number of steps, from 50 to 1000; at T = 1000 the β run from 1e-4 to 0.02.
-    Returns shape (T,), torch.float64.
+    Returns shape (T,), torch.float64. For every T, the last β is as many times the first, and the β have the same sum.
     """
     # the schedule of the broken run: mend it
     return torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
@@ -732,6 +853,16 @@ def short_linear_in_place(T):
     return betas
 
 
+def _same_end(T):
+    """The range scaled until ᾱ_T is that of 1000 steps, to the last digit."""
+    low, high = 0.5 * 1000 / T, 1000 / T
+    for _ in range(60):
+        middle = (low + high) / 2
+        more = torch.log1p(-_line(T, middle * 1e-4, middle * 0.02)).sum() < LINEAR_BAR[-1].log()
+        low, high = (low, middle) if more else (middle, high)
+    return _line(T, low * 1e-4, low * 0.02)
+
+
 def _left(at) -> str:
     return f"{float(torch.prod(1 - at.yours.double())):.2g}"
 
@@ -749,7 +880,8 @@ SHORT_LINEAR = Exercise(
     inputs=short_linear_inputs,
     hints=(
         "What decides how much is left at the end is the sum of all β. What happens to that sum when T changes?",
-        "The sum is T · (β_1 + β_T)/2. With fewer steps, every step has to do more: how many times more?",
+        "The sum is T · (β_1 + β_T)/2. With fewer steps, every step has to do more: how many times more? If both ends "
+        "grow by the same factor, their ratio stays.",
         "`scale = ...`, then the same line with both ends multiplied",
     ),
     mistakes=(
@@ -763,7 +895,41 @@ SHORT_LINEAR = Exercise(
         ),
         Mistake(
             lambda T: _line(T, 1e-4, 0.02 * 1000 / T),
-            "you scaled the last β only: the end is nearly right, but the first steps are too gentle",
+            "you scaled the last β only: the end is nearly right, but the first steps are too gentle, and the ratio of "
+            "the two ends has changed",
+        ),
+        Mistake(
+            lambda T: _line(T, 1e-4, 20.1 / T - 1e-4),
+            "you kept the first β and the sum: the end is right, but the first steps are too gentle, since the ratio "
+            "of the last β to the first has changed",
+        ),
+        Mistake(
+            lambda T: _line(T, 20.1 / T - 0.02, 0.02),
+            "you kept the last β and the sum: your schedule does nearly all its work at the start, and the ratio of "
+            "the last β to the first has changed",
+        ),
+        Mistake(
+            _same_end,
+            lambda at: (
+                f"you made ᾱ_T exactly that of 1000 steps; asked is the same sum of the β, and yours is "
+                f"{float(at.yours.sum()):.4f} where it should be {float(at.expected.sum()):.4f}"
+            ),
+        ),
+        Mistake(
+            lambda T: strided_betas(LINEAR_BAR, (torch.linspace(1000 / T, 1000, T)).round().long() - 1),
+            "you took T of the 1000 ᾱ and the β between them: as noisy on the way as the long chain, but not linear",
+        ),
+        Mistake(
+            lambda T: torch.full((T,), 10.05 / T, dtype=FLOAT64),
+            "you made all β equal: the sum is right, but the ratio of the last β to the first is 1",
+        ),
+        Mistake(
+            lambda T: _line(T, 1e-4, 0.02) * (1000 // T),
+            lambda at: f"you rounded 1000/{at.T} down to a whole number: the sum of your β is a little too small",
+        ),
+        Mistake(
+            lambda T: _line(T, 0.1 / (T - 1), 20 / (T - 1)),
+            "you counted T-1 steps, the gaps between the β; all T of them add noise",
         ),
         Mistake(
             lambda T: _line(T, 1e-4 * (1000 / T) ** 0.5, 0.02 * (1000 / T) ** 0.5),
@@ -806,6 +972,10 @@ SHORT_LINEAR = Exercise(
     ),
     rtol=1e-9,
 )
+
+
+BROKEN = schedules.linear(100)
+"""The β of the bug clinic's run."""
 
 
 EXERCISES = (SCALED_LINEAR, BETAS_FROM_ALPHA_BARS, COSINE, RESCALE, STRIDED_BETAS, SHORT_LINEAR)

@@ -101,7 +101,8 @@ POSTERIOR_VARIANCE = Exercise(
         ),
         Mistake(
             lambda a, p: 1 - p,
-            "you returned 1-ᾱ_prev, the variance of x_prev when only x_0 is known; x_t is known too (t = {t})",
+            "you returned 1-ᾱ_prev, the variance of x_prev when only x_0 is known, or took 1-ᾱ_t for β_t: β_t is the "
+            "variance of one step, and x_t is known too (t = {t})",
         ),
         Mistake(
             lambda a, p: (1 - p) / (1 - a) * (p - a),
@@ -122,6 +123,23 @@ POSTERIOR_VARIANCE = Exercise(
         Mistake(
             lambda a, p: (1 - p) / (1 - a) * (1 - p / a),
             "you divided the two levels the wrong way round: ᾱ falls with t, so yours is a negative variance (t = {t})",
+        ),
+        Mistake(
+            lambda a, p: (1 - p) / (1 - a),
+            "you left out the factor β_t: the quotient is the share of β_t that remains, near 1 at t = {t}",
+        ),
+        Mistake(
+            lambda a, p: (1 - a) / (1 - p) * (1 - p / a),
+            "you swapped the two levels: ᾱ_t is the smaller one, and at the clean end it is ᾱ_prev that is 1 (t = {t})",
+        ),
+        Mistake(
+            lambda a, p: 1 / ((a / p) / (1 - a / p) + 1 / (1 - p)),
+            "you computed 1/A as it stands in step 2: right elsewhere, but at the clean end it divides by "
+            "1-ᾱ_prev = 0; step 3 brings it to a form that does not",
+        ),
+        Mistake(
+            lambda a, p: (1 - p) * (1 - a / p),
+            "you forgot to divide by 1-ᾱ_t (t = {t})",
         ),
     ),
     alternatives=(
@@ -199,6 +217,20 @@ def _posterior_mean(x_t, x0, a, p, on_x0=None, on_x_t=None):
     return left / (1 - a) * x0 + right / (1 - a) * x_t
 
 
+def _share_of_x0(a, p):
+    return p**0.5 * (1 - a / p) / (1 - a)
+
+
+def _share_of_x_t(a, p):
+    return (a / p) ** 0.5 * (1 - p) / (1 - a)
+
+
+def _mean_by_precisions(x_t, x0, a, p):
+    alpha = a / p
+    precision = alpha / (1 - alpha) + 1 / (1 - p)
+    return (alpha**0.5 / (1 - alpha) * x_t + p**0.5 / (1 - p) * x0) / precision
+
+
 POSTERIOR_MEAN = Exercise(
     id="03.2",
     title="Where it was one step ago",
@@ -259,6 +291,37 @@ POSTERIOR_MEAN = Exercise(
             lambda x, c, a, p: x / (a / p) ** 0.5,
             "you only undid the shrinking of x_t: x_0 is not used, and noise that was added stays in (t = {t})",
         ),
+        Mistake(
+            lambda x, c, a, p: _posterior_mean(x, c, p, a),
+            "you swapped the two levels: ᾱ_t is the smaller one, and at the clean end it is ᾱ_prev that is 1 (t = {t})",
+        ),
+        Mistake(
+            _mean_by_precisions,
+            "you computed B/A as it stands in step 2: right elsewhere, but at the clean end it divides by "
+            "1-ᾱ_prev = 0; step 4 brings it to a form that does not",
+        ),
+        Mistake(
+            lambda x, c, a, p: c * _share_of_x0(a, p) + (1 - _share_of_x0(a, p)) * x,
+            "you let the two coefficients add up to 1 (t = {t}): they do not, since x_prev, x_t and x_0 have different "
+            "scales",
+        ),
+        Mistake(
+            lambda x, c, a, p: (1 - _share_of_x_t(a, p)) * c + _share_of_x_t(a, p) * x,
+            "you made the coefficient of x_0 what that of x_t leaves of 1 (t = {t}): they do not add up to 1, since "
+            "x_prev, x_t and x_0 have different scales",
+        ),
+        Mistake(
+            lambda x, c, a, p: _posterior_mean(x, c, a, p, on_x0=p * (1 - a / p), on_x_t=a / p * (1 - p)),
+            "you left out both square roots, on ᾱ_prev and on α_t (t = {t})",
+        ),
+        Mistake(
+            lambda x, c, a, p: _posterior_mean(x, c, a, p, on_x_t=(a / p) ** 0.5),
+            "you left out 1-ᾱ_prev in front of x_t (t = {t}): at the clean end it makes the coefficient 0",
+        ),
+        Mistake(
+            lambda x, c, a, p: _posterior_mean(x, c, a, p, on_x0=p**0.5),
+            "you left out β_t in front of x_0 (t = {t}): then x_0 pulls far too hard",
+        ),
     ),
     alternatives=(
         posterior_mean_by_conditioning,
@@ -287,7 +350,7 @@ def eps_weight(betas: Tensor, variances: Tensor) -> Tensor:
 
 
 def eps_weight_inputs(generator: torch.Generator, index: int) -> Case:
-    """The linear schedule with σ² = β, a short one, and random ones with variances of their own."""
+    """The linear schedule, a short one, and random ones, all with variances of their own."""
     betas = (
         schedules.linear(),
         schedules.linear(10, 0.01, 0.3),
@@ -295,7 +358,7 @@ def eps_weight_inputs(generator: torch.Generator, index: int) -> Case:
         torch.rand(7, generator=generator) * 0.8 + 0.1,
     )[index]
     shrink = torch.rand(len(betas), generator=generator, dtype=betas.dtype) * 0.8 + 0.1
-    return Case({"betas": betas, "variances": betas.clone() if index == 0 else betas * shrink}, {"T": len(betas)})
+    return Case({"betas": betas, "variances": betas * shrink}, {"T": len(betas)})
 
 
 def eps_weight_by_logarithm(betas, variances):
@@ -368,7 +431,7 @@ EPS_WEIGHT = Exercise(
         ),
         Mistake(
             lambda b, v: b**2 / (2 * v * (1 - b) * b),
-            "you used 1-α_t where 1-ᾱ_t belongs: ε is the noise of all {T} steps up to t, of variance 1-ᾱ_t",
+            "you used 1-α_t where 1-ᾱ_t belongs: ε is the noise of all steps up to t, of variance 1-ᾱ_t",
         ),
         Mistake(
             lambda b, v: b**2 / (2 * v * (1 - _levels(b)[1])),
@@ -385,6 +448,27 @@ EPS_WEIGHT = Exercise(
         Mistake(
             lambda b, v: _levels(b)[1] / (1 - _levels(b)[1]),
             "you returned the signal-to-noise ratio; σ_t² is not used",
+        ),
+        Mistake(
+            lambda b, v: b / (2 * (1 - b) * (1 - _levels(b)[1])),
+            "you put σ_t² = β_t: that is one choice, but `variances` says what σ_t² is",
+        ),
+        Mistake(
+            lambda b, v: b**2 / (2 * (1 - b) * (1 - _levels(b)[1])),
+            "you left σ_t² out: eq. 8 divides by it",
+        ),
+        Mistake(
+            lambda b, v: b**2 / (2 * v * (1 - b) * (1 - _levels(b)[1] / (1 - b))),
+            "you used the ᾱ of the step before: your first weight divides by 1-1 = 0; ε is the noise of all steps up "
+            "to t itself",
+        ),
+        Mistake(
+            lambda b, v: b**2 / (2 * v * (1 - b).sqrt() * (1 - _levels(b)[1])),
+            "you kept the root on α_t: the factor β_t/√α_t is squared",
+        ),
+        Mistake(
+            lambda b, v: b**2 / (2 * v * (1 - b) * _levels(b)[1]),
+            "you used ᾱ_t where 1-ᾱ_t belongs: it is the noise that is divided out, not what is left of x_0",
         ),
     ),
     alternatives=(eps_weight_by_logarithm, eps_weight_by_loop, eps_weight_by_squares, eps_weight_in_place),
@@ -489,6 +573,24 @@ EPS_FROM_V = Exercise(
             lambda x, v, a: (x - a**0.5 * v) / (1 - a) ** 0.5,
             "you used v as if it were x_0: that formula is Ho eq. 4 solved for ε, and needs x_0",
         ),
+        Mistake(
+            lambda x, v, a: a**0.5 * v - (1 - a) ** 0.5 * x,
+            "you took the second row of the matrix as it stands (ᾱ = {level}): that row makes v from x_0 and ε. The "
+            "way back is the transposed matrix, whose second row is this one's second column",
+        ),
+        Mistake(
+            lambda x, v, a: torch.nan_to_num((v + (1 - a) ** 0.5 * (a**0.5 * x - (1 - a) ** 0.5 * v)) / a**0.5),
+            "you divide by √ᾱ_t and cover up the 0/0: at ᾱ = 0 your ε is 0, and x_t itself is the noise there; there "
+            "is a way that never divides",
+        ),
+        Mistake(
+            lambda x, v, a: (1 - a) ** 0.5 * (x + v),
+            "you gave v the coefficient of x_t (ᾱ = {level}): they are the sine and cosine of one angle",
+        ),
+        Mistake(
+            lambda x, v, a: (1 - a**0.5) * x + a**0.5 * v,
+            "you took 1-√ᾱ where √(1-ᾱ) belongs (ᾱ = {level})",
+        ),
     ),
     alternatives=(eps_from_v_through_x0, eps_from_v_in_float64, eps_from_v_by_rotation, eps_from_v_by_loop),
     package="ddpm_from_scratch.gaussian.eps_from_v",
@@ -503,10 +605,10 @@ def mixture_eps(x_t: Tensor, alpha_bar_t: float, weights: Tensor, centres: Tenso
 
     x_t: shape (N, D).
     alpha_bar_t: ᾱ at t, in (0, 1).
-    weights: π_k, shape (K,), positive, adding up to 1.
+    weights: w_k, shape (K,), positive, adding up to 1.
     centres: m_k, shape (K, D).
     stds: s_k, shape (K,).
-    Returns shape (N, D).
+    Returns shape (N, D), finite also for points far from every centre.
     """
     variances = alpha_bar_t * stds**2 + 1 - alpha_bar_t
     away = x_t[:, None] - alpha_bar_t**0.5 * centres
@@ -517,16 +619,19 @@ def mixture_eps(x_t: Tensor, alpha_bar_t: float, weights: Tensor, centres: Tenso
 
 
 def mixture_eps_inputs(generator: torch.Generator, index: int) -> Case:
-    """The lesson's mixture in the plane, and random ones in one, three and two dimensions."""
-    t = (200, 400, 100, 300)[index]
+    """The lesson's mixture in the plane, random ones in one, three and two dimensions, and points far from it."""
+    t = (200, 400, 100, 300, 29)[index]
     weights, centres, stds = WEIGHTS, CENTRES, STDS
-    if index:
+    if index in (1, 2, 3):
         count, dimensions = ((4, 2), (3, 1), (5, 3), (2, 2))[index]
         weights = torch.rand(count, generator=generator) + 0.2
         weights = weights / weights.sum()
         centres = torch.randn(count, dimensions, generator=generator)
         stds = torch.rand(count, generator=generator) * 0.6 + 0.1
     x_t = torch.randn(9 + index, centres.shape[1], generator=generator)
+    if index == 4:
+        x_t = 5 * x_t / x_t.norm(dim=1, keepdim=True)
+        x_t[0] = torch.tensor([-4.0, 3.0])
     args = {"x_t": x_t, "alpha_bar_t": float(ALPHA_BAR[t]), "weights": weights, "centres": centres, "stds": stds}
     return Case(args, {"t": t, "D": centres.shape[1]})
 
@@ -547,7 +652,20 @@ def _weighted(parts):
 
 
 def mixture_eps_by_loop(x_t, a, weights, centres, stds):
-    total, mean = torch.zeros_like(x_t[:, :1]), torch.zeros_like(x_t)
+    logs, answers = [], []
+    for weight, centre, std in zip(weights, centres, stds, strict=True):
+        variance = a * std**2 + 1 - a
+        away = x_t - a**0.5 * centre
+        logs.append(weight.log() - x_t.shape[1] / 2 * variance.log() - (away**2).sum(1) / (2 * variance))
+        answers.append((1 - a) ** 0.5 * away / variance)
+    top = torch.stack(logs).amax(0)
+    masses = [(log - top).exp()[:, None] for log in logs]
+    return sum(mass * answer for mass, answer in zip(masses, answers, strict=True)) / sum(masses)
+
+
+def _mixture_by_densities(x_t, a, weights, centres, stds, least=0.0):
+    """The right formula with densities in place of their logarithms."""
+    total, mean = torch.full_like(x_t[:, :1], least), torch.zeros_like(x_t)
     for weight, centre, std in zip(weights, centres, stds, strict=True):
         variance = a * std**2 + 1 - a
         away = x_t - a**0.5 * centre
@@ -609,6 +727,23 @@ def mixture_eps_not_normalised(x_t, a, weights, centres, stds):
     return (mass[..., None] * (1 - a) ** 0.5 * away / v[:, None]).sum(1)
 
 
+def _without_division(x_t, a, weights, centres, stds):
+    share, eps = _mixture(x_t, a, weights, centres, stds)
+    return share, eps * (a * stds**2 + 1 - a)[:, None]
+
+
+def _divided_by_the_root(x_t, a, weights, centres, stds):
+    share, eps = _mixture(x_t, a, weights, centres, stds)
+    return share, eps * (a * stds**2 + 1 - a)[:, None] ** 0.5
+
+
+def _softmax_over_points(x_t, a, weights, centres, stds):
+    variances = a * stds**2 + 1 - a
+    away = x_t[:, None] - a**0.5 * centres
+    logs = weights.log() - (away**2).sum(-1) / (2 * variances) - centres.shape[1] / 2 * variances.log()
+    return torch.softmax(logs, 0), (1 - a) ** 0.5 * away / variances[:, None]
+
+
 MIXTURE_EPS = Exercise(
     id="03.5",
     title="The perfect answer for a mixture",
@@ -622,8 +757,8 @@ MIXTURE_EPS = Exercise(
     hints=(
         "Answer first as if you knew the component k: one Gaussian, one line. Then average these K answers with the "
         "probability of each component given x_t.",
-        "v_k = ᾱ s_k² + 1-ᾱ. E[ε | x_t, k] = √(1-ᾱ) (x_t - √ᾱ m_k) / v_k. Its probability is proportional to "
-        "π_k v_k^(-D/2) exp(-|x_t - √ᾱ m_k|² / (2 v_k)); a softmax of the logarithm makes the K of them add up to 1.",
+        "V_k = ᾱ s_k² + 1-ᾱ. E[ε | x_t, k] = √(1-ᾱ) (x_t - √ᾱ m_k) / V_k. Its probability is proportional to "
+        "w_k V_k^(-D/2) exp(-|x_t - √ᾱ m_k|² / (2 V_k)); a softmax of the logarithm makes the K of them add up to 1.",
         "`away = x_t[:, None] - ...` of shape (N, K, D); `share = torch.softmax(..., dim=1)` of shape (N, K); then "
         "`(share[..., None] * ...).sum(dim=1)`",
     ),
@@ -631,12 +766,12 @@ MIXTURE_EPS = Exercise(
         Mistake(mixture_x0, "you returned E[x_0 | x_t], the expected clean point; the noise is asked for (t = {t})"),
         Mistake(
             mixture_eps_without_responsibilities,
-            "you averaged with the weights π_k: those are the probabilities before x_t was seen. A point next to one "
+            "you averaged with the weights w_k: those are the probabilities before x_t was seen. A point next to one "
             "centre most likely came from it",
         ),
         Mistake(
             lambda x, a, w, c, s: _weighted(_mixture(x, a, torch.ones_like(w), c, s)),
-            "you left the weights π_k out of the probabilities: a rare component then counts as much as a frequent one",
+            "you left the weights w_k out of the probabilities: a rare component then counts as much as a frequent one",
         ),
         Mistake(
             lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, power=0.0)),
@@ -645,7 +780,7 @@ MIXTURE_EPS = Exercise(
         ),
         Mistake(
             lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, power=0.5)),
-            "you normalised the density as in one dimension: here x_t has {D}, and each gives a factor v_k^(-1/2)",
+            "you normalised the density as in one dimension: here x_t has {D}, and each gives a factor V_k^(-1/2)",
         ),
         Mistake(
             lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, v=s**2 + 1 - a)),
@@ -682,6 +817,58 @@ MIXTURE_EPS = Exercise(
             "you weighted with probability times density, and these do not add up to 1 over the components: divide by "
             "their sum",
         ),
+        Mistake(
+            _mixture_by_densities,
+            "your formula is right, but you computed it with the densities themselves: far from every centre all of "
+            "them are too small for float32, and you divide 0 by 0. The text says how to avoid that",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _mixture_by_densities(x, a, w, c, s, 1e-12),
+            "you added a small number to the sum of the densities, so that it is never 0: where the densities are "
+            "smaller than that number (t = {t}, points far from every centre) your answer is 0, and it should be large",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, v=torch.full_like(s, 1 - a))),
+            "you took 1-ᾱ_t for the variance of a component: that is the noise alone, and the component was wide "
+            "before it (t = {t})",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_without_division(x, a, w, c, s)),
+            "you left out the division by V_k in E[ε | x_t, k]: with little noise, the offset of x_t is mostly data, "
+            "and only the share √(1-ᾱ_t)/V_k of it is ε (t = {t})",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, power=c.shape[1])),
+            "you normalised the density with V_k^(-D), where it is V_k^(-D/2): wide components get too small a share",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, power=1.0)),
+            "you normalised the density as in the plane, whatever D is: each dimension gives a factor V_k^(-1/2)",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w.exp(), c, s)),
+            "you added the weights w_k to the logarithm of the densities: what belongs there is their logarithm",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w, c, s, power=-c.shape[1] / 2)),
+            "you have the sign of D/2 log V_k wrong: a wide component has a low density, not a high one",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_mixture(x, a, w, a**0.5 * c, s)),
+            "you shrank the centres by ᾱ_t: they move to √ᾱ_t m_k, as everything clean does (t = {t})",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_divided_by_the_root(x, a, w, c, s)),
+            "you divided by the root of V_k in E[ε | x_t, k] (t = {t}): the gain is a covariance over a variance",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: mixture_eps(x, a, w, c, s) / (1 - a) ** 0.5,
+            "you left out √(1-ᾱ_t), the covariance of x_t and ε (t = {t})",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_softmax_over_points(x, a, w, c, s)),
+            "you took the softmax over the points: for each point, the shares of the K components add up to 1",
+        ),
     ),
     alternatives=(
         mixture_eps_by_loop,
@@ -691,6 +878,7 @@ MIXTURE_EPS = Exercise(
         mixture_eps_one_by_one,
     ),
     rtol=1e-3,
+    cases=5,
 )
 
 
@@ -845,6 +1033,63 @@ ANCESTRAL_STEP = Exercise(
             lambda x, e, z, a, p: _mean(x, gaussian.x0_from_eps(x, e, a), a, p) + _std(a, p) * torch.randn_like(x),
             "you drew fresh noise and left the argument `noise` unused: no one can repeat your step",
         ),
+        Mistake(
+            lambda x, e, z, a, p: _mean(x, gaussian.x0_from_eps(x, e, a), a, p) + (1 - a / p) ** 0.5 * z * (p < 1),
+            "you scaled the noise by √β_t: that is another choice that the paper allows, but here the draw is from the "
+            "posterior (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: _mean(gaussian.x0_from_eps(x, e, a), x, a, p) + _std(a, p) * z,
+            "you gave `posterior_mean` x̂_0 and x_t in the wrong order: one small step (t = {t}) should leave you near "
+            "x_t",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: _mean(x, gaussian.x0_from_eps(x, e, p), a, p) + _std(a, p) * z,
+            "you read x̂_0 off with ᾱ_prev: eps is the noise in x_t, whose level is ᾱ_t (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: _mean(x, gaussian.x0_from_eps(x, z, a), a, p) + _std(a, p) * e,
+            "you exchanged `eps` and `noise`: eps is what is taken out of x_t, noise is what is added fresh",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: _mean(x, gaussian.x0_from_eps(x, e, a), p, a) + _std(a, p) * z,
+            "you swapped the two levels in the mean: ᾱ_t is the smaller one, and at the clean end it is ᾱ_prev that is "
+            "1 (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: (
+                _posterior_mean(x, gaussian.x0_from_eps(x, e, a), a, p, on_x0=p * (1 - a / p)) + _std(a, p) * z
+            ),
+            "you left out the square root on ᾱ_prev in front of x̂_0 (t = {t}), as in exercise 03.2",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: (
+                _posterior_mean(x, gaussian.x0_from_eps(x, e, a), a, p, on_x_t=a / p * (1 - p)) + _std(a, p) * z
+            ),
+            "you left out the square root on α_t in front of x_t (t = {t}), as in exercise 03.2",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: gaussian.x0_from_eps(x, e, a) + _std(a, p) * z,
+            "you drew around x̂_0 itself (t = {t}): one step goes only to the mean of the posterior, near x_t",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: _mean(x, gaussian.x0_from_eps(x, e, a), a, p) + (1 - p) ** 0.5 * z,
+            "you scaled the noise by √(1-ᾱ_prev), all of the noise at the next level (t = {t}): most of it is in the "
+            "mean already, as a part of x_t",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: (x - (1 - a / p) / (1 - a) ** 0.5 * e) * (a / p) ** 0.5 + _std(a, p) * z,
+            "you multiplied by √α_t where Ho eq. 11 divides (t = {t}): going back undoes the shrinking of the step",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: (x - (1 - a / p) * e) / (a / p) ** 0.5 + _std(a, p) * z,
+            "you took β_t ε out of x_t (t = {t}): Ho eq. 11 has β_t/√(1-ᾱ_t) in front of ε",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: (x - (1 - a / p) ** 0.5 * e) / (a / p) ** 0.5 + _std(a, p) * z,
+            "you undid the forward step with ε as the noise of one step (t = {t}): ε is the noise of all steps, and a "
+            "step has only the share β_t/√(1-ᾱ_t) of it",
+        ),
     ),
     alternatives=(
         ancestral_step_by_eq_11,
@@ -857,6 +1102,40 @@ ANCESTRAL_STEP = Exercise(
     picture=draw_samples,
     rtol=1e-4,
 )
+
+
+# ---------------------------------------------------------------- bug clinic: steps with one bug each
+
+
+def no_noise(x_t, eps, noise, alpha_bar_t, alpha_bar_prev):
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+    return gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+
+
+def clipped(x_t, eps, noise, alpha_bar_t, alpha_bar_prev):
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t).clamp(-1, 1)
+    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+    return mean + gaussian.posterior_variance(alpha_bar_t, alpha_bar_prev) ** 0.5 * noise
+
+
+def same_noise(x_t, eps, noise, alpha_bar_t, alpha_bar_prev):
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(x_t.shape, generator=generator, dtype=x_t.dtype)
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+    return mean + gaussian.posterior_variance(alpha_bar_t, alpha_bar_prev) ** 0.5 * noise
+
+
+def wrong_time(x_t, eps, noise, alpha_bar_t, alpha_bar_prev):
+    t = int((ALPHA_BAR - alpha_bar_t).abs().argmin())
+    mixture = [part.to(x_t.dtype) for part in (WEIGHTS, CENTRES, STDS)]
+    eps = mixture_eps(x_t, float(ALPHA_BAR[max(t - 60, 0)]), *mixture)
+    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+    return mean + gaussian.posterior_variance(alpha_bar_t, alpha_bar_prev) ** 0.5 * noise
+
+
+BROKEN = {"A": no_noise, "B": clipped, "C": same_noise, "D": wrong_time}
 
 
 EXERCISES = (POSTERIOR_VARIANCE, POSTERIOR_MEAN, EPS_WEIGHT, EPS_FROM_V, MIXTURE_EPS, ANCESTRAL_STEP)

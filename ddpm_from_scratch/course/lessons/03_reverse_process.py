@@ -1,7 +1,7 @@
 # %% [markdown] id=title
 # # 03 · The reverse process
 #
-# **What must a network predict to go back, and why?** About 60 minutes: half of it reading, half of it six exercises.
+# **What must a network predict to go back, and why?** About 60 minutes on the main road, more than half of them for six exercises. Not counted: the folded derivation of the bound (15 minutes) and what is marked *going deeper*, which no later lesson needs (40 minutes). Two sittings are better than one.
 #
 # Lesson 01 turned data into noise. This lesson finds out what is needed to turn noise into data. The answer is surprisingly small: one
 # function, which looks at a noisy point and says how much of it is noise. We derive that, step by step, from the likelihood. Then we
@@ -30,6 +30,7 @@
 # The functions of this lesson take $\bar\alpha_t$ and $\bar\alpha_{t-1}$ themselves, so they need no index.
 
 # %% id=setup
+import inspect
 import math
 from fractions import Fraction
 
@@ -114,6 +115,8 @@ with plots.figure(
 # 2. **If $x_0$ is known, the way back is Gaussian**, for steps of any length (each colour by itself). That one *is* a formula. We derive it next.
 # 3. **If the step is small, the way back is nearly Gaussian even without $x_0$** (right picture). So a model of the form
 #    $p_\theta(x_{t-1} \mid x_t) = \mathcal N(\mu_\theta(x_t, t),\ \sigma_t^2 I)$ (Ho eq. 1) can be good, if the steps are many. Learning it means learning a mean.
+#    (Why: by Bayes, $q(x_{t-1} \mid x_t) \propto q(x_t \mid x_{t-1})\,q(x_{t-1})$. The first factor is a bell of width about $\sqrt{\beta_t}$. Over so short a stretch the logarithm of the second
+#    is nearly a straight line, and a bell times the exponential of a straight line is the same bell, moved.)
 
 # %% [markdown] id=posterior
 # ## The posterior when x_0 is known
@@ -197,8 +200,54 @@ for a_t, before in ((Fraction(9, 10), Fraction(4, 5)), (Fraction(1, 3), Fraction
 # %% exercise 03.2
 # Write $\tilde\mu_t$. This is what `gaussian.posterior_mean` becomes.
 
+# %% [markdown] id=reading-posterior
+# ### What the formula says
+#
+# > **Predict before you run.** Is $\tilde\beta_t$ larger or smaller than $\beta_t$? By much? And which of $x_0$ and $x_t$ has the greater say in
+# > $\tilde\mu_t$: in the middle of the chain, and at its clean end?
+
+# %% id=coefficients
+variance = gaussian.posterior_variance(alpha_bar, alpha_bar_prev)
+on_x0 = alpha_bar_prev**0.5 * betas / (1 - alpha_bar)
+on_x_t = alphas**0.5 * (1 - alpha_bar_prev) / (1 - alpha_bar)
+for t in (0, 1, 10, 100, 500, 999):
+    print(
+        f"t = {t:>3}: β̃/β = {variance[t] / betas[t]:.4f}   coefficient of x_0 {on_x0[t]:.4f}, of x_t {on_x_t[t]:.4f}"
+    )
+with plots.figure(
+    columns=2,
+    alt="Two panels over t from 1 to 1000 on a logarithmic axis. Left: the ratio of "
+    "the two "
+    "variances rises from 0 to nearly 1 within the first fifty steps. Right: the "
+    "coefficient of x_0 falls from 1 to nearly 0, that of x_t rises from 0 to nearly 1.",
+    caption="Left, the share of β that is left when x_0 is known. Right, who is heard in "
+    "the mean. Only in the last few steps does x_0 take over.",
+) as (left, right):
+    count = torch.arange(1, 1001)
+    left.plot(count, variance / betas)
+    left.set(
+        xscale="log", xlabel="t + 1, the papers' t", title=r"$\tilde\beta_t / \beta_t$"
+    )
+    plots.draw_curves(
+        right,
+        count,
+        {"of $x_0$": on_x0, "of $x_t$": on_x_t},
+        "t + 1, the papers' t",
+        "coefficient",
+    )
+    right.set(xscale="log")
+
+# %% [markdown] id=coefficients-answer
+# <details><summary>Answer</summary>
+#
+# Smaller: knowing $x_0$ can only help. But from a few dozen steps on hardly smaller, since what $x_0$ says about $x_{t-1}$ is vague compared
+# with what the neighbour $x_t$ says. For the same reason $x_t$ has nearly all of the say in the middle. At the clean end ($t = 0$ in code) the
+# step before *is* $x_0$: the coefficients are exactly 1 and 0, and the variance is 0.
+#
+# </details>
+
 # %% [markdown] id=second-way
-# ### A second way, to be sure
+# ### Going deeper (not needed later): a second way, to be sure
 #
 # Given $x_0$, the pair $(x_{t-1}, x_t)$ is jointly Gaussian, and refresher C of lesson 00 conditions such a pair. The means are
 # $\sqrt{\bar\alpha_{t-1}}\,x_0$ and $\sqrt{\bar\alpha_t}\,x_0$, the variances $1-\bar\alpha_{t-1}$ and $1-\bar\alpha_t$, and since
@@ -220,51 +269,6 @@ print(
 assert torch.allclose(mean, conditional_mean, rtol=0, atol=1e-11)
 assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 
-# %% [markdown] id=reading-posterior
-# ### What the formula says
-#
-# > **Predict before you run.** Is $\tilde\beta_t$ larger or smaller than $\beta_t$? By much? And which of $x_0$ and $x_t$ has the greater say in
-# > $\tilde\mu_t$: in the middle of the chain, and at its clean end?
-
-# %% id=coefficients
-on_x0 = alpha_bar_prev**0.5 * betas / (1 - alpha_bar)
-on_x_t = alphas**0.5 * (1 - alpha_bar_prev) / (1 - alpha_bar)
-for t in (0, 1, 10, 100, 500, 999):
-    print(
-        f"t = {t:>3}: β̃/β = {variance[t] / betas[t]:.4f}   coefficient of x_0 {on_x0[t]:.4f}, of x_t {on_x_t[t]:.4f}"
-    )
-with plots.figure(
-    columns=2,
-    alt="Two panels over t from 1 to 1000 on a logarithmic axis. Left: the ratio of "
-    "the two "
-    "variances rises from 0 to nearly 1 within the first fifty steps. Right: the "
-    "coefficient of x_0 falls from 1 to nearly 0, that of x_t rises from 0 to nearly 1.",
-    caption="Left, the share of β that is left when x_0 is known. Right, who is heard in "
-    "the mean. Only in the last few steps does x_0 take over.",
-) as (left, right):
-    count = torch.arange(1, 1001)
-    left.plot(count, variance / betas)
-    left.set(
-        xscale="log", xlabel="steps of noise, t + 1", title=r"$\tilde\beta_t / \beta_t$"
-    )
-    plots.draw_curves(
-        right,
-        count,
-        {"of $x_0$": on_x0, "of $x_t$": on_x_t},
-        "steps of noise, t + 1",
-        "coefficient",
-    )
-    right.set(xscale="log")
-
-# %% [markdown] id=coefficients-answer
-# <details><summary>Answer</summary>
-#
-# Smaller: knowing $x_0$ can only help. But from a few dozen steps on hardly smaller, since what $x_0$ says about $x_{t-1}$ is vague compared
-# with what the neighbour $x_t$ says. For the same reason $x_t$ has nearly all of the say in the middle. At the clean end ($t = 0$ in code) the
-# step before *is* $x_0$: the coefficients are exactly 1 and 0, and the variance is 0.
-#
-# </details>
-
 # %% [markdown] id=bound
 # ## The bound
 #
@@ -272,150 +276,152 @@ with plots.figure(
 # $p(x_T) = \mathcal N(0, I)$, then steps $p_\theta(x_{t-1} \mid x_t)$ down to $x_0$. So
 # $p_\theta(x_0) = \int p_\theta(x_{0:T})\, dx_{1:T}$, an integral over all paths, which no one can compute. We bound it.
 #
-# ### Step 1: Jensen
+# The result: $-\log p_\theta(x_0) \le L$, and $L$ is a sum of KL divergences, one for each step of the chain (Ho eq. 5):
+#
+# $$L = \mathbb E_q\Big[\underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t>1} \underbrace{\mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\|\,p_\theta(x_{t-1} \mid x_t)\big)}_{L_{t-1}} \underbrace{-\log p_\theta(x_0 \mid x_1)}_{L_0}\Big]$$
+#
+# <details><summary>The derivation in four steps: Jensen (step 1), two chains (step 2), the forward steps turned around (step 3), KLs (step 4)</summary>
+#
+# **Step 1: Jensen**
 #
 # Multiply and divide by $q(x_{1:T} \mid x_0)$. The integral becomes an expectation over forward paths. The logarithm is concave, so the logarithm of
 # a mean is at least the mean of the logarithm:
 #
 # $$-\log p_\theta(x_0) = -\log \mathbb E_q\!\left[\frac{p_\theta(x_{0:T})}{q(x_{1:T} \mid x_0)}\right] \le \mathbb E_q\!\left[-\log \frac{p_\theta(x_{0:T})}{q(x_{1:T} \mid x_0)}\right] =: L$$
 #
-# ### Step 2: both are chains
+# **Step 2: both are chains**
 #
 # Products become sums (Ho eq. 3):
 #
 # $$L = \mathbb E_q\!\left[-\log p(x_T) - \sum_{t \ge 1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})}\right]$$
 #
-# ### Step 3: turn the forward steps around
+# **Step 3: turn the forward steps around**
 #
 # $p_\theta$ steps back and $q$ steps forward: they cannot be compared. Bayes, as above, turns $q$ around for $t > 1$:
 #
 # $$q(x_t \mid x_{t-1}) = q(x_{t-1} \mid x_t, x_0)\; \frac{q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)}$$
 #
-# The last fraction *telescopes*: in the sum over $t = 2, \dots, T$ of $\log \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)}$ everything cancels
-# but $\log q(x_1 \mid x_0) - \log q(x_T \mid x_0)$. The first of these cancels the denominator of the term $t = 1$, which is $q(x_1 \mid x_0)$. So
+# First line: take the term $t = 1$ out of the sum. Second line: put Bayes into the others, as two logarithms.
+#
+# $$
+# \begin{aligned}
+# L &= \mathbb E_q\!\left[-\log p(x_T) - \sum_{t>1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})} - \log \frac{p_\theta(x_0 \mid x_1)}{q(x_1 \mid x_0)}\right] \\
+# &= \mathbb E_q\!\left[-\log p(x_T) - \sum_{t>1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_{t-1} \mid x_t, x_0)} - \sum_{t>1} \log \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)} - \log \frac{p_\theta(x_0 \mid x_1)}{q(x_1 \mid x_0)}\right]
+# \end{aligned}
+# $$
+#
+# The second sum *telescopes*: each term is $\log q(x_{t-1} \mid x_0)$ minus $\log q(x_t \mid x_0)$, and what one subtracts, the next adds:
+#
+# $$\sum_{t=2}^{T} \log \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)} = \big(\log q(x_1 \mid x_0) - \log q(x_2 \mid x_0)\big) + \big(\log q(x_2 \mid x_0) - \log q(x_3 \mid x_0)\big) + \dots = \log q(x_1 \mid x_0) - \log q(x_T \mid x_0)$$
+#
+# It enters with a minus. So $-\log q(x_1 \mid x_0)$ meets the $+\log q(x_1 \mid x_0)$ of the last term and cancels, and $+\log q(x_T \mid x_0)$ joins $-\log p(x_T)$:
 #
 # $$L = \mathbb E_q\!\left[\log \frac{q(x_T \mid x_0)}{p(x_T)} + \sum_{t > 1} \log \frac{q(x_{t-1} \mid x_t, x_0)}{p_\theta(x_{t-1} \mid x_t)} - \log p_\theta(x_0 \mid x_1)\right]$$
 #
-# ### Step 4: each term is a KL
+# **Step 4: each term is a KL**
 #
-# Take the expectation over $x_{t-1}$ first, with $x_t$ fixed. A mean of $\log q - \log p$ over draws of $q$ is a KL divergence (refresher D). This is Ho eq. 5:
+# Take the expectation over $x_{t-1}$ first, with $x_t$ fixed. A mean of $\log q - \log p$ over draws of $q$ is a KL divergence (refresher D). This is Ho eq. 5, above.
 #
-# $$L = \mathbb E_q\Big[\underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t>1} \underbrace{\mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\|\,p_\theta(x_{t-1} \mid x_t)\big)}_{L_{t-1}} \underbrace{-\log p_\theta(x_0 \mid x_1)}_{L_0}\Big]$$
+# </details>
 #
 # $L_T$ has no network in it (lesson 01). $L_0$ is the last step, into pixels (lesson 11). What is left are the $L_{t-1}$: the network's step should be the
-# posterior of the previous section. All of this can be checked on a tiny chain: three steps, single numbers, and a model whose steps
-# are straight lines, so that even $-\log p_\theta(x_0)$ is known exactly.
+# posterior of the previous section.
 
-# %% id=bound-check
-small_betas = torch.tensor([0.3, 0.4, 0.5], dtype=torch.float64)
-bars = schedules.alpha_bars(small_betas)
-model = [
-    (0.9, 0.1, 0.5),
-    (0.6, 0.0, 0.5),
-    (0.8, -0.1, 0.7),
-]  # slope, offset, variance of each p(x_{t-1} | x_t)
-start, n = 0.8, 200_000
+# %% [markdown] id=bound-check
+# ### Going deeper (not needed later): the bound on a chain of three steps
+#
+# All of this can be checked on a tiny chain: single numbers, three steps, $x_0 = 0.8$, and a model whose steps
+# are straight lines, so that even $-\log p_\theta(x_0)$ is known exactly. One cell for each step.
+
+# %% id=bound-chain
+small_betas = [0.3, 0.4, 0.5]
+bars = [0.7, 0.7 * 0.6, 0.7 * 0.6 * 0.5]
+model = [(0.9, 0.1, 0.5), (0.6, 0.0, 0.5), (0.8, -0.1, 0.7)]  # slope, offset, variance
+n = 200_000
+path = [torch.full((n,), 0.8, dtype=torch.float64)]
+for beta in small_betas:
+    path.append(gaussian.forward_step(path[-1], draw(n), beta))
 
 
 def log_normal(x, mean, variance):
     return -0.5 * ((x - mean) ** 2 / variance + math.log(2 * math.pi * variance))
 
 
-path = [torch.full((n,), start, dtype=torch.float64)]
-for beta in small_betas.tolist():
-    path.append(gaussian.forward_step(path[-1], draw(n), beta))
+def model_mean(t):
+    slope, offset, _ = model[t - 1]
+    return slope * path[t] + offset
 
-eq3, turned, terms = -log_normal(path[3], 0, 1), 0, []
-for t in (1, 2, 3):
-    slope, offset, sigma2 = model[t - 1]
-    log_p = log_normal(path[t - 1], slope * path[t] + offset, sigma2)
-    beta, now = float(small_betas[t - 1]), float(bars[t - 1])
-    eq3 = eq3 - log_p + log_normal(path[t], (1 - beta) ** 0.5 * path[t - 1], beta)
-    if t == 1:
-        turned = turned - log_p
-        terms.append(-log_p)
-        continue
-    before = float(bars[t - 2])
-    mean = gaussian.posterior_mean(path[t], path[0], now, before)
-    spread = gaussian.posterior_variance(now, before)
-    turned = turned + log_normal(path[t - 1], mean, spread) - log_p
-    log_var, log_sigma2 = torch.tensor(math.log(spread)), torch.tensor(math.log(sigma2))
-    terms.append(gaussian.normal_kl(mean, log_var, slope * path[t] + offset, log_sigma2))
-turned = (
-    turned
-    + log_normal(path[3], float(bars[2]) ** 0.5 * start, 1 - float(bars[2]))
-    - log_normal(path[3], 0, 1)
+
+def log_p(t):
+    """log p(x_{t-1} | x_t) on every path."""
+    return log_normal(path[t - 1], model_mean(t), model[t - 1][2])
+
+
+def log_q(t):
+    """log q(x_t | x_{t-1}) on every path."""
+    beta = small_betas[t - 1]
+    return log_normal(path[t], (1 - beta) ** 0.5 * path[t - 1], beta)
+
+
+# %% id=bound-step-2
+# step 2 (Ho eq. 3): two chains
+eq3 = -log_normal(path[3], 0, 1) - sum(log_p(t) - log_q(t) for t in (1, 2, 3))
+print(
+    f"eq. 3: {eq3.mean():.4f} ± {eq3.std() / math.sqrt(n):.4f} nats, a mean over {n:,} paths"
 )
-mean_T, var_T = bars[2] ** 0.5 * start, 1 - bars[2]
-terms.append((0.5 * (mean_T**2 + var_T - 1 - var_T.log())).expand(n))
 
+# %% id=bound-step-3
+# step 3: the forward steps turned around; the same on every path, not only in the mean
+posterior = {
+    t: (
+        gaussian.posterior_mean(path[t], path[0], bars[t - 1], bars[t - 2]),
+        gaussian.posterior_variance(bars[t - 1], bars[t - 2]),
+    )
+    for t in (2, 3)
+}
+last = log_normal(path[3], bars[2] ** 0.5 * path[0], 1 - bars[2])
+turned = last - log_normal(path[3], 0, 1) - log_p(1)
+for t in (2, 3):
+    turned = turned + log_normal(path[t - 1], *posterior[t]) - log_p(t)
 print(f"steps 2 and 3, path by path: largest difference {(eq3 - turned).abs().max():.0e}")
 assert (eq3 - turned).abs().max() < 1e-10
-by_kl = sum(terms)
-error = float((eq3 - by_kl).std() / math.sqrt(n))
-off = float((eq3 - by_kl).mean()) / error
+
+# %% id=bound-step-4
+# step 4 (Ho eq. 5): a KL for each log-ratio
+kl = {}
+for t in (2, 3):
+    mean, spread = posterior[t]
+    widths = [torch.tensor(math.log(variance)) for variance in (spread, model[t - 1][2])]
+    kl[t] = gaussian.normal_kl(mean, widths[0], model_mean(t), widths[1])
+mean_T, var_T = bars[2] ** 0.5 * 0.8, 1 - bars[2]
+l_T = 0.5 * (mean_T**2 + var_T - 1 - math.log(var_T))
+eq5 = l_T + kl[2] + kl[3] - log_p(1)
+off = (eq3 - eq5).mean() / ((eq3 - eq5).std() / math.sqrt(n))
 print(
-    f"step 4, n = {n:,}: eq. 3 gives {eq3.mean():.4f} nats, eq. 5 gives {by_kl.mean():.4f}: {off:+.1f} standard errors apart"
+    f"L_0 = {-log_p(1).mean():.4f}, L_1 = {kl[2].mean():.4f}, L_2 = {kl[3].mean():.4f}, L_T = {l_T:.4f}"
+)
+print(
+    f"eq. 3 gives {eq3.mean():.4f}, eq. 5 {eq5.mean():.4f}: {off:+.1f} standard errors apart"
 )
 assert abs(off) < 4
+print(
+    f"without L_0, standard deviation over paths: step 3 {(turned + log_p(1)).std():.3f}, "
+    f"step 4 {(eq5 + log_p(1)).std():.3f}"
+)
+assert (eq5 + log_p(1)).std() < (turned + log_p(1)).std()
+
+# %% id=bound-step-1
+# step 1: the exact -log p(x_0), by carrying mean and variance through the straight lines
 mean, variance = 0.0, 1.0
 for slope, offset, sigma2 in reversed(model):
     mean, variance = slope * mean + offset, slope**2 * variance + sigma2
-exact = -float(log_normal(torch.tensor(start, dtype=torch.float64), mean, variance))
-print(
-    "  "
-    + ", ".join(
-        f"{name} = {float(term.mean()):.4f}"
-        for name, term in zip(("L_0", "L_1", "L_2", "L_T"), terms, strict=True)
-    )
-)
-print(
-    f"step 1: exact -log p(x_0) = {exact:.4f}, which is below the bound by {by_kl.mean() - exact:.4f}"
-)
-assert exact < by_kl.mean()
-
-# %% [markdown] id=bound-predict
-# > **Predict before you run.** Leave $L_0$ aside, which is the same in both forms. The rest of step 3 and of step 4 has the same mean. Which of the two would
-# > you rather average over a few draws, and why?
-
-# %% id=bound-spread
-rest_3, rest_4 = turned - terms[0], sum(terms[1:])
-print(
-    f"without L_0: mean {rest_3.mean():.4f} and {rest_4.mean():.4f}, standard deviation over paths: step 3 {rest_3.std():.3f}, step 4 {rest_4.std():.3f}"
-)
-assert rest_4.std() < rest_3.std()
-with plots.figure(
-    width=6,
-    height=2.7,
-    alt="Two histograms of the rest of the bound over paths. That of step 3 is wide "
-    "and reaches far below "
-    "zero. That of step 4 is narrow, and none of it is below zero.",
-    caption="The bound without L_0, path by path, in two forms with the same mean. A "
-    "sum of "
-    "KLs is never negative; a logarithm of a ratio may be anything.",
-) as ax:
-    ax.hist(
-        rest_3.numpy(), bins=80, range=(-2, 3), color=plots.SKY, label="step 3, log-ratios"
-    )
-    ax.hist(
-        rest_4.numpy(),
-        bins=80,
-        range=(-2, 3),
-        histtype="step",
-        linewidth=2,
-        color=plots.VERMILION,
-        label="step 4, KLs",
-    )
-    ax.set(xlabel="nats", yticks=[])
-    ax.legend()
+exact = -float(log_normal(path[0][0], mean, variance))
+print(f"exact -log p(x_0) = {exact:.4f}, below the bound by {eq5.mean() - exact:.4f}")
+assert exact < eq5.mean()
 
 # %% [markdown] id=bound-answer
-# <details><summary>Answer</summary>
-#
-# The KLs. They take one of the expectations exactly, in closed form, and what is exact does not fluctuate (the paper calls it Rao-Blackwellised, Ho section 2). Fewer
-# draws are needed for the same precision.
-#
-# </details>
+# The last line of step 4 shows why the KLs are the better form: they take one of the expectations exactly, in closed form, and what is exact does not fluctuate. Fewer
+# draws are needed for the same precision (the paper calls it Rao-Blackwellised, Ho section 2).
 
 # %% [markdown] id=means
 # ## From means to noise
@@ -451,7 +457,11 @@ with plots.figure(
 # In the difference $\tilde\mu_t - \mu_\theta$ the $x_t$ cancels, and $\frac{\beta_t}{\sqrt{\alpha_t}\sqrt{1-\bar\alpha_t}}(\varepsilon_\theta - \varepsilon)$ is left. Square it and put it into eq. 8. This is Ho eq. 12:
 #
 # $$L_{t-1} - C = \mathbb E_{x_0, \varepsilon}\!\left[\frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\,\left\lVert \varepsilon - \varepsilon_\theta\big(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon,\ t\big)\right\rVert^2\right]$$
-#
+
+# %% exercise 03.3
+# Compute the weight in front of the squared norm of Ho eq. 12, for every $t$ at once, from the $\beta$s and the $\sigma_t^2$.
+
+# %% [markdown] id=eq8-12-note
 # The three steps, checked at all $t > 1$ with a prediction that is wrong by an arbitrary amount, and $\sigma_t^2 = \beta_t$:
 
 # %% id=eq8-12
@@ -480,9 +490,6 @@ assert torch.allclose(kl, eq8, rtol=1e-8, atol=1e-9) and torch.allclose(
     kl, eq12, rtol=1e-8, atol=1e-9
 )
 
-# %% exercise 03.3
-# Compute the weight in front of the squared norm of Ho eq. 12, for every $t$ at once, from the $\beta$s and the $\sigma_t^2$.
-
 # %% [markdown] id=simple
 # ### Step 8: drop the weight
 #
@@ -490,43 +497,41 @@ assert torch.allclose(kl, eq8, rtol=1e-8, atol=1e-9) and torch.allclose(
 #
 # $$L_{\text{simple}} = \mathbb E_{t, x_0, \varepsilon}\left[\lVert \varepsilon - \varepsilon_\theta(\sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon,\ t)\rVert^2\right]$$
 #
-# That is not the bound any more. It is the bound with other weights on its terms, and every term still has the same best answer. So *what* is learned
+# (In code the mean over the elements takes the place of their sum $\lVert\cdot\rVert^2$: a constant factor.) That is not the bound any more. It is the bound with other weights on its terms, and every term still has the same best answer. So *what* is learned
 # by a perfect network does not change. What changes is which $t$ an imperfect one cares about.
 #
-# > **Predict before you run.** Compared with the bound, does $L_{\text{simple}}$ care more about small $t$ or about large $t$?
+# > **Predict before you run.** Compared with the bound, which $t$ does $L_{\text{simple}}$ care less about, and which more?
 
 # %% id=weights
 # the finished functions of the exercises, so that nothing below depends on your answers
 from ddpm_from_scratch.course.exercises.l03 import eps_weight as bound_weight
 
-weight = bound_weight(betas, betas)
+weight = bound_weight(betas, betas)[1:]  # Ho eq. 12 holds for t > 1, in code t > 0
 share = weight / weight.sum()
-for t in (0, 1, 10, 100, 500, 999):
-    print(f"t = {t:>3}: weight in the bound {weight[t]:.4f}")
-print(
-    f"share of the weight on the 100 smallest t: bound {share[:100].sum():.0%}, L_simple {0.1:.0%}"
-)
+for first, last in ((1, 99), (100, 399), (400, 999)):
+    simple = (last - first + 1) / 999
+    print(
+        f"t from {first:>3} to {last}: share of the weight {share[first - 1 : last].sum():.0%} in the bound, "
+        f"{simple:.0%} in L_simple"
+    )
 plots.curves(
-    torch.arange(1, 1001),
-    {"bound (eq. 12)": share, "$L_{simple}$ (eq. 14)": torch.full((1000,), 1 / 1000)},
-    "timestep t + 1",
+    torch.arange(2, 1001),
+    {"bound (eq. 12)": share, "$L_{simple}$ (eq. 14)": torch.full((999,), 1 / 999)},
+    "t + 1, the papers' t",
     "share of the weight",
     yscale="log",
-    alt="Two curves over t on a logarithmic axis. The bound's share starts at one "
-    "twentieth for the "
-    "first step, falls below one thousandth after about a hundred steps, and rises "
-    "slowly back to it "
-    "from t = 350 on. The simple loss is a flat line at one thousandth.",
-    caption="The bound gives the first steps up to a hundred times the weight of "
-    "those in the middle: to noise "
-    "that nobody can see. The simple loss treats all t alike.",
+    alt="Two curves over t on a logarithmic axis. The bound's share is far above one thousandth in "
+    "the first steps, falls below it after about a hundred steps, and rises slowly back to it and "
+    "a little above towards large t. The simple loss is a flat line at one thousandth.",
+    caption="The bound gives the first steps up to dozens of times the weight of those in the "
+    "middle, although nobody can see so little noise. The simple loss treats all t alike.",
 )
 
 # %% [markdown] id=weights-answer
 # <details><summary>Answer</summary>
 #
-# About large $t$. The bound counts nats, and the finest details of an image hold most of its nats. The eye does not: it wants the shapes, which are decided
-# at large $t$. The paper reports worse likelihood and better-looking samples with $L_{\text{simple}}$ (Ho section 3.4).
+# Less about the first hundred, more about those in the middle. The bound counts nats, and the finest details of an image hold most of its nats. The eye does not: it wants the shapes, which are decided
+# where the noise hides the details. The paper reports worse likelihood and better-looking samples with $L_{\text{simple}}$ (Ho section 3.4).
 #
 # </details>
 
@@ -554,58 +559,32 @@ plots.curves(
 
 # %% id=circle
 angle = 0.6
+cos, sin = math.cos(angle), math.sin(angle)
 with plots.figure(
-    width=4.6,
+    width=4.2,
     height=4.2,
-    alt="A quarter circle between a horizontal axis, x_0, and a vertical axis, ε. An "
-    "arrow from the "
-    "origin, x_t, points at the circle at an angle of about 34 degrees. A second "
-    "arrow, v, starts at its "
-    "tip and runs along the tangent, at a right angle to the first.",
-    caption="Noising moves x along the circle from x_0 to ε. v is the direction in "
-    "which it moves.",
+    alt="A quarter circle between a horizontal axis, x_0, and a vertical axis, ε. An arrow of length "
+    "1 from the origin, x_t, points at the circle at about 34 degrees. A second arrow of length 1, "
+    "v, starts at its tip and runs along the tangent, at a right angle to the first.",
+    caption="Noising moves x along the circle from x_0 to ε. v is the direction in which it moves.",
 ) as ax:
     turn = torch.linspace(0, math.pi / 2, 100)
     ax.plot(turn.cos(), turn.sin(), color=plots.FAINT, linestyle="-")
-    tip = (math.cos(angle), math.sin(angle))
-    ends = {
-        "$x_t$": ((0, 0), tip, plots.BLUE),
-        "$v$": (
-            tip,
-            (tip[0] - 0.5 * math.sin(angle), tip[1] + 0.5 * math.cos(angle)),
-            plots.VERMILION,
-        ),
-    }
-    for name, (tail, head, colour) in ends.items():
-        ax.annotate(
-            "",
-            head,
-            tail,
-            arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2.5},
-        )
-        ax.text(
-            (head[0] + tail[0]) / 2 + 0.05,
-            (head[1] + tail[1]) / 2,
-            name,
-            color=colour,
-            fontsize=14,
-            va="top" if tail == (0, 0) else "bottom",
-        )
-    ax.set(
-        xlim=(0, 1.15),
-        ylim=(0, 1.15),
-        aspect="equal",
-        xlabel="$x_0$ direction",
-        ylabel=r"$\varepsilon$ direction",
+    colours, arrows = (
+        [plots.BLUE, plots.VERMILION],
+        ([0, cos], [0, sin], [cos, -sin], [sin, cos]),
     )
-step = 1e-6
+    ax.quiver(*arrows, color=colours, angles="xy", scale_units="xy", scale=1, width=0.013)
+    ax.text(0.45, 0.2, "$x_t$", color=plots.BLUE, fontsize=14)
+    ax.text(0.6, 1.02, "$v$", color=plots.VERMILION, fontsize=14)
+    ax.set(xlim=(0, 1.5), ylim=(0, 1.5), aspect="equal")
+    ax.set(xlabel="$x_0$ direction", ylabel=r"$\varepsilon$ direction")
+
 x0, eps = draw(5), draw(5)
-moved = [math.cos(angle + s) * x0 + math.sin(angle + s) * eps for s in (step, -step)]
-v = gaussian.velocity(x0, eps, math.cos(angle) ** 2)
-print(
-    f"derivative along the circle against v: {((moved[0] - moved[1]) / (2 * step) - v).abs().max():.0e}"
-)
-assert ((moved[0] - moved[1]) / (2 * step) - v).abs().max() < 1e-8
+ahead, back = (math.cos(angle + s) * x0 + math.sin(angle + s) * eps for s in (1e-6, -1e-6))
+difference = ((ahead - back) / 2e-6 - gaussian.velocity(x0, eps, cos**2)).abs().max()
+print(f"derivative along the circle against v: {difference:.0e}")
+assert difference < 1e-8
 
 # %% exercise 03.4
 # The inverse of the rotation, second row. Your function must also work at $\bar\alpha_t = 0$. This is what `gaussian.eps_from_v` becomes.
@@ -640,6 +619,8 @@ for t in (0, 100, 300, 600, 999):
 
 # %% [markdown] id=score
 # ## The link to the score
+#
+# *A good place for a break. From here on nothing is trained and nothing is approximated: the perfect answer is written down and sampled with.*
 #
 # The *score* of a distribution is the gradient of its log-density: at each point it says in which direction the density grows fastest. It is what another branch of the
 # literature learns. It is the same thing. For the density $q(x_t) = \int q(x_0)\, q(x_t \mid x_0)\, dx_0$ of all noisy data,
@@ -686,24 +667,24 @@ assert difference < 1e-10
 # %% [markdown] id=mixture
 # ## A mixture, exactly
 #
-# For images no one knows $\varepsilon^*$. For a *mixture of Gaussians* it is a formula. Let $x_0$ be made in two steps: choose a component $k$ with probability $\pi_k$, then draw
-# $x_0 \sim \mathcal N(m_k, s_k^2 I)$ in $D$ dimensions.
+# For images no one knows $\varepsilon^*$. For a *mixture of Gaussians* it is a formula. Let $x_0$ be made in two steps: choose a component $k$ with probability $w_k$, then draw
+# $x_0 \sim \mathcal N(m_k, s_k^2 I)$ in $D$ dimensions. (Lesson 02 had the case $s_k = 0$: points.)
 #
 # **If $k$ is known**, $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$ is Gaussian, with mean $\sqrt{\bar\alpha_t}\,m_k$ and variance
-# $v_k = \bar\alpha_t s_k^2 + 1 - \bar\alpha_t$ in each dimension. Its covariance with $\varepsilon$ is $\sqrt{1-\bar\alpha_t}$. Refresher C of lesson 00 gives the conditional mean ($\varepsilon$ has mean 0):
+# $V_k = \bar\alpha_t s_k^2 + 1 - \bar\alpha_t$ in each dimension. Its covariance with $\varepsilon$ is $\sqrt{1-\bar\alpha_t}$. Refresher C of lesson 00 gives the conditional mean ($\varepsilon$ has mean 0):
 #
-# $$\mathbb E[\varepsilon \mid x_t, k] = \frac{\sqrt{1-\bar\alpha_t}}{v_k}\,\big(x_t - \sqrt{\bar\alpha_t}\, m_k\big)$$
+# $$\mathbb E[\varepsilon \mid x_t, k] = \frac{\sqrt{1-\bar\alpha_t}}{V_k}\,\big(x_t - \sqrt{\bar\alpha_t}\, m_k\big)$$
 #
 # **How probable is $k$?** By Bayes, and with the density of a Gaussian in $D$ dimensions,
 #
-# $$r_k(x_t) = \frac{\pi_k\, \mathcal N(x_t;\ \sqrt{\bar\alpha_t}\,m_k,\ v_k I)}{\sum_j \pi_j\, \mathcal N(x_t;\ \sqrt{\bar\alpha_t}\,m_j,\ v_j I)}, \qquad \mathcal N(x; \mu, v I) = (2\pi v)^{-D/2}\, e^{-\lVert x - \mu\rVert^2/(2v)} .$$
+# $$r_k(x_t) = \frac{w_k\, \mathcal N(x_t;\ \sqrt{\bar\alpha_t}\,m_k,\ V_k I)}{\sum_j w_j\, \mathcal N(x_t;\ \sqrt{\bar\alpha_t}\,m_j,\ V_j I)}, \qquad \mathcal N(x; \mu, V I) = (2\pi V)^{-D/2}\, e^{-\lVert x - \mu\rVert^2/(2V)} .$$
 #
 # **Together**, averaging over $k$:
 #
-# $$\varepsilon^*(x_t, t) = \sum_k r_k(x_t)\; \frac{\sqrt{1-\bar\alpha_t}}{v_k}\,\big(x_t - \sqrt{\bar\alpha_t}\, m_k\big)$$
+# $$\varepsilon^*(x_t, t) = \sum_k r_k(x_t)\; \frac{\sqrt{1-\bar\alpha_t}}{V_k}\,\big(x_t - \sqrt{\bar\alpha_t}\, m_k\big)$$
 
 # %% exercise 03.5
-# Write $\varepsilon^*$. Work with the logarithm of $\pi_k\,\mathcal N(\dots)$ and a softmax: densities far from every centre are too small for float32. (The factor $(2\pi)^{-D/2}$
+# Write $\varepsilon^*$. Work with the logarithm of $w_k\,\mathcal N(\dots)$ and a softmax: the densities themselves are too small for float32 far from every centre, and one case of the check lies there. (The factor $(2\pi)^{-D/2}$
 # is the same for all $k$, and a softmax does not see it.)
 
 # %% id=mixture-data
@@ -723,13 +704,18 @@ def draw_mixture(n, generator):
 
 def log_density(x, level):
     """log q(x_t) of the noised mixture, up to a constant."""
-    v = level * stds**2 + 1 - level
+    variances = level * stds**2 + 1 - level
     distance = ((x[:, None] - level**0.5 * centres) ** 2).sum(dim=-1)
-    return torch.logsumexp(weights.log() - distance / (2 * v) - v.log(), dim=1)  # D/2 = 1
+    logs = weights.log() - distance / (2 * variances) - variances.log()  # D/2 = 1
+    return torch.logsumexp(logs, dim=1)
 
 
 generator = torch.Generator().manual_seed(1)
 points, component = draw_mixture(200_000, generator)
+print("component   weight   centre          standard deviation")
+for k in range(4):
+    x, y = centres[k].tolist()
+    print(f"{k}           {weights[k]:.1f}      ({x:+.1f}, {y:+.1f})    {stds[k]:.2f}")
 print(
     f"data: mean {points.mean(0).tolist()[0]:+.2f}, {points.mean(0).tolist()[1]:+.2f}, variance per axis {float(points.var(0).mean()):.2f}"
 )
@@ -893,7 +879,7 @@ plots.scatter(
 # <details><summary>Answer</summary>
 #
 # Too narrow, and connected by bridges. A long step back is not Gaussian (the two heaps at the beginning), and the sampler takes the one Gaussian whose mean is right and whose variance
-# is that of a *known* $x_0$. It leaves out the uncertainty about $x_0$: too little spread, and in between the heaps it lands in the middle. Lesson 08 does better with 10 steps.
+# is that of a *known* $x_0$. It leaves out the uncertainty about $x_0$: too little spread, and in between the heaps it lands in the middle. (The printed spread is no smaller with 10 steps than with 20 only because points of the bridges near the spot count as part of it.) Lesson 08 does better with 10 steps.
 #
 # </details>
 
@@ -911,43 +897,18 @@ plots.scatter(
 widgets.posterior_explorer(alpha_bar)
 
 # %% [markdown] id=clinic
-# ## Bug clinic
+# ## Going deeper (not needed later): bug clinic
 #
-# Four samplers, each with one bug. $\varepsilon^*$ is perfect in all of them but one, and no error message comes. The first panel is right.
+# Four samplers with one bug each, in 250 steps. Their code is hidden: look at the pictures and the log. The first panel is right. No error message comes from any of them.
 #
-# > **Before you unfold the answers:** what is wrong in each?
-
+# > **Before you unfold the answers:** one clips $\hat x_0$ to $[-1, 1]$, as one does with pixels; one uses the same noise in every step; one tells the predictor a $t$ that is 60 too small; one adds no noise. Which is which?
 
 # %% id=clinic-runs
-def bug_a(x_t, eps, noise, level, level_prev):
-    return gaussian.posterior_mean(
-        x_t, gaussian.x0_from_eps(x_t, eps, level), level, level_prev
-    )
-
-
-def bug_b(x_t, eps, noise, level, level_prev):
-    x0 = gaussian.x0_from_eps(x_t, eps, level).clamp(-1, 1)
-    mean = gaussian.posterior_mean(x_t, x0, level, level_prev)
-    return mean + gaussian.posterior_variance(level, level_prev) ** 0.5 * noise
-
-
-once = torch.randn(1000, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-
-
-def bug_c(x_t, eps, noise, level, level_prev):
-    return step_back(x_t, eps, once, level, level_prev)
-
-
-def bug_d(x_t, t):
-    return perfect(x_t, max(t - 60, 0))
-
+from ddpm_from_scratch.course.exercises.l03 import BROKEN
 
 runs = {
-    "right": sample(perfect, 1000, 4, 4)[0],
-    "A": sample(perfect, 1000, 4, 4, bug_a)[0],
-    "B": sample(perfect, 1000, 4, 4, bug_b)[0],
-    "C": sample(perfect, 1000, 4, 4, bug_c)[0],
-    "D": sample(bug_d, 1000, 4, 4)[0],
+    name: sample(perfect, 1000, 4, 4, step)[0]
+    for name, step in {"right": step_back, **BROKEN}.items()
 }
 for name, cloud in runs.items():
     shares = [float((nearest(cloud) == k).double().mean()) for k in range(4)]
@@ -958,27 +919,31 @@ for name, cloud in runs.items():
     )
 plots.scatter(
     runs,
-    alt="Five scatter plots. Right: four spots. A: only two tiny dots. B: everything "
-    "inside a "
-    "square from -1 to 1, with points piled up at its border. C: the spots have moved "
-    "outwards and are torn, "
-    "many points lie outside the picture. D: the spots are blurred.",
+    alt="Five scatter plots. Right: four spots. A: only two tiny dots. B: everything inside a square "
+    "from -1 to 1, with points piled up at its border. C: the spots have moved outwards and are "
+    "torn, many points lie outside the picture. D: the spots are blurred.",
     caption="One right run and four wrong ones.",
 )
 
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers</summary>
 #
-# - **A** adds no noise: it walks along the means. Each mean is an average over all possible origins, so every point drifts to the same crowded places. Whole components are
-#   missing, and what is left has no variety. (Lesson 08 leaves the noise out and gets good samples, but with another mean.)
-# - **B** clips $\hat x_0$ to $[-1, 1]$, as one does with pixels. These data go beyond that.
+# - **A** adds no noise. The mean $\tilde\mu_t$ counts on the fresh noise: by itself it leaves too little noise in $x_{t-1}$. Without it, each step pulls the points together, and they end in the most crowded places. Whole components are
+#   missing, and what is left has no variety. (Lesson 02's sampler uses the same $\hat x_0$, adds no noise either, and is right: its mean keeps *all* the noise that belongs at $t-1$.)
+# - **B** clips $\hat x_0$ to $[-1, 1]$. These data go beyond that.
 # - **C** draws the noise once and uses it again in every step. Each step alone is right, but the noises no longer average out: they push in one direction all the way.
 # - **D** tells the predictor the wrong $t$, 60 too small. It takes part of the noise for data, so too little is removed at each step, and the spots stay blurred.
 #
 # </details>
+#
+# Now the code. In each, one thing is wrong. **Mend one**: copy it into a cell and compare `sample(perfect, 1000, 4, 4, your_step)[0]` with the first panel.
+
+# %% id=clinic-code
+for name, step in BROKEN.items():
+    print(f"# {name}\n{inspect.getsource(step)}")
 
 # %% [markdown] id=network
-# ## A network instead
+# ## Going deeper (not needed later): a network instead
 #
 # Now forget the formula, and keep only 20,000 points. A small network gets $x_t$ and $t$ and is trained with $L_{\text{simple}}$: draw points, draw a $t$ for each, draw $\varepsilon$, make $x_t$, compare. (Lesson 06 takes
 # this loop apart.) Since we know $\varepsilon^*$, we can do what no one can do for images: measure the distance from the perfect answer.
@@ -1032,17 +997,19 @@ for _ in range(steps):
 
 # %% id=net-error
 test_points = draw_mixture(4000, generator)[0]
-rows = {}
+rows, errors = {}, {}
 for t in (0, 5, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999):
     eps = torch.randn(test_points.shape, generator=generator, dtype=torch.float64)
     x_t = gaussian.q_sample(test_points, eps, float(alpha_bar[t]))
     best = perfect(x_t, t)
     with torch.no_grad():
         said = network(x_t.float(), torch.full((len(x_t),), t)).double()
-    rows[t] = [float((a**2).mean()) for a in (eps - best, eps - said, said - best)]
+    squares = [(a**2).flatten() for a in (eps - best, eps - said, said - best)]
+    rows[t] = [float(a.mean()) for a in squares]
+    errors[t] = float(squares[0].std()) / math.sqrt(len(squares[0]))
 for t in (0, 20, 100, 300, 600, 999):
     print(
-        f"t = {t:>3}: loss of the perfect answer {rows[t][0]:.4f}, of the network {rows[t][1]:.4f}, network against ε* {rows[t][2]:.4f}"
+        f"t = {t:>3}: loss of the perfect answer {rows[t][0]:.4f} ± {errors[t]:.4f}, of the network {rows[t][1]:.4f}, network against ε* {rows[t][2]:.4f}"
     )
 times = torch.tensor(list(rows))
 floor, loss_by_t, excess = torch.tensor(list(rows.values())).T
@@ -1081,7 +1048,7 @@ assert float(excess.mean()) < 0.05
 # %% [markdown] id=net-answer
 # <details><summary>Answer</summary>
 #
-# Well above 0: even the perfect answer has this loss. At small $t$ there is next to no noise in $x_t$, so it cannot be told from the data, and the loss of any predictor is near 1. At large $t$ nearly all
+# Well above 0: even the perfect answer has this loss. At small $t$ there is next to no noise in $x_t$, so it cannot be told from the data, and no predictor gets much below 1. At large $t$ nearly all
 # of $x_t$ is noise, and the loss is near 0. So **a loss curve says little by itself**: a large loss at small $t$ is not a fault, and two models whose losses differ in the third digit may differ much
 # in the lowest curve, the only one that samples depend on.
 #

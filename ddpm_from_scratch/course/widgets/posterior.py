@@ -191,6 +191,7 @@ class PosteriorExplorer(Explorer):
                     ax.plot(height, x, linestyle=dash, color=colour, label=label)
                 _scale(ax)
                 ax.set_title(f"{back} step{'s' * (back > 1)} before t = {t}")
+            figure.axes[0].set_ylabel("x")
             figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
             png = plots.to_png(figure)
         return plots.to_html(
@@ -199,9 +200,9 @@ class PosteriorExplorer(Explorer):
             "Two densities in each of three panels. One step back they are one narrow bell. Far back, the density with "
             "only the data known has one heap per component, and the one with x_0 known is a single bell at one of "
             "them.",
-            "What the explorer shows for x_t = 0.25 at three of its settings. One step back, it hardly matters whether "
-            "x_0 is known. Many steps back it decides, and the exact density is no Gaussian any more. In JupyterLab "
-            "you can move x_0, x_t and t yourself.",
+            f"What the explorer shows for x_t = 0.25 and x_0 = {self.data.means[0]:+g} at three of its settings. One "
+            "step back, it hardly matters whether x_0 is known. Many steps back it decides, and the exact density is "
+            "no Gaussian any more. In JupyterLab you can move x_0, x_t and t yourself.",
         )
 
 

@@ -853,7 +853,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 #
 # In ours, read the words, not the second decimal. At $S = 10$ $\hat\sigma$ is far above the other two, as in the paper. Between $\eta = 0$ and $\eta = 1$ the intervals overlap at ten steps, and only the seeds together speak for one of them. At fifty steps compare the seeds again: less noise need not be better there.
 #
-# The lines *S against S* are the question of the title, for this model. Where they say "within the intervals", ten steps do what many do, as far as so many samples can tell; for $\hat\sigma$ they are far from it.
+# The lines *S against S* are the question of the title, for this model. Where they say "within the intervals", ten steps do what many do, as far as so many samples can tell; for $\hat\sigma$ they are far from it. Where ten steps come out *better* than a thousand, look for the third error of the next section.
 #
 # The share that is recognised with confidence is another measure, and it need not agree. It asks whether each image is a plain digit; the Fréchet distance asks whether the images together are *spread* like the real ones. A sampler that draws plain and similar digits gains in the one and loses in the other. Here too the ± tells whether there is anything to explain.
 #
@@ -866,7 +866,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 #
 # - **The error of long steps.** The deterministic path is smooth and forgives them; noise that does not fit does not. This decides at small $S$.
 # - **The error of the network.** A deterministic sampler carries every wrong answer along to the end. Fresh noise hides part of it: each step pulls $x_t$ back towards the distribution that the network knows. This decides at large $S$, and the worse the network, the earlier.
-# - **The drift of a clipped $\hat x_0$ with $\varepsilon$ kept** (*Clipping*). It grows with the number of steps, and at $\eta = 0$ nothing takes it back. Our table was made with this default. So where its row $\eta = 0$ rises again from one column to the next, that is no sign that more steps are worse as such. (You can tell in a few minutes: judge 300 images of `thousand_steps.samples(unet, "clipped, ε kept", 100, 300)`, and the same of `"not clipped"`, each against 50 steps.)
+# - **The drift of a clipped $\hat x_0$ with $\varepsilon$ kept** (*Clipping*). It grows with the number of steps, most at $\eta = 0$, where no fresh noise takes it back. Our table was made with this default; the paper's DDIM does not clip. So where a row of $\eta$ rises again towards $S = 1000$, that is no sign that more steps are worse as such. (You can tell in a few minutes: judge 300 images of `thousand_steps.samples(unet, "clipped, ε kept", 100, 300)`, and the same of `"not clipped"`, each against 50 steps.)
 #
 # Where the turn lies, at which $S$ and whether at all, depends on network, data, spacing, clipping and measure. Measure it, with intervals and more than one seed. Nothing here was tuned to make the claim hold.
 

@@ -829,7 +829,7 @@ for steps in table.columns:
 #
 # **With many steps, noise may help**, since it replaces part of the errors that the network has made; *where* the order turns depends on the model (lesson 08, *When does the claim hold?*). A table for one model does not speak for another.
 #
-# **With very many steps, clipping counts.** $\hat x_0$ is clipped here and $\varepsilon$ is kept, as Diffusers does by default. At $\eta = 0$ the small push of each step adds up (lesson 08, *Clipping*), so a row $\eta = 0$ that rises again at the right end says more about clipping than about steps. Song's DDIM does not clip.
+# **With very many steps, clipping counts.** In the rows of $\eta$, $\hat x_0$ is clipped and $\varepsilon$ is kept, as Diffusers does by default, and the small push of each step adds up (lesson 08, *Clipping*). So where such a row rises again at the right end, that says more about clipping than about steps. Song's DDIM does not clip; $\hat\sigma$, Ho's sampler, takes its mean from the clipped $\hat x_0$ and stays right.
 #
 # **A difference counts if it is large against the interval, and comes back with another seed.** Where intervals overlap, the matter is not settled; new seeds may settle it. The stored table has three for some cells:
 

@@ -748,7 +748,7 @@ with plots.figure(
     alt="Two panels of the same form: distance over the number of steps, both "
     "logarithmic, one line per sampler. Left ours, with error bars, right the "
     "paper's. In both the line of σ̂ starts highest at ten steps and falls most"
-    " steeply.",
+    " steeply; left, the lines of η = 0 and η = 1 rise again towards 1000 steps.",
     caption="Left, this course's digits with 95 % bootstrap intervals, and the floor: "
     "what as many real images score. Right, Song's Table 1.",
 ) as (ours, paper):
@@ -812,7 +812,7 @@ for steps in table.columns:
         else "overlap"
     )
     print(
-        f"S = {steps:>3}: ours {few_steps.row_title(mine.cell.row):<8} the paper's {few_steps.row_title(theirs):<8} {apart}"
+        f"S = {steps:>4}: ours {few_steps.row_title(mine.cell.row):<8} the paper's {few_steps.row_title(theirs):<8} {apart}"
     )
 
 # %% [markdown] id=table-reading
@@ -890,8 +890,9 @@ distances = [f["frechet"] for f in judged_rows]
 with plots.figure(
     columns=2,
     height=3.2,
-    alt="Two panels over the number of optimiser steps, all axes logarithmic. Left, the loss. "
-    "Right, the Fréchet distance of the samples with error bars, above a dotted line, the floor.",
+    alt="Two panels over the number of optimiser steps. Left, the loss: it drops at once, then "
+    "hardly moves. Right, on a logarithmic axis, the Fréchet distance of the samples with error "
+    "bars: it falls at every point, towards a dotted line, the floor.",
     caption="One training run. Left, the mean loss of the steps before; right, samples of the "
     "averaged weights, with 95 % bootstrap intervals, and what as many real images score.",
 ) as (left, ours):
@@ -904,8 +905,10 @@ with plots.figure(
     ours.axhline(
         judged_rows[0]["frechet_floor"], color=plots.INK, linewidth=1, linestyle=":"
     )
-    for ax, label in ((left, "loss"), (ours, "Fréchet distance")):
-        ax.set(xscale="log", yscale="log", xlabel="optimiser steps", ylabel=label)
+    left.set(ylabel="loss", ylim=(0, None))
+    ours.set(ylabel="Fréchet distance", yscale="log")
+    for ax in (left, ours):
+        ax.set(xscale="log", xlabel="optimiser steps")
         ax.set_xticks(trained, [f"{step:,}" for step in trained])
         ax.minorticks_off()
 for step, loss, f in zip(trained, losses, judged_rows, strict=True):

@@ -269,6 +269,9 @@ def evaluate(
     long_num: Annotated[int, typer.Option(help="Samples of a cell with S = 1000 (η = 0, 1, σ̂ only).")] = 1000,
     repeats: Annotated[int, typer.Option(help="Seeds of the cells S = 10 and 50, η = 0 and 1.")] = 3,
     quadratic: Annotated[str, typer.Option(help="Numbers of steps for quadratic timesteps at η = 0.")] = "10,20,50",
+    no_clip: Annotated[
+        bool, typer.Option("--no-clip", help="Do not clip x̂_0 in the rows of η of --table ddim, like Song's program.")
+    ] = False,
     features: Annotated[
         Features, typer.Option(help="Features of --table ddim: the classifier's, or Inception's by torchmetrics.")
     ] = Features.classifier,
@@ -304,6 +307,7 @@ def evaluate(
             seed,
             repeats,
             _numbers("--quadratic", quadratic) if quadratic else [],
+            clip_sample=False if no_clip else None,
         )
         text = reports.ddim_table(pipeline, asked, plan, inception=features is Features.inception).to_markdown()
     elif table is TableName.bits:

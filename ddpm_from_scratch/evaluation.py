@@ -46,6 +46,7 @@ class SamplingSettings:
         precision: "float32", or "bf16" for a network under autocast.
         variance_type: of "ddpm", instead of that of the pipeline's own scheduler.
         timesteps: of "ddim", the S timesteps visited, instead of those that the scheduler's spacing gives.
+        clip_sample: whether x̂_0 is clipped to [-1, 1], instead of what the pipeline's own scheduler says.
 
     Raises:
         ValueError: an unknown choice, a value out of range, timesteps that are not S or not strictly descending.
@@ -58,6 +59,7 @@ class SamplingSettings:
     precision: str = "float32"
     variance_type: str | None = None
     timesteps: tuple[int, ...] | None = None
+    clip_sample: bool | None = None
 
     def __post_init__(self) -> None:
         if self.scheduler not in ("ddim", "ddpm"):
@@ -153,13 +155,14 @@ class _Sampler:
         config = self.unet.config
         self.num_classes = None if config.num_class_embeds is None else min(num_classes, config.num_class_embeds)
         self.pipeline: Any
+        changes = {name: getattr(settings, name) for name in ("variance_type", "clip_sample")}
+        changes = {name: value for name, value in changes.items() if value is not None}
         if settings.scheduler == "ddim":
-            self.pipeline = DDIMPipeline(self.unet, pipeline.scheduler)
+            self.pipeline = DDIMPipeline(self.unet, DDIMScheduler.from_config(pipeline.scheduler.config, **changes))
             if settings.timesteps is not None:
                 self.pipeline.scheduler = _Visiting.from_config(self.pipeline.scheduler.config)
                 self.pipeline.scheduler.chosen = settings.timesteps
         else:
-            changes: dict[str, Any] = {"variance_type": settings.variance_type} if settings.variance_type else {}
             scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, **changes)
             self.pipeline = DDPMPipeline(self.unet, scheduler)
         self.pipeline.set_progress_bar_config(disable=True)

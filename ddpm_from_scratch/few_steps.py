@@ -86,8 +86,8 @@ class Cell:
         row = self.row if self.row == SIGMA_HAT else f"eta-{self.row}"
         return f"{row}_S-{self.steps}_seed-{self.seed}" + "_quadratic" * self.quadratic
 
-    def settings(self, T: int, precision: str = "float32") -> SamplingSettings:
-        """How its samples are made, with a schedule of T timesteps.
+    def settings(self, T: int, precision: str = "float32", clip_sample: bool | None = None) -> SamplingSettings:
+        """How its samples are made, with a schedule of T timesteps; `clip_sample` is for the rows of η.
 
         Raises:
             ValueError: a row or a number of steps that cannot be.
@@ -102,7 +102,7 @@ class Cell:
         except ValueError:
             raise ValueError(f"a row is a number η from 0 to 1, or {SIGMA_HAT}; got {self.row!r}") from None
         timesteps = quadratic_timesteps(self.steps, T) if self.quadratic else None
-        return SamplingSettings("ddim", eta=eta, timesteps=timesteps, **common)
+        return SamplingSettings("ddim", eta=eta, timesteps=timesteps, clip_sample=clip_sample, **common)
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ class Plan:
         repeat_seeds: seeds of the cells that are repeated, `seed` included, to show what the seed does.
         repeat_rows, repeat_columns: those cells.
         quadratic_rows, quadratic_columns: cells that are also made with quadratic timesteps.
+        clip_sample: whether the rows of η clip x̂_0, None for what the model's scheduler says. Song's program does not;
+            clipping while ε is kept, Diffusers' default, moves the images the more, the more steps there are.
     """
 
     rows: tuple[str, ...] = ("0", "0.2", "0.5", "1", SIGMA_HAT)
@@ -133,6 +135,7 @@ class Plan:
     repeat_columns: tuple[int, ...] = (10, 50)
     quadratic_rows: tuple[str, ...] = ("0",)
     quadratic_columns: tuple[int, ...] = (10, 20, 50)
+    clip_sample: bool | None = None
 
     def cells(self) -> list[Cell]:
         """All cells, the cheap columns first.
@@ -339,9 +342,10 @@ def few_steps_table(
         ValueError: a model and a judge that do not match, a plan that cannot be carried out (before any work), a folder
             that holds samples of another model, or a damaged batch of samples, by name.
     """
-    cells = (plan or Plan()).cells()
+    plan = plan or Plan()
+    cells = plan.cells()
     check_shape(judge.image_shape, pipeline.unet.config, f"the {judge.name} takes")
-    settings = [cell.settings(len(pipeline.scheduler), precision) for cell in cells]
+    settings = [cell.settings(len(pipeline.scheduler), precision, plan.clip_sample) for cell in cells]
     for cell in cells:
         if not 4 <= cell.num_samples:
             raise ValueError(f"figures need at least 4 samples a cell, got {cell.num_samples}")

@@ -73,6 +73,7 @@ def plan_of(
     seed: int,
     repeats: int,
     quadratic: Sequence[int],
+    clip_sample: bool | None = None,
 ) -> few_steps.Plan:
     """The plan that the command line's options describe.
 
@@ -89,6 +90,7 @@ def plan_of(
         seed=seed,
         repeat_seeds=repeats,
         quadratic_columns=tuple(quadratic),
+        clip_sample=clip_sample,
     )
 
 
@@ -111,6 +113,7 @@ def ddim_table(
         "long-num": plan.long_samples if set(plan.columns) & set(plan.long_columns) else None,
         "repeats": plan.repeat_seeds,
         "quadratic": ",".join(map(str, plan.quadratic_columns)),
+        "no-clip": plan.clip_sample is False,
         "seed": asked.seed,
         "precision": asked.precision,
         "features": "inception" if inception else "classifier",

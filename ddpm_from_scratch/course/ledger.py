@@ -614,7 +614,7 @@ SYMBOLS = (
         r"\sigma_t",
         r"\sigma_t",
         "variance_type, eta",
-        "07",
+        "03",
     ),
     Symbol(
         r"\bar\alpha_{\text{prev}}",

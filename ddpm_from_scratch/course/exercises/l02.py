@@ -810,7 +810,7 @@ def short_linear(T: int) -> Tensor:
     """A linear schedule of T steps that destroys an image as the one with 1000 steps does.
 
     T: number of steps, from 50 to 1000; at T = 1000 the β run from 1e-4 to 0.02.
-    Returns shape (T,), torch.float64. For every T, the last β is as many times the first, and the β have the same sum.
+    Returns shape (T,), torch.float64. For every T, the last β over the first and the sum of all β are the same.
     """
     scale = 1000 / T
     return torch.linspace(scale * 1e-4, scale * 0.02, T, dtype=torch.float64)
@@ -821,7 +821,7 @@ def short_linear(T: int) -> Tensor:
     """A linear schedule of T steps that destroys an image as the one with 1000 steps does.
 
     T: number of steps, from 50 to 1000; at T = 1000 the β run from 1e-4 to 0.02.
-    Returns shape (T,), torch.float64. For every T, the last β is as many times the first, and the β have the same sum.
+    Returns shape (T,), torch.float64. For every T, the last β over the first and the sum of all β are the same.
     """
     # the schedule of the broken run: mend it
     return torch.linspace(1e-4, 0.02, T, dtype=torch.float64)

@@ -593,7 +593,8 @@ def learning_rate(step: int, peak: float, warmup_steps: int, steps: int) -> floa
     step: 0 for the first step, steps-1 for the last.
     peak: the rate where neither the rise nor the fall holds it down.
     warmup_steps: at least 1. The first step has already 1/warmup_steps of the rate, so that it moves.
-    steps: of the whole run. The cosine falls over all of it, from 1 at step 0 to 0 at `steps`.
+    steps: of the whole run. The cosine falls over all of it, from 1 at step 0 to 0 at `steps`:
+    half a period, flat at both ends.
     Returns a number.
     """
     rise = min(1.0, (step + 1) / warmup_steps)

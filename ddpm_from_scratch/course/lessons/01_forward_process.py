@@ -430,8 +430,8 @@ with plots.figure(
     width=7,
     height=3.2,
     alt="Ten jagged paths start together at 0.8 and spread out. A shaded band starts as "
-    "a point at 0.8 and widens to between -2 and 2, centred on 0, from about t = 500 "
-    "on. The paths stay in it most of the time.",
+    "a point at 0.8 and widens until, from about t = 800 on, it lies between -2 and 2, centred on "
+    "0. The paths stay in it most of the time.",
     caption="Ten chains from the same x_0 (thin lines), and the mean and two standard "
     "deviations that (B) gives without any chain (dashed line and band). By the "
     "end the starting point is forgotten.",
@@ -461,7 +461,7 @@ print(
 
 # %% [markdown] id=library-names
 # In the package the equation is `gaussian.q_sample`, which takes $\bar\alpha_t$ itself. The look-up by `t` is a method of the
-# scheduler (lesson 07), under the name it has in Diffusers, `add_noise`. All three say the same:
+# scheduler (lesson 07), under the name it has in Diffusers, `add_noise`. The two say the same (yours was checked just now):
 
 # %% id=add-noise-names
 from ddpm_from_scratch import DDPMScheduler
@@ -488,8 +488,8 @@ print(f"the noise outweighs the signal from t = {crossing} on")
 with plots.figure(
     columns=2,
     width_ratios=(1.8, 1),
-    alt="Left: the signal's scale falls from 1 to 0 and the noise's rises from 0 to 1 in "
-    f"S-shaped curves that cross at about t = {crossing}. Right: the pair of scales "
+    alt="Left: the signal's scale falls from 1 to 0 in an S, the noise's rises from 0 to 1 with "
+    f"a steep start; they cross at about t = {crossing}. Right: the pair of scales "
     "as points on a quarter circle from signal 1 to noise 1.",
     caption=f"Left, the two scales over t; they cross at t = {crossing}. Right, the same "
     "two as a point that moves along a quarter circle, marked every 100 steps.",
@@ -543,11 +543,12 @@ plots.scatter(
     panels,
     arm,
     alt="Five scatter plots of two interleaved spiral arms, told apart by colour and "
-    "marker. At t = 40 the arms have blurred, at t = 120 they touch, at t = 300 a "
+    "marker. At t = 40 the arms have blurred, at t = 120 they run into each other, at t = 300 a "
     "round cloud with mixed colours remains, and at t = 999 a standard normal cloud.",
-    caption="The narrow gaps between the arms fill first, then the turns merge, and in "
-    "the end both arms are the same round cloud: from there nothing tells which "
-    "arm a point came from.",
+    caption="The narrow gaps between the turns fill first, the outer shape goes last, "
+    "and in the end both arms are the same round cloud: from there nothing tells "
+    "which arm a point came from. (The variances printed above are of 3,000 numbers: "
+    "chance alone moves a variance of 1 by about 0.026.)",
 )
 
 # %% [markdown] id=variance
@@ -619,7 +620,7 @@ with plots.figure(
 
 # %% [markdown] id=variance-predict
 # > **Predict before you run.** Take the same images with pixels in $[-1, 1]$, in $[0, 1]$, and left in 0 to 255, and apply the same schedule and the
-# > same noise up to $t = 300$. In which range is the image hurt most, in which least, and by what factor do their signal-to-noise ratios differ?
+# > same noise up to $t = 300$. In which range is the image hurt most, in which least, and by what factor does signal over noise, $\bar\alpha_t s^2/(1-\bar\alpha_t)$, differ between the three?
 
 # %% id=wrong-scale
 t = 300
@@ -721,7 +722,7 @@ assert abs(off) < 4
 # %% [markdown] id=prior-answer
 # <details><summary>Answer</summary>
 #
-# More, by far: compare the first row with the last, which is the paper's quantity for our images. The chain has not arrived. $\sqrt{\bar\alpha_T}$ in
+# More, thousands of times: compare the first row with the last, which is the paper's quantity for our images. The chain has not arrived. $\sqrt{\bar\alpha_T}$ in
 # the first row is close to 1, so its end still shows nearly the whole image.
 #
 # </details>
@@ -743,8 +744,8 @@ plots.image_grid(
     alt="Four rows of four images. After 100 steps the clothes are easy to recognise, "
     "after 300 faintly, after 1000 not at all; the last row, fresh noise, looks like "
     "the row after 1000 steps.",
-    caption="Only the third row could be mistaken for the last. A model trained with the "
-    "first schedule has never seen anything like its own starting point.",
+    caption="Only the third row could be mistaken for the last. A model trained with only "
+    "100 steps has never seen anything like its own starting point.",
 )
 
 # %% [markdown] id=zero-snr-note
@@ -899,7 +900,7 @@ plots.image_grid(
 #
 # The numbers above the picture say it without eyes. Someone who knows both images and only has to tell boot from handbag can add up all pixels, each
 # weighted by the difference there. Then the two are so many standard deviations of noise apart: half the side, about half as many. At 4 of them
-# one guess in fifty is wrong, and below that soon more.
+# one guess in forty-four is wrong, and below that soon more.
 #
 # </details>
 
@@ -1006,7 +1007,8 @@ print(
 # 1. $\bar\alpha_t$, rounded to 8 significant bits: near 1 it can only take the few values in the table's third column. The noise
 #    inherits their jumps.
 # 2. Without noise in $x_t$ the best guess for $\varepsilon$ is its mean, 0, and the mean squared error of that guess is the variance of
-#    $\varepsilon$, which is 1.
+#    $\varepsilon$, which is 1. In a healthy run the loss on such images comes below 1 even there: on a plain black background the noise can be
+#    read off. (For data without plain parts it stays near 1 at the smallest $t$; lesson 03 shows such data.)
 # 3. The first ten steps of a thousand are the last ten of the sampler, where next to nothing is left to remove. The damage is in the finest
 #    detail, and no error message tells of it.
 #
@@ -1057,8 +1059,8 @@ plots.image_grid(
 #   hardly touched.
 # - **C** lets $\bar\alpha$ line up with the last axis: the columns of pixels have different $t$, the images all the same. It raised no error
 #   because the number of timesteps and the width of the image happened to agree.
-# - **D** forgets both square roots. The image looks almost right. The standard deviation gives it away: it dips in the middle, since
-#   $\bar\alpha_t^2 + (1-\bar\alpha_t)^2$ is less than 1 in between.
+# - **D** forgets both square roots. The image looks almost right. The standard deviation gives it away: it dips where that of the
+#   right run rises, since $\bar\alpha_t^2 s^2 + (1-\bar\alpha_t)^2$ is less than $\bar\alpha_t s^2 + 1-\bar\alpha_t$ in between.
 #
 # The code of the four, which the next cell prints, holds one wrong expression each.
 #
@@ -1079,7 +1081,7 @@ for name, noise_it in BROKEN.items():
 #   add up to one, and shrinkings multiply. From any $x_s$ the same holds with $\bar\alpha_t/\bar\alpha_s$ for $\bar\alpha_t$.
 # - In code `t` counts from 0: `t = 0` has had one step.
 # - The scale of the data belongs to the schedule: pixels in $[-1, 1]$.
-# - $x_T$ must be $\mathcal N(0, I)$ for every image. The KL says how far it is from that; stopping early is far.
+# - $x_T$ must be $\mathcal N(0, I)$ for every image. The KL says how far it is from that; a chain stopped early is far from it.
 # - $\text{SNR}_t = \bar\alpha_t/(1-\bar\alpha_t)$ names a state whatever the schedule.
 # - Compute $\sqrt{1-\bar\alpha_t}$ in high precision, and round last.
 #
@@ -1097,6 +1099,6 @@ progress("01")
 # - J. Ho, A. Jain, P. Abbeel, *Denoising Diffusion Probabilistic Models* (2020), arXiv 2006.11239: eq. 2 (one step), eq. 4 (the jump), eq. 5
 #   ($L_T$), section 3.3 (data in $[-1, 1]$), section 4 ($T$, the linear schedule, $L_T \approx 10^{-5}$ bits per dimension).
 # - J. Song, C. Meng, S. Ermon, *Denoising Diffusion Implicit Models* (2021), arXiv 2010.02502: eq. 4 is (B) in their notation, with $\alpha_t$ for
-#   $\bar\alpha_t$; section 3.1 starts from the observation that training uses only $q(x_t \mid x_0)$.
+#   $\bar\alpha_t$; section 3 starts from the observation that training uses only $q(x_t \mid x_0)$.
 # - S. Lin et al., *Common Diffusion Noise Schedules and Sample Steps are Flawed* (2024), arXiv 2305.08891: what the trace of the image in $x_T$ does.
 # - J. Sohl-Dickstein et al., *Deep Unsupervised Learning using Nonequilibrium Thermodynamics* (2015), arXiv 1503.03585: where the idea began.

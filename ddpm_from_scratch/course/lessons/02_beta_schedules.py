@@ -81,7 +81,7 @@ plots.image_grid(
 # <details><summary>Answer</summary>
 #
 # At the noisy end of the linear one: there it turns noise into noise, and nothing that an eye could use changes. IDDPM
-# (section 3.2) found that one fifth of the reverse steps of the linear schedule could be left out there with hardly any loss in FID. The
+# (section 3.2) found that one fifth of the reverse steps of the linear schedule could be left out there with hardly any loss of image quality (measured by FID, lesson 11). The
 # cosine schedule was made to mend that.
 #
 # </details>
@@ -99,7 +99,7 @@ plots.image_grid(
 # | cosine | `squaredcos_cap_v2` | $\bar\alpha_t$ is a squared cosine, and $\beta_t$ follows | IDDPM eq. 17 |
 #
 # The first three are drawn in $\beta$. The fourth is drawn in $\bar\alpha$, and the section *The cosine schedule* derives its $\beta$. ("Sigmoid" here is a sigmoid
-# in $\beta$. Some papers use that word for a sigmoid in $\bar\alpha$, which is another schedule.)
+# in $\beta$. Some papers use that word for a sigmoid in $\bar\alpha$, which is another schedule. Its $\beta$ only come near the $\beta_1$ and $\beta_T$ of its rule.)
 #
 # The same schedule can be looked at in three ways: $\beta_t$, what a step does; $\bar\alpha_t$, what is left; and
 # $\lambda_t = \log \mathrm{SNR}_t$, how hard the task at $t$ is.
@@ -185,7 +185,7 @@ for name, a in alpha_bar.items():
 #
 # $$\log \bar\alpha_T = \sum_{t=1}^T \log(1-\beta_t) = -\sum_t \beta_t - \tfrac12 \sum_t \beta_t^2 - \dots$$
 #
-# The $\beta_t$ are small, so the first sum decides. **What is left at the end is $e^{-\sum\beta}$, nearly.** For three of the schedules this sum is known:
+# Where the $\beta_t$ are small (in all but the cosine schedule), the first sum decides. **What is left at the end is $e^{-\sum\beta}$, nearly.** For three of the schedules this sum is known:
 #
 # - **linear**: evenly spaced numbers have the mean of their ends, so $\sum\beta = T\,\frac{\beta_1 + \beta_T}{2}$, exactly.
 # - **sigmoid**: the same sum. Pair $u$ with $1-u$: since $\sigma(z) + \sigma(-z) = 1$, each pair has $\beta$s that add up to
@@ -193,7 +193,7 @@ for name, a in alpha_bar.items():
 # - **scaled linear**: the mean of a square whose root rises evenly is, for many steps,
 #   $\int_0^1 \big(\sqrt{\beta_1} + u(\sqrt{\beta_T}-\sqrt{\beta_1})\big)^2 du = \frac{\beta_1 + \sqrt{\beta_1\beta_T} + \beta_T}{3}$.
 #
-# > **Predict before you run.** Linear from $10^{-4}$ to 0.02, $T = 1000$: what is $\sum\beta$? And $e^{-\sum\beta}$? Is more or less left with the scaled linear one?
+# > **Predict before you run.** Linear from $10^{-4}$ to 0.02, $T = 1000$: what is $\sum\beta$? Does $e^{-\sum\beta}$ come out above or below the $\bar\alpha_T$ printed above, and why? And why is more left with the scaled linear one?
 
 # %% id=left-check
 sums = {
@@ -214,7 +214,7 @@ for name, formula in sums.items():
 # %% [markdown] id=left-answer
 # <details><summary>Answer</summary>
 #
-# About 10, and $e^{-10}$ is about $5 \cdot 10^{-5}$. The scaled linear one lies below the linear one everywhere but at its ends, so its sum is smaller and more is left.
+# $\sum\beta$ is about 10, and $e^{-\sum\beta}$ lies above $\bar\alpha_T$: every term left out, $-\tfrac12\sum\beta^2$ and so on, is negative. The scaled linear one lies below the linear one everywhere but at its ends, so its sum is smaller and more is left.
 #
 # </details>
 
@@ -244,7 +244,7 @@ for name, formula in sums.items():
 
 # %% [markdown] id=cosine-cap
 # **The cap.** At the last step the angle is a right one, $f(T) = 0$, and so $\beta_T = 1 - 0 = 1$: one step that throws everything
-# away. A sampler starts at $\bar\alpha_T$ and divides by it, so IDDPM caps $\beta_t$ at 0.999. Then $\bar\alpha_T = 0.001\,\bar\alpha_{T-1}$, tiny and not 0.
+# away. A sampler with a network that predicts $\varepsilon$ divides by $\sqrt{\bar\alpha_T}$ at its first step, so IDDPM caps $\beta_t$ at 0.999. Then $\bar\alpha_T = 0.001\,\bar\alpha_{T-1}$, tiny and not 0.
 #
 # **The offset $s$.** Without it, the first steps would do nearly nothing. For a small angle $\varphi$, $\cos^2\varphi \approx 1 - \varphi^2$, so without $s$ the first $\beta$ is
 # $\left(\frac{\pi}{2T}\right)^2$, which falls with the *square* of $T$. IDDPM chose $s$ so that the first noise, $\sqrt{\beta_1}$, is slightly smaller than
@@ -390,9 +390,11 @@ with plots.figure(
     columns=3,
     sharey=True,
     alt="Three panels of paths, from a spread about 0 on the left to -1 or +1 on the right. From "
-    "N(0, 1) with the cut schedule clearly more paths end at +1 than in the two other panels.",
+    "N(0, 1) with the cut schedule the share at +1, written in the corner, is too large; the two "
+    "other panels have about the right one. By eye the panels are hard to tell apart.",
     caption="A hundred paths each, from noise (left) to data (right), coloured by where they end. "
-    "Every path ends at a right value. But from N(0, 1) the cut schedule takes too many to +1.",
+    "Every path ends at a right value. But from N(0, 1) the cut schedule takes too many to +1: "
+    "the shares in the corners are of all 8,000 paths, a hundred are too few to show it.",
 ) as axes:
     for ax, (name, (states, bars)) in zip(axes, runs.items(), strict=True):
         paths = torch.cat(states, dim=1)[:100]
@@ -409,8 +411,8 @@ with plots.figure(
 # %% [markdown] id=bad-answer
 # <details><summary>Answer</summary>
 #
-# More. The data lean to the left, so a right $x_T$ leans to the left as well: its mean is $\sqrt{\bar\alpha_T}\,\mathbb E[x_0]$. Fresh noise does not lean, and what lies
-# to the right of where it should be ends at $+1$. With the right start the same
+# More. The data lean to the left, so a right $x_T$ leans to the left as well: its mean is $\sqrt{\bar\alpha_T}\,\mathbb E[x_0]$. Fresh noise does not lean, so more of it lies
+# to the right of the border between the two bundles of paths, and ends at $+1$. With the right start the same
 # schedule and denoiser are correct. So it is the start that is wrong, and nothing else.
 #
 # </details>
@@ -686,7 +688,7 @@ with plots.figure(
     sharey=True,
     alt="Two panels of alpha bar against t divided by T for T = 100, 200, 1000 and 4000. Left, with "
     "the range as it is, four different curves: for T = 100 it never falls below 0.36, for 4000 it "
-    "is zero after a quarter. Right, with the scaled range, the four curves lie on each other.",
+    "is close to zero after a third. Right, with the scaled range, the four curves lie on each other.",
     caption="ᾱ against t/T. Left, β from 0.0001 to 0.02 whatever T is: four different schedules. "
     "Right, the range multiplied by 1000/T: one schedule, cut finer or coarser.",
 ) as (left, right):
@@ -897,7 +899,7 @@ for index in (0, 1, 5, 50, 500):
 # ## Summary
 #
 # - A schedule can be read in three ways: $\beta$ (a step), $\bar\alpha$ (what is left), $\lambda = \log\mathrm{SNR}$ (how hard the task is). Compare schedules by $\lambda$.
-# - $\bar\alpha_T \approx e^{-\sum\beta}$. The range $10^{-4}$ to 0.02 belongs to $T = 1000$; for another $T$, multiply it by $1000/T$.
+# - $\bar\alpha_T \approx e^{-\sum\beta}$ where the $\beta$ are small. The range $10^{-4}$ to 0.02 belongs to $T = 1000$; for another $T$, multiply it by $1000/T$.
 # - Any falling $\bar\alpha$ is a schedule: $\beta_t = 1 - \bar\alpha_t/\bar\alpha_{t-1}$. The cosine schedule is made so.
 # - If $\bar\alpha_T$ is not near 0, samples are wrong even with an exact network: proportions and brightness are pulled to those of noise.
 # - The rescale makes $\bar\alpha_T = 0$. Then the network must predict $v$ (or $x_0$), since $\varepsilon$ says nothing about $x_0$ there.

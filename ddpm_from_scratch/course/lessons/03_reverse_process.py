@@ -87,7 +87,7 @@ with plots.figure(
     "bell at 0.25, in which both kinds of runs are mixed.",
     caption="Where runs that are at 0.25 now were 350 steps ago (left) and one step ago "
     "(right), coloured by their x_0. Among the runs of one colour, the shape is a "
-    "Gaussian in both pictures.",
+    "Gaussian in both pictures. Mind the axes: the right picture is five times as fine.",
 ) as axes:
     for ax, (earlier, (points, clean)) in zip(axes, slices.items(), strict=True):
         groups = [points[clean == sign].numpy() for sign in (1.0, -1.0)]
@@ -114,7 +114,7 @@ with plots.figure(
 #    that one can write down for images: one would have to know all images.
 # 2. **If $x_0$ is known, the way back is Gaussian**, for steps of any length (each colour by itself). That one *is* a formula. We derive it next.
 # 3. **If the step is small, the way back is nearly Gaussian even without $x_0$** (right picture). So a model of the form
-#    $p_\theta(x_{t-1} \mid x_t) = \mathcal N(\mu_\theta(x_t, t),\ \sigma_t^2 I)$ (Ho eq. 1) can be good, if the steps are many. Learning it means learning a mean.
+#    $p_\theta(x_{t-1} \mid x_t) = \mathcal N(\mu_\theta(x_t, t),\ \sigma_t^2 I)$ (Ho eq. 1), with a variance $\sigma_t^2$ that is chosen, not learned, can be good, if the steps are many. Learning it means learning a mean.
 #    (Why: by Bayes, $q(x_{t-1} \mid x_t) \propto q(x_t \mid x_{t-1})\,q(x_{t-1})$. The first factor is a bell of width about $\sqrt{\beta_t}$. Over so short a stretch the logarithm of the second
 #    is nearly a straight line, and a bell times the exponential of a straight line is the same bell, moved.)
 
@@ -220,7 +220,7 @@ with plots.figure(
     "the two "
     "variances rises from 0 to nearly 1 within the first fifty steps. Right: the "
     "coefficient of x_0 falls from 1 to nearly 0, that of x_t rises from 0 to nearly 1.",
-    caption="Left, the share of β that is left when x_0 is known. Right, who is heard in "
+    caption="Left, the variance once x_0 is known, as a share of β. Right, who is heard in "
     "the mean. Only in the last few steps does x_0 take over.",
 ) as (left, right):
     count = torch.arange(1, 1001)
@@ -240,7 +240,7 @@ with plots.figure(
 # %% [markdown] id=coefficients-answer
 # <details><summary>Answer</summary>
 #
-# Smaller: knowing $x_0$ can only help. But from a few dozen steps on hardly smaller, since what $x_0$ says about $x_{t-1}$ is vague compared
+# Smaller: $1-\bar\alpha_{t-1} < 1-\bar\alpha_t$. (For data from $\mathcal N(0, I)$ the step back without $x_0$ has variance exactly $\beta_t$, and knowing $x_0$ can only narrow it.) But from a few dozen steps on hardly smaller, since what $x_0$ says about $x_{t-1}$ is vague compared
 # with what the neighbour $x_t$ says. For the same reason $x_t$ has nearly all of the say in the middle. At the clean end ($t = 0$ in code) the
 # step before *is* $x_0$: the coefficients are exactly 1 and 0, and the variance is 0.
 #
@@ -426,6 +426,8 @@ assert exact < eq5.mean()
 # %% [markdown] id=means
 # ## From means to noise
 #
+# The steps go on from the four of the bound (folded above).
+#
 # ### Step 5: a squared difference of means
 #
 # $L_{t-1}$ is a KL of two Gaussians with variances $\tilde\beta_t$ and $\sigma_t^2$, both fixed. By refresher D, for each element,
@@ -530,8 +532,8 @@ plots.curves(
 # %% [markdown] id=weights-answer
 # <details><summary>Answer</summary>
 #
-# Less about the first hundred, more about those in the middle. The bound counts nats, and the finest details of an image hold most of its nats. The eye does not: it wants the shapes, which are decided
-# where the noise hides the details. The paper reports worse likelihood and better-looking samples with $L_{\text{simple}}$ (Ho section 3.4).
+# Less about the first hundred, more about nearly all the others. The bound counts nats, and the finest details of an image hold most of its nats. The eye does not: it wants the shapes, which are decided
+# where the noise hides the details. The paper reports worse likelihood and better-looking samples with $L_{\text{simple}}$ (Ho sections 3.4 and 4).
 #
 # </details>
 
@@ -620,10 +622,10 @@ for t in (0, 100, 300, 600, 999):
 # %% [markdown] id=score
 # ## The link to the score
 #
-# *A good place for a break. From here on nothing is trained and nothing is approximated: the perfect answer is written down and sampled with.*
+# *A good place for a break. From here on the perfect answer is written down and sampled with; a network comes only in the last* going deeper *part.*
 #
 # The *score* of a distribution is the gradient of its log-density: at each point it says in which direction the density grows fastest. It is what another branch of the
-# literature learns. It is the same thing. For the density $q(x_t) = \int q(x_0)\, q(x_t \mid x_0)\, dx_0$ of all noisy data,
+# literature learns, and up to a factor it is our $\mathbb E[\varepsilon \mid x_t]$. For the density $q(x_t) = \int q(x_0)\, q(x_t \mid x_0)\, dx_0$ of all noisy data,
 #
 # $$
 # \begin{aligned}
@@ -748,8 +750,8 @@ with plots.figure(
     "all arrows point "
     "to its middle. At t = 200 three soft hills that run into each other. At t = 60 "
     "four separate "
-    "spots, and long arrows that run to one of them.",
-    caption="Grey: density of the noisy data. Arrows: -ε*, the direction of the "
+    "spots, and long arrows, each to one of them.",
+    caption="Grey: density of the noisy data (its square root, so that faint spots show). Arrows: -ε*, the direction of the "
     "score. With "
     "much noise there is one place to go, with less noise the roads part.",
 ) as axes:
@@ -833,7 +835,7 @@ plots.scatter(
     "separate between t = 400 and t = 80.",
     caption="Noise turns into the mixture, with formulas only. A point's colour says "
     "where "
-    "it will end: at t = 999 nobody could tell, at t = 80 it is decided.",
+    "it will end: at t = 999 nobody could tell, at t = 80 it is decided for nearly all.",
 )
 
 # %% [markdown] id=sampling-answer
@@ -922,7 +924,7 @@ plots.scatter(
     alt="Five scatter plots. Right: four spots. A: only two tiny dots. B: everything inside a square "
     "from -1 to 1, with points piled up at its border. C: the spots have moved outwards and are "
     "torn, many points lie outside the picture. D: the spots are blurred.",
-    caption="One right run and four wrong ones.",
+    caption="One right run and four wrong ones. C goes on far outside the picture.",
 )
 
 # %% [markdown] id=clinic-answers
@@ -936,7 +938,7 @@ plots.scatter(
 #
 # </details>
 #
-# Now the code. In each, one thing is wrong. **Mend one**: copy it into a cell and compare `sample(perfect, 1000, 4, 4, your_step)[0]` with the first panel.
+# Now the code. In each, one thing is wrong. **Mend one**: copy it into a cell (in D, `ALPHA_BAR` is called `alpha_bar` here, and `mixture_eps` is `exact_eps`) and compare `sample(perfect, 1000, 4, 4, your_step)[0]` with the first panel.
 
 # %% id=clinic-code
 for name, step in BROKEN.items():
@@ -993,7 +995,7 @@ for _ in range(steps):
     losses.append(float(loss.detach()))
 
 # %% [markdown] id=net-predict
-# > **Predict before you run.** Where does the loss end: near 0, or above it? And at which $t$ is the network worst: little noise or much?
+# > **Predict before you run.** How far above the loss of the perfect answer does the network's end: by a few per cent, by half, or by several times? And at which $t$ is the network furthest from the perfect answer: little noise or much?
 
 # %% id=net-error
 test_points = draw_mixture(4000, generator)[0]
@@ -1031,7 +1033,7 @@ with plots.figure(
     "perfect answer lies far below both for most t and is largest below t = 100.",
     caption="Left, what one sees in training. Right, what it hides: the loss is "
     "almost all floor, the noise that nobody can guess. "
-    "What the network could still learn is the lowest curve.",
+    "What the network could still learn is the dotted curve.",
 ) as (left, right):
     left.plot(torch.tensor(losses).reshape(-1, 20).mean(1).repeat_interleave(20))
     left.set(xlabel="training step", ylabel="loss", ylim=(0, 1))
@@ -1048,9 +1050,9 @@ assert float(excess.mean()) < 0.05
 # %% [markdown] id=net-answer
 # <details><summary>Answer</summary>
 #
-# Well above 0: even the perfect answer has this loss. At small $t$ there is next to no noise in $x_t$, so it cannot be told from the data, and no predictor gets much below 1. At large $t$ nearly all
+# By a few per cent, and well above 0: even the perfect answer has nearly this loss. At small $t$ there is next to no noise in $x_t$, so it cannot be told from the data, and for data as smooth as these no predictor gets much below 1 (images with plain backgrounds give more away). At large $t$ nearly all
 # of $x_t$ is noise, and the loss is near 0. So **a loss curve says little by itself**: a large loss at small $t$ is not a fault, and two models whose losses differ in the third digit may differ much
-# in the lowest curve, the only one that samples depend on.
+# in the dotted curve, the only one that samples depend on.
 #
 # Against $\varepsilon^*$ the network is worst at small $t$, where $\varepsilon^*$ bends most sharply (the map for $t = 60$ above). There the same error matters least: in $\hat x_0$ it is divided by the SNR. At $t = 999$ it is the other way
 # round: a small error, much amplified.

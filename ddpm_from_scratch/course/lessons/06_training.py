@@ -124,7 +124,8 @@ with plots.figure(
     alt="Three histograms of gradient estimates around the same dashed line at the exact gradient. The batch of one is spread "
     "from far below to above zero, that of 16 is narrower, that of 256 is a narrow peak at the line.",
     caption="The estimated gradient for three batch sizes. All are right on average (dashed line); "
-    "sixteen times as many images make it four times as precise.",
+    "sixteen times as many images make it four times as precise. That of one image peaks near 0; "
+    "its long tail to the left, not all in the picture, brings the mean to the line.",
 ) as ax:
     for (B, values), colour in zip(estimates.items(), plots.COLOURS, strict=False):
         ax.hist(
@@ -180,9 +181,6 @@ with plots.figure(
 # ## The first steps: warm-up
 #
 # The optimiser here is Adam (in its form AdamW). It keeps two running means for each weight: $m$ of the gradient $g$, and $v$ of its square, and moves the weight by $-\mathrm{lr}\, \hat m / (\sqrt{\hat v} + 10^{-8})$, where $\mathrm{lr}$ is the learning rate.
-# At the very first step the means consist of one gradient, and the correction for their start makes $\hat m = g$ and $\hat v = g^2$. So the step is
-#
-# $$-\mathrm{lr}\,\frac{g}{\sqrt{g^2}} = \pm\mathrm{lr} .$$
 #
 # > **Predict before you run.** Three weights have the gradients 0.001, 1 and -1000. How far does Adam move each of them in its first step, with $\mathrm{lr} = 0.002$?
 
@@ -199,7 +197,11 @@ assert torch.allclose(weights.detach().abs(), torch.tensor(rate).double(), rtol=
 # %% [markdown] id=adam-answer
 # <details><summary>Answer</summary>
 #
-# All by the same 0.002, whatever the gradient: Adam knows only signs at first. Of a batch that is mostly luck (the histogram above), every one of the weights takes a full step.
+# All by the same 0.002. At the very first step the means consist of one gradient, and the correction for their start makes $\hat m = g$ and $\hat v = g^2$. So the step is
+#
+# $$-\mathrm{lr}\,\frac{g}{\sqrt{g^2}} = \pm\mathrm{lr} ,$$
+#
+# whatever the gradient: Adam knows only signs at first. In one batch the sign is mostly luck (the histogram above), and yet every weight takes a full step.
 #
 # </details>
 #
@@ -207,7 +209,7 @@ assert torch.allclose(weights.detach().abs(), torch.tensor(rate).double(), rtol=
 #
 # - **Warm-up.** The first steps are the least well-founded and as long as any. So the rate starts small and rises over the first steps, while $\hat m$ and $\hat v$ gather evidence.
 # - **Clipping.** A factor common to *all* gradients cancels in Adam's quotient. But one gradient that stands out does harm: it enters $m$ at once with a tenth of its size, but $v$ only with a
-#   thousandth of its square. Clipping, $g \leftarrow g \cdot \min(1, c/\lVert g\rVert)$, leaves usual gradients alone and shortens the unusual ones, without turning them.
+#   thousandth of its square. Clipping to a length $c$, $g \leftarrow g \cdot \min(1, c/\lVert g\rVert)$, leaves usual gradients alone and shortens the unusual ones, without turning them.
 #
 # Towards the end of a run the rate is often lowered again: long steps near the goal only jump over it.
 
@@ -521,7 +523,7 @@ stairs = {
 with plots.figure(
     width=7.5,
     height=3.4,
-    alt="Loss over t on a logarithmic axis, as stairs. The network's first measurement is flat from the middle on, near two hundredths. "
+    alt="Loss over t on a logarithmic axis, as stairs. The network's first measurement is flat from the middle on, near three hundredths. "
     "Its last one falls by more than a decade from small to large t. The answer of mean and covariance is close to it at small and middle t and far below it at large t.",
     caption="The network at its first and last measurement (held-out images), beside the answer that needs no network. "
     "On this axis one sees the progress that the mean hides.",
@@ -543,7 +545,7 @@ with plots.figure(
 # At large $t$ nearly all of $x_t$ is noise: every answer is good. At the smallest $t$ the noise is hardly visible, every answer is poor, and this one range is a large part of the mean. Between
 # the first and the last measurement the right end fell by a far larger factor than the left end, and the mean does not show it: look at *ratios*, not at differences.
 #
-# So short a training comes near the dashed line, and no further. Press Start in the monitor, and see when the loss by $t$ drops below it. Without such a yardstick one would have taken "the loss fell by more than nine tenths" for success.
+# So short a training comes near the dashed line in the middle, and stays far above it at large $t$. Press Start in the monitor, and see whether, and at which $t$, the loss drops below it. Without such a yardstick one would have taken "the loss fell by more than nine tenths" for success.
 
 # %% [markdown] id=untold
 # ## What the loss does not tell
@@ -725,9 +727,9 @@ plots.image_grid(
 # <details><summary>Answers</summary>
 #
 # - **A** has the noise drawn once. Its training loss lies *below* the sound run's, and its loss on held-out images above: the network has learnt that one batch of noise by heart. Fix: `noise = torch.randn(...)` inside the loop.
-# - **B** left the images in $[0, 1]$. Curve and log look healthy. The samples give it away: black has become grey, and their mean pixel is far above the data's. Fix: `x0 = 2 * x0 - 1`, once, where the data are loaded.
+# - **B** left the images in $[0, 1]$. Its curve looks healthy. Its loss on held-out images does not: they are in $[-1, 1]$, as its training images were not. The samples say the same: black has become grey, and their mean pixel is far above the data's. Fix: `x0 = 2 * x0 - 1`, once, where the data are loaded.
 # - **C** compares with $x_t$, its own input. The loss falls far below the sound run's: too good to be true. Samples: noise, since its "noise" is the whole image, and the sampler takes away what should stay. Fix: compare with `noise`.
-# - **D** has one $t$ per step. Mean and samples are nearly those of the sound run, but the curve jumps by more than a factor of ten from step to step. The gradient is still right on average (*Algorithm 1*), only with far more variance: this bug costs time, not correctness. Fix: `t = torch.randint(T, (B,))`.
+# - **D** has one $t$ per step. Held-out loss and samples are nearly those of the sound run, but the curve jumps by more than a factor of ten from step to step. The gradient is still right on average (*Algorithm 1*), only with far more variance: this bug costs time, not correctness. Fix: `t = torch.randint(T, (B,))`.
 #
 # </details>
 #
@@ -739,7 +741,7 @@ plots.image_grid(
 # - **Nothing is learnt, loss stays at 1.** The step is missing, the gradient was cleared before it, or the loss is cut off from the network.
 # - **The loss is too good.** Something leaks: the target into the input, or the same noise again and again.
 # - **The loss is no longer finite.** The rate is too high, or the warm-up too short. `train` stops then, and keeps the last good checkpoint.
-# - **Samples from the wrong weights.** An average with a horizon longer than the run gives those of the random start.
+# - **Samples from the wrong weights.** An average with a horizon longer than the run, and without the early rule, gives those of the random start.
 # - **Comparing losses of runs** with another schedule, weight over $t$ or thing to predict. They are different units.
 
 # %% [markdown] id=summary

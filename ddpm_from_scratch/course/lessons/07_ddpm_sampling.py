@@ -174,7 +174,7 @@ with plots.figure(
     "it is 1 everywhere. For s = 0 it rises from 0 to nearly 1 within thirty steps. The "
     "curves for s = 0.05 and s = 0.015 lie between the two.",
     caption="The variance that the step back should have, as a share of β_t. The upper line is "
-    "σ² = β, the lowest curve σ² = β̃. All four meet after a few dozen steps: there the "
+    "σ² = β, the lowest curve σ² = β̃. All four meet after about a hundred steps: there the "
     "choice does not matter.",
 ) as ax:
     for s in (1.0, 0.05, 0.015, 0.0):
@@ -453,11 +453,11 @@ plots.image_grid(
 # <details><summary>Answer</summary>
 #
 # $\beta$ suffers first, and it is grainy. Its excess over the true variance is largest in the last strides (*How much noise*: the curves part at small $t$), and no step is left to take it out. $\tilde\beta$ errs to the other side: too little spread, which looks smooth, and so better
-# than it is. What it loses is variety, which three images do not show.
+# than it is. (Compare the two variances within a row, not with the real images: three garments are too few for that.) What it loses is variety, which three images do not show.
 #
 # </details>
 #
-# With all 1000 steps $\beta$ wins, and with few it loses by far: lesson 08 shows the published figures. Both lose with few steps, and for a deeper reason: a long step back is not Gaussian (lesson 03, the two heaps), whatever its variance. Lesson 08 keeps the few
+# Which of the two is better with all 1000 steps? Lesson 08 shows the published figures. Both lose with few steps, and for a deeper reason: a long step back is not Gaussian (lesson 03, the two heaps), whatever its variance. Lesson 08 keeps the few
 # steps and changes the sampler.
 
 # %% [markdown] id=scheduler
@@ -528,7 +528,7 @@ assert torch.allclose(batch[2], alone[0], atol=1e-3)
 #
 # Every step has a guess of the end, $\hat x_0$. The paper calls looking at it *progressive generation* (Ho section 4.3). Here it is for the images of the beginning.
 #
-# > **Predict before you run.** At $t = 700$ nothing can be seen in $x_t$. What does $\hat x_0$ look like there? And which comes first, the coarse shape or the detail?
+# > **Predict before you run.** At $t = 609$ next to nothing can be seen in $x_t$. What does $\hat x_0$ look like there? And which comes first, the coarse shape or the detail?
 
 # %% id=progressive-strip
 columns = [0, 19, 39, 49, 59, 69, 79, 99]
@@ -546,7 +546,7 @@ plots.image_grid(
 # %% [markdown] id=progressive-answer
 # <details><summary>Answer</summary>
 #
-# $\hat x_0$ is a mean over all images that are still possible. Early that is nearly everything, so it is near to the mean of all digits: a blur. (At the very first steps the amplified error of the network lies over it, see *Clipping*.) Then the coarse shape is settled, and the detail last: noise hides fine detail first (lesson 01), so on the way back it comes last.
+# $\hat x_0$ is a mean over all images that are still possible. Early that is nearly everything, so it is near to the mean of all digits: a blur. (At the very first steps the amplified error of the network lies over it, see *Clipping*.) Then the coarse shape is settled (now and then it wavers first), and the detail last: noise hides fine detail first (lesson 01), so on the way back it comes last.
 #
 # </details>
 #
@@ -554,20 +554,20 @@ plots.image_grid(
 # %% [markdown] id=eq16
 # <details><summary>Going deeper (not needed later)</summary>
 #
-# *The bound, read progressively.* The bound of lesson 03 compares each step with the posterior that knows $x_0$. It can be written without $x_0$. Start from the line before Ho eq. 5 (lesson 03, step 2),
+# *The bound, read progressively.* The bound of lesson 03 compares each step with the posterior that knows $x_0$. It can be written without $x_0$. Start from Ho eq. 3 (lesson 03, *The bound*),
 # $L = \mathbb E_q\big[-\log p(x_T) - \sum_{t\ge1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})}\big]$, and turn each forward step round by Bayes, this time *without* $x_0$:
 #
 # $$
 # \begin{aligned}
 # q(x_t \mid x_{t-1}) &= q(x_{t-1} \mid x_t)\,\frac{q(x_t)}{q(x_{t-1})} \\
-# \sum_{t\ge1}\log\frac{q(x_t)}{q(x_{t-1})} &= \log q(x_T) - \log q(x_0) \qquad\text{(each factor but two cancels)} \\
+# \sum_{t\ge1}\log\frac{q(x_t)}{q(x_{t-1})} &= \log q(x_T) - \log q(x_0) \qquad\text{(all factors but two cancel)} \\
 # L &= \mathbb E_q\!\left[\log\frac{q(x_T)}{p(x_T)} + \sum_{t\ge1} \log\frac{q(x_{t-1} \mid x_t)}{p_\theta(x_{t-1} \mid x_t)} - \log q(x_0)\right] \\
 # &= \mathrm{KL}\big(q(x_T)\,\Vert\,p(x_T)\big) + \mathbb E_q \sum_{t\ge1} \mathrm{KL}\big(q(x_{t-1} \mid x_t)\,\Vert\,p_\theta(x_{t-1} \mid x_t)\big) + H(x_0)
 # \end{aligned}
 # $$
 #
 # That is Ho eq. 16; $H(x_0)$ is the entropy of the data, which no model can change. So each step costs as many nats as it differs from the *true* step back. For one Gaussian all terms of both forms are formulas, and the next cell shows that they give the same number. With the true mean only the choice of
-# $\sigma_t^2$ is left to pay for: for $s = 1$ the steps cost nothing, since $\beta$ is the true variance. The narrower the data, the more $\sigma^2 = \beta$ costs, nearly all of it in the first few dozen timesteps, where the true variance is smaller. Pixels that are nearly certain, such as a black border, are
+# $\sigma_t^2$ is left to pay for: for $s = 1$ the steps cost nothing, since $\beta$ is the true variance. The narrower the data, the more $\sigma^2 = \beta$ costs, most of it in the first few dozen timesteps, where the true variance is smaller. Pixels that are nearly certain, such as a black border, are
 # narrow data. Their nats are fine detail that nobody sees, which is why learning $\sigma_t$ (lesson 12) helps the likelihood more than the pictures.
 #
 # </details>
@@ -604,7 +604,7 @@ for s in (1.0, 0.05, 0.01):  # data N(0, s²); the model has the true mean and �
 #
 # > **Before you unfold the answers:** one adds noise at the last step, one takes $\beta_t$ for $\sqrt{\beta_t}$, one uses the $\bar\alpha$ of the neighbouring timestep, and one tells the network the timesteps in the wrong order. Which is which?
 #
-# The log: the corner pixel of a digit is black, so in $x_t$ it should be $-\sqrt{\bar\alpha_t}$ plus noise of standard deviation $\sqrt{1-\bar\alpha_t}$. The curves show the noise found in the corners, divided by the noise expected. (With $\sigma^2 = \beta$ and few steps even the right run has too much at the end. Compare with it.)
+# The log: the pixels in the upper corners of a digit are black, so in $x_t$ it should be $-\sqrt{\bar\alpha_t}$ plus noise of standard deviation $\sqrt{1-\bar\alpha_t}$. The curves show the noise found in the corners, divided by the noise expected. (With $\sigma^2 = \beta$ and few steps even the right run has too much at the end. Compare with it.)
 
 # %% id=clinic-runs
 from ddpm_from_scratch.course.exercises.l07 import BROKEN, levels
@@ -659,15 +659,15 @@ plots.curves(
     "timestep t (sampling runs from right to left)",
     "noise found / expected",
     yscale="log",
-    alt="Five curves on a logarithmic axis. Right and C lie on each other, near 1 and a little above "
-    "it at the end. A falls below 1. D and B rise far above the right run towards small t, B the most.",
+    alt="Five curves on a logarithmic axis. Right and C lie on each other, near 1, and above it "
+    "at the end. A falls below 1. Towards small t D rises above the right run, and B far above it.",
     caption="The noise in the corners of x_t. The network is told t, and expects 1.",
 )
 
 # %% [markdown] id=clinic-answers
 # <details><summary>Answers</summary>
 #
-# - **A** takes $\beta_t$ for $\sqrt{\beta_t}$. Since $\beta_t < 1$, too little noise is added, and the log falls below 1. The images are smooth, bold, and like each other: the middle of the data.
+# - **A** takes $\beta_t$ for $\sqrt{\beta_t}$. Since $\beta_t < 1$, too little noise is added, and the log falls below 1. The images are bold and like each other: the middle of the data.
 # - **B** asks the network at $T-1-t$. Told that the noise is a nearly clean image, it takes nothing out. The log runs away, and the images are noise.
 # - **C** adds noise at the last step. Its log lies on the right one, so every step but one is right. The grain lies over everything evenly, and some pixels are beyond 1, where no clipped $\hat x_0$ can be.
 # - **D** uses the neighbouring $\bar\alpha$ when it makes $\hat x_0$. That level says "less noise than there is", so a part of the noise is taken for image, step by step, and the grain has grown into the strokes.
@@ -685,7 +685,7 @@ for name, step in BROKEN.items():
 #
 # - **Noise at the last step.** Invisible with 1000 steps, plain with 20. Test with few steps.
 # - **Clipping what has no bounds**: latents, points, a $v$-prediction's intermediate values. Clip $\hat x_0$ of pixels, never $x_t$.
-# - **Tables in half precision.** $1 - \bar\alpha_t$ at small $t$ is a small difference of large numbers. The tables here are float64, and the step works with Python floats.
+# - **Tables in half precision.** $1 - \bar\alpha_t$ at small $t$ is a small difference of two numbers near 1. The tables here are float64, and the step works with Python floats.
 # - **`leading` spacing with few steps** starts the network at $t = 900$ while $x$ is pure noise: it is told a lie about the level. `trailing` is not.
 # - **`eval()` and `no_grad()` forgotten.** Dropout is noise that nobody asked for; gradients fill the memory.
 

@@ -105,9 +105,9 @@ plots.image_grid(
 # <details><summary>Answer</summary>
 #
 # Only $\hat\sigma$'s ten steps leave noise in the images. $\eta = 0$ and $\eta = 1$ give digits without a trace of it, and $\eta = 1$ *is* a DDPM. So it is not DDPM as such that needs its thousand steps, but the larger of its two variances. Whether $\eta = 0$ is better still than $\eta = 1$ cannot be seen in eight images:
-# that takes figures (*Ten steps against a thousand*).
+# that takes figures (*Ten steps against a thousand, in figures*).
 #
-# (That the digits are others with ten steps than with a thousand has two reasons. With $\eta = 1$ and $\hat\sigma$ it is the steps' noise; with $\eta = 0$, which has none, it is the clipping, and so are the misshapen ones of its thousand steps: see there.)
+# (That the digits are others with ten steps than with a thousand has two reasons. With $\eta = 1$ and $\hat\sigma$ it is the steps' noise; with $\eta = 0$, which has none, it is the clipping, and so are the misshapen ones of its thousand steps: see *Clipping*.)
 #
 # </details>
 
@@ -342,9 +342,9 @@ assert (ends.abs() - 1).abs().max() < 0.01 < (few_ends.abs() - 1).abs().max()
 # and put it into Song eq. 7 in the place of $x_0$ (Song eq. 10): $p_\theta(x_{t-1} \mid x_t) = q_\sigma\big(x_{t-1} \mid x_t, \hat x_0(x_t, t)\big)$ for $t > 1$, and
 # $p_\theta(x_0 \mid x_1) = \mathcal N(\hat x_0(x_1, 1),\ \sigma_1^2 I)$ at the end.
 #
-# **The theorem.** Let $J_\sigma(\varepsilon_\theta) = \mathbb E_{q_\sigma}\big[\log q_\sigma(x_{1:T} \mid x_0) - \log p_\theta(x_{0:T})\big]$ be the bound of lesson 03 for this process (Song eq. 11). For all $\sigma_t > 0$ there are weights $\gamma_t$ and a constant $C$ with
+# **The theorem.** Let $J_\sigma(\varepsilon_\theta) = \mathbb E_{q_\sigma}\big[\log q_\sigma(x_{1:T} \mid x_0) - \log p_\theta(x_{0:T})\big]$ be the bound of lesson 03 for this process (Song eq. 11). For all $\sigma_t > 0$ (within the room of lemma 1 for $t > 1$) there are weights $\gamma_t$ and a constant $C$ with
 #
-# $$\boxed{J_\sigma = L_\gamma + C}\qquad \gamma_t = \frac{a_t^2}{2\sigma_t^2}\cdot\frac{1-\bar\alpha_t}{\bar\alpha_t},\quad a_t = \sqrt{\bar\alpha_{t-1}} - \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}}\quad\text{(Song theorem 1)}$$
+# $$\boxed{J_\sigma = L_\gamma + C}\qquad \gamma_t = \frac{a_t^2}{2\sigma_t^2}\cdot\frac{1-\bar\alpha_t}{\bar\alpha_t},\quad a_t = \sqrt{\bar\alpha_{t-1}} - \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}}\quad\text{for } t > 1,\ a_1 = 1\quad\text{(Song theorem 1)}$$
 #
 # **Why, in three lines.** $J_\sigma$ is a sum of KLs between two steps of eq. 7, one with $x_0$ and one with $\hat x_0$. They have the same variance, so each KL is a squared distance of means, hence of $x_0$ and $\hat x_0$, hence of $\varepsilon$ and $\varepsilon_\theta$. What is left is a mean over $x_t$ one $t$ at a time, and by lemma 1 that is the mean in $L_\gamma$, whatever the $\sigma$s.
 #
@@ -481,7 +481,7 @@ for count in (10, 50, 1000):
 # %% [markdown] id=sigma-hat
 # ### One step beyond: σ̂
 #
-# The larger variance of DDPM, $\sigma^2 = \beta_t$, is for a stride $\hat\sigma_t = \sqrt{1-\bar\alpha_t/\bar\alpha_{\text{prev}}}$, more than $\sigma_t(1)$. The *mean* stays Ho's posterior mean, that of $\eta = 1$: eq. 12 with $\hat\sigma$ in it would have the root of a negative number. So $\hat\sigma$ is no member of the family. With a thousand steps the two hardly differ. With ten:
+# The larger variance of DDPM, $\sigma^2 = \beta_t$, is for a stride $\hat\sigma_t = \sqrt{1-\bar\alpha_t/\bar\alpha_{\text{prev}}}$, more than $\sigma_t(1)$. The *mean* stays Ho's posterior mean, that of $\eta = 1$: near the clean end, eq. 12 with $\hat\sigma$ in it would have the root of a negative number (the lines marked below). So $\hat\sigma$ is no member of the family. With a thousand steps the two hardly differ. With ten:
 
 # %% id=sigma-table
 print("ten steps, leading                fresh noise that is added         room for noise")
@@ -564,7 +564,7 @@ plots.image_grid(
 #
 # Which ones? Lesson 07's three habits (Lin et al. 2024, table 2), and a fourth from the paper:
 #
-# - **leading**: $0, \lfloor T/n\rfloor, 2\lfloor T/n\rfloor, \dots$ Contains $t = 0$. Starts below $T-1$: the network is told that pure noise is $x_{900}$.
+# - **leading**: $0, \lfloor T/n\rfloor, 2\lfloor T/n\rfloor, \dots$ Contains $t = 0$. Starts below $T-1$: with ten steps, the network is told that pure noise is $x_{900}$.
 # - **trailing**: $T-1$, then down in strides of $T/n$, each rounded. Starts in pure noise.
 # - **linspace**: both ends, evenly spaced between them.
 # - **quadratic**: $\tau_i \propto i^2$, denser at the clean end. The paper uses it for CIFAR-10. It is given to `set_timesteps` as a list.
@@ -592,9 +592,9 @@ log_snr = schedules.log_snr(alpha_bar)
 with plots.figure(
     7,
     2.6,
-    alt="Four rows of ten dots over the log-SNR. Leading and trailing are dense at the noisy end and have one large gap at the clean end. Trailing starts further in the noise. Linspace "
+    alt="Four rows of ten dots over the log-SNR. Leading is dense at the noisy end and has one large gap at the clean end. Trailing starts further in the noise and stops before that gap. Linspace "
     "is like leading, with both ends. Quadratic is spread more evenly.",
-    caption="Where ten steps ask the network. In log-SNR, which measures how hard the task is, evenly spaced timesteps leave a wide gap near the clean end; quadratic ones a smaller one.",
+    caption="Where ten steps ask the network. In log-SNR, which measures how hard the task is, evenly spaced timesteps leave a wide gap near the clean end, or stop before it; quadratic ones leave a smaller one.",
 ) as ax:
     for row, table in enumerate(tables.values()):
         ax.plot(
@@ -660,7 +660,7 @@ assert abs(ours - true_radius) < 0.06 < abs(theirs - true_radius)
 # %% [markdown] id=clipping
 # ## Clipping
 #
-# At large $t$, $\hat x_0$ is a small difference divided by a small $\sqrt{\bar\alpha_t}$, and often leaves $[-1, 1]$, where no image is. Clip it (`clip_sample=True`). But then $\hat x_0$ and $\varepsilon_\theta$ no longer fit together: $\sqrt{\bar\alpha_t}\,\hat x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon_\theta$ is not
+# At large $t$, $\hat x_0$ is a small difference divided by a small $\sqrt{\bar\alpha_t}$, and often leaves $[-1, 1]$; no image is out there. Clip it (`clip_sample=True`). But then $\hat x_0$ and $\varepsilon_\theta$ no longer fit together: $\sqrt{\bar\alpha_t}\,\hat x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon_\theta$ is not
 # $x_t$ any more. DDPM does not notice, since Ho eq. 7 uses $\hat x_0$ and $x_t$. DDIM uses $\hat x_0$ and $\varepsilon$: one may keep the network's $\varepsilon$, as Diffusers does by default and so does this course, or derive the $\varepsilon$ that fits the clipped $\hat x_0$ (`use_clipped_model_output=True`).
 #
 # Keep $\varepsilon$, and let the step have no length at all, $\bar\alpha_{\text{prev}} = \bar\alpha_t$ and $\sigma = 0$. The result should be $x_t$. It is
@@ -669,7 +669,7 @@ assert abs(ours - true_radius) < 0.06 < abs(theirs - true_radius)
 #
 # a move that does not shrink with the step. More steps repeat it more often.
 #
-# > **Predict before you run.** $\eta = 0$, the eight noises of the top, with 10, 100 and 1000 steps. Which of the three ways ends elsewhere with more steps: not clipped, clipped with $\varepsilon$ kept, clipped with $\varepsilon$ re-derived?
+# > **Predict before you run.** $\eta = 0$, the eight noises of the top, with 10, 100 and 1000 steps. With $\varepsilon$ kept, does a thousand steps' result differ in detail, or is it another digit? And with the other two ways, not clipped and $\varepsilon$ re-derived?
 
 # %% id=clipping-check
 stored = thousand_steps.load()
@@ -853,7 +853,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 #
 # In ours, read the words, not the second decimal. At $S = 10$ $\hat\sigma$ is far above the other two, as in the paper. Between $\eta = 0$ and $\eta = 1$ the intervals overlap at ten steps, and only the seeds together speak for one of them. At fifty steps compare the seeds again: less noise need not be better there.
 #
-# The lines *S against S* are the question of the title, for this model. Where they say "within the intervals", ten steps do what many do, as far as so many samples can tell; for $\hat\sigma$ they are far from it. Where ten steps come out *better* than a thousand, look for the third error of the next section.
+# The lines *S against S* ask the question of the title, but where a row of $\eta$ has drifted (third error of the next section) they are a trap: ten steps of $\eta = 0$ come out *better* than a thousand. Compare with $S = 50$ instead: there both rows of $\eta$ are lower than at ten, with every seed. So ten steps come near, and do not do the whole work. For $\hat\sigma$, which does not drift, ten are far from a thousand.
 #
 # The share that is recognised with confidence is another measure, and it need not agree. It asks whether each image is a plain digit; the Fréchet distance asks whether the images together are *spread* like the real ones. A sampler that draws plain and similar digits gains in the one and loses in the other. Here too the ± tells whether there is anything to explain.
 #
@@ -866,7 +866,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 #
 # - **The error of long steps.** The deterministic path is smooth and forgives them; noise that does not fit does not. This decides at small $S$.
 # - **The error of the network.** A deterministic sampler carries every wrong answer along to the end. Fresh noise hides part of it: each step pulls $x_t$ back towards the distribution that the network knows. This decides at large $S$, and the worse the network, the earlier.
-# - **The drift of a clipped $\hat x_0$ with $\varepsilon$ kept** (*Clipping*). It grows with the number of steps, most at $\eta = 0$, where no fresh noise takes it back. Our table was made with this default; the paper's DDIM does not clip. So where a row of $\eta$ rises again towards $S = 1000$, that is no sign that more steps are worse as such. (You can tell in a few minutes: judge 300 images of `thousand_steps.samples(unet, "clipped, ε kept", 100, 300)`, and the same of `"not clipped"`, each against 50 steps.)
+# - **The drift of a clipped $\hat x_0$ with $\varepsilon$ kept** (*Clipping*). It grows with the number of steps, most at $\eta = 0$, where no fresh noise takes it back. Our table was made with this default; the paper's DDIM does not clip. So where a row of $\eta$ rises again towards $S = 1000$, that is no sign that more steps are worse as such. (The figures of *Clipping* show it without a judge.)
 #
 # Where the turn lies, at which $S$ and whether at all, depends on network, data, spacing, clipping and measure. Measure it, with intervals and more than one seed. Nothing here was tuned to make the claim hold.
 
@@ -945,7 +945,7 @@ print(f"from t = {settled} on, at least 90 % show it")
 # %% [markdown] id=decides-answer
 # <details><summary>Answer</summary>
 #
-# Not at one step. At the largest $t$ the guess is near the mean of all digits, and a classifier's reading of it is little better than chance. Then the shapes part, as in the left panel of *Why steps at all?*, in some images earlier than in others, and the last digits settle at the $t$ printed above. After that only strokes change.
+# Not at one step. At the largest $t$ the guess is near the mean of all digits, and a classifier's reading of it is little better than chance. Then the shapes part, as in the left panel of *Why steps at all?*, in some images earlier than in others, and nearly all are settled at the $t$ printed above, the last few somewhat later. After that only strokes change.
 #
 # </details>
 
@@ -1055,7 +1055,7 @@ plots.image_grid(
 # %% [markdown] id=wrong
 # ## Going deeper: four more patients
 #
-# Four more samplers, each with one bug, 20 steps. They are hidden: look at the pictures and the log, not at the code. The log is the mean of $x_t^2$ over what lemma 1 promises; a right run stays near 1. A, B and C are run at $\eta = 0$, D at $\eta = 0.5$, each with a right run above it.
+# Four more samplers, each with one bug, 20 steps. They are hidden: look at the pictures and the log, not at the code. The log is the mean of $x_t^2$ over what lemma 1 promises; a right run stays near 1. A, B and C are run at $\eta = 0$, D at $\eta = 0.5$, with a right run of the same $\eta$ above.
 #
 # > **Before you unfold the answers:** one reads the table at index -1, one squares $\eta$, one goes to $t-1$ in place of the next entry of the list, and one leaves the noise of $t$ in. Which is which?
 
@@ -1220,7 +1220,7 @@ with plots.figure(
 #
 # The ten-step lines are the claim of the paper without any network in the way: with leading spacing, $\eta = 0$ is nearest to the truth, with every seed; then come $\eta = 1$ and $\hat\sigma$. At forty steps the advantage is gone, and at eighty the two samplers with noise are even a little nearer.
 #
-# The claim is one about spacing and measure too. With *trailing* spacing and this mixture, $\hat\sigma$ comes out lowest at few steps (replace `"leading"` above): long steps leave the spots too narrow (lesson 03), noise beyond the room widens them, and since trailing has no short step just before the end, a perfect $\varepsilon^*$ removes in one go all the noise that it sees.
+# The claim is one about spacing and measure too. With *trailing* spacing and this mixture, $\hat\sigma$ comes out lowest at few steps (replace `"leading"` above; the assertion at the end of the cell then fails, and the lines before it say why): long steps leave the spots too narrow (lesson 03), noise beyond the room widens them, and since trailing has no short step just before the end, a perfect $\varepsilon^*$ removes in one go all the noise that it sees.
 #
 # </details>
 

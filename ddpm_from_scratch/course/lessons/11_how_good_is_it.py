@@ -714,7 +714,7 @@ with plots.figure(
 # Now the question of lesson 08, with figures: *how good are few steps?* Song's Table 1 (CIFAR-10, FID, 50,000 samples) puts the samplers down the side, $\eta = 0$ to 1 and $\hat\sigma$, and the number of steps across. The course's own table was made by
 # `ddpm eval`: that takes longer than a notebook may, so the result is stored, with all that is needed to repeat it.
 #
-# > **Predict before you run.** In the paper, who wins with 10 steps and who with 1000? Does the order of the rows turn around in ours, and if so, earlier or later than there?
+# > **Predict before you run.** In the paper's table the order of the rows turns around between 100 and 1000 steps (lesson 08). Does it turn around in ours, and if so, earlier or later?
 
 # %% id=table-stored
 from ddpm_from_scratch.course.stored import stored_facts, stored_table
@@ -824,7 +824,7 @@ for steps in table.columns:
 #
 # ### Reading it
 #
-# **With very few steps, no sampler is right, and each is wrong in its own way**, even with a perfect network (lesson 07, *One Gaussian, followed exactly*; lesson 08, *How wrong are few steps?*). With $\eta$ up to 1 the samples vary too little. $\hat\sigma$ leaves noise where there should be none: each of its steps adds the noise that the forward
+# **With very few steps, no sampler is right, and each is wrong in its own way**, even with a perfect network (lesson 07, *One Gaussian, followed exactly*; lesson 08, *Going deeper: how wrong are few steps?*). With $\eta$ up to 1 the samples vary too little. $\hat\sigma$ leaves noise where there should be none: each of its steps adds the noise that the forward
 # process would add on the same stretch, and after the last long stretch no step is left that could take it away. That is the grain of the first sheet.
 #
 # **With many steps, noise may help**, since it replaces part of the errors that the network has made; *where* the order turns depends on the model (lesson 08, *When does the claim hold?*). A table for one model does not speak for another.

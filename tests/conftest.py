@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ CHROMIUM_ARGUMENTS = [
     "--disable-sync",
 ]
 fuzz_tests = 0
+
+
+def pytest_configure() -> None:
+    """A background job starts with the interrupt ignored, and so would the processes that tests interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

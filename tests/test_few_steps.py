@@ -21,8 +21,9 @@ from torch import Tensor
 from ddpm_from_scratch import evaluation, few_steps
 from ddpm_from_scratch.evaluation import SamplingSettings, generate, sampling_minutes
 from ddpm_from_scratch.few_steps import SIGMA_HAT, Cell, Plan, Table, few_steps_table, quadratic_timesteps
+from ddpm_from_scratch.pipelines import DDPMPipeline
 from ddpm_from_scratch.provenance import command_line, machine, model_hash
-from ddpm_from_scratch.schedulers import DDIMScheduler
+from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 
 SCRIPT = Path(__file__).with_name("table_process.py")
 ONE = Plan(rows=("0",), columns=(2,), num_samples=6, long_columns=(), repeat_columns=(), quadratic_columns=())
@@ -93,6 +94,17 @@ def test_sigma_hat_is_ddpm_with_the_large_variance(monkeypatch: pytest.MonkeyPat
     assert sampler.pipeline.scheduler.variance_type == "fixed_large"
     assert settings.scheduler == "ddpm"
     assert Cell("0.2", 4, 2).settings(1000).eta == 0.2
+
+
+def test_rows_of_eta_can_be_made_without_clipping() -> None:
+    """The images are those of the same sampler whose scheduler does not clip; σ̂ is made as ever."""
+    pipeline = small_pipeline()
+    unclipped = DDPMPipeline(pipeline.unet, DDPMScheduler(clip_sample=False))
+    cell = Cell("0", 3, 2)
+    found = generate(pipeline, 2, cell.settings(1000, clip_sample=False))
+    assert torch.equal(found, generate(unclipped, 2, cell.settings(1000)))
+    assert not torch.equal(found, generate(pipeline, 2, cell.settings(1000)))
+    assert Cell(SIGMA_HAT, 3, 2).settings(1000, clip_sample=False) == Cell(SIGMA_HAT, 3, 2).settings(1000)
 
 
 def test_the_default_plan_is_the_papers_shape() -> None:

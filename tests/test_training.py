@@ -659,15 +659,6 @@ def test_a_signal_ends_the_run_after_the_step(tmp_path: Path, number: signal.Sig
     assert not differences(weights(run(tmp_path, resume=True)), weights(run()))
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Python's own handler of the interrupt, also where the tests run as a background job, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 def test_a_second_interrupt_is_obeyed_at_once(tmp_path: Path) -> None:
     def impatient(progress: Progress) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -7,7 +7,6 @@ Prints the steps done.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from pathlib import Path
@@ -29,5 +28,4 @@ def main(output: Path, options: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with the interrupt ignored
     main(Path(sys.argv[1]), json.loads(sys.argv[2]))

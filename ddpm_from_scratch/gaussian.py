@@ -29,11 +29,14 @@ def randn(
         generator: one generator for the batch, or one per sample (then sample i depends on generator i alone).
 
     Raises:
+        TypeError: something else than generators, such as a seed.
         ValueError: a list of generators whose length is not the batch size.
     """
     if generator is None or isinstance(generator, torch.Generator):
         source = device if generator is None else generator.device
         return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
+    if not isinstance(generator, Sequence) or not all(isinstance(g, torch.Generator) for g in generator):
+        raise TypeError(f"generator must be a torch.Generator, or a list of them, got {generator!r}")
     if len(generator) != shape[0]:
         raise ValueError(f"got {len(generator)} generators for a batch of {shape[0]}: pass one, or one per sample")
     return torch.cat([randn((1, *shape[1:]), g, device, dtype) for g in generator])

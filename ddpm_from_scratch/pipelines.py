@@ -110,6 +110,9 @@ class DiffusionPipeline(PushMixin):
         labels = torch.as_tensor(class_labels, device=self.device)
         if len(labels) != batch_size:
             raise ValueError(f"got {len(labels)} class_labels for a batch of {batch_size}")
+        classes = self.unet.config.get("num_class_embeds")
+        if classes and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise ValueError(f"class_labels must lie in [0, {classes - 1}], got {labels.tolist()}")
         return {"class_labels": labels}
 
     def _accepted(self, **arguments: Any) -> dict[str, Any]:
@@ -264,7 +267,7 @@ def _named_classes(path: Path, pipeline: type[DiffusionPipeline]) -> Callable[[s
         raise ValueError(f"{path} names {', '.join(parts)[:200] or 'no parts'}: expected unet and scheduler")
     if pipeline is not DiffusionPipeline:
         index["_class_name"] = pipeline.__name__
-    pipelines = {kind.__name__: kind for kind in (pipeline, *DiffusionPipeline.__subclasses__())}
+    pipelines = {k.__name__: k for k in (pipeline, *DiffusionPipeline.__subclasses__()) if k is not DiffusionPipeline}
 
     def named(key: str) -> Any:
         known = KNOWN_CLASSES.get(key, pipelines)

@@ -52,6 +52,9 @@ def test_randn_with_one_generator_per_sample_makes_each_sample_its_own() -> None
     assert torch.equal(batch[1:2], alone)
     with pytest.raises(ValueError, match="2 generators for a batch of 3"):
         gaussian.randn((3, 2), seeded(1, 2))
+    for seed in (5, [1, 2, 3], "cpu"):
+        with pytest.raises(TypeError, match="must be a torch.Generator, or a list of them, got"):
+            gaussian.randn((3, 2), seed)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- forward process

@@ -149,6 +149,9 @@ def test_classes() -> None:
     np.testing.assert_allclose(made[0][0], made[2][0], atol=1e-6)
     with pytest.raises(ValueError, match="got 3 class_labels for a batch of 2"):
         conditional(2, class_labels=[0, 1, 2])
+    for labels in ([0, 11], torch.tensor([-1, 0])):
+        with pytest.raises(ValueError, match=r"class_labels must lie in \[0, \d+\], got \["):
+            conditional(2, class_labels=labels)
     with pytest.raises(ValueError, match="class_labels missing"):
         conditional(2, num_inference_steps=4)
 

@@ -444,7 +444,9 @@ def test_parts_that_are_not_known(saved: Path, change: dict[str, Any]) -> None:
     refused(lambda: DDPMPipeline.from_pretrained(saved), saved, "model_index.json")
 
 
-@pytest.mark.parametrize("name", ["StableDiffusionPipeline", "DiffusionPipeline", "os.system", ["DDPMPipeline"], None, 5])
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionPipeline", "DiffusionPipeline", "os.system", ["DDPMPipeline"], None, 5]
+)
 def test_a_pipeline_of_another_class(saved: Path, name: Any) -> None:
     edit(saved / "model_index.json", _class_name=name)
     words = ("model_index.json", "DDPMPipeline, DDIMPipeline")

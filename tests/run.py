@@ -84,7 +84,7 @@ def long_stages() -> list[Stage]:
     return [
         Stage("long", marked("long and not (fuzz or browser)"), 2100, 3600, HEADLESS),
         Stage("fuzzing", marked("fuzz"), 620, 1200, HEADLESS | {"FUZZ_SECONDS": "600"}),
-        Stage("browser", marked("browser"), 870, 1800, ONE_THREAD),
+        Stage("browser", marked("browser"), 950, 1800, ONE_THREAD),
     ]
 
 

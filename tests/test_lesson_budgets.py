@@ -16,6 +16,7 @@ REPORT = """<testsuites><testsuite>
 <property name="kernel_mebibytes" value="512.4"/></properties></testcase>
 <testcase classname="out.00_c" name="out/00_c.ipynb::Cell 0" time="1"/>
 <testcase classname="tests.test_01_x" name="test_a" time="99"/>
+<testcase classname="tests.test_browser" name="test_b[01_a_b.ipynb]" time="99"/>
 </testsuite></testsuites>"""
 
 

@@ -27,7 +27,7 @@ def read_costs(report: Path) -> dict[str, Cost]:
     """The cost of each notebook "NN" in a JUnit report; empty where no notebook was run."""
     costs: dict[str, Cost] = {}
     for case in ElementTree.parse(report).getroot().iter("testcase"):
-        notebook = re.search(r"(\d\d)_\w+\.ipynb::", case.get("name", ""))
+        notebook = re.search(r"(\d\d)_\w+\.ipynb$", case.get("classname", ""))
         if notebook:
             cost = costs.setdefault(notebook[1], Cost())
             cost.seconds += float(case.get("time", 0))

@@ -10,11 +10,11 @@ from lesson_budgets import BUDGETS, Cost
 from ddpm_from_scratch.course.syllabus import LESSONS
 
 REPORT = """<testsuites><testsuite>
-<testcase classname="out.01_a_b.ipynb" name="out/01_a_b.ipynb::Cell 0" time="20.5"><properties>
+<testcase classname="out.01_a_b.ipynb" name="Cell 0" time="20.5"><properties>
 <property name="kernel_mebibytes" value="300.5"/></properties></testcase>
-<testcase classname="out.01_a_b.ipynb" name="out/01_a_b.ipynb::Cell 1" time="6"><properties>
+<testcase classname="out.01_a_b.ipynb" name="Cell 1" time="6"><properties>
 <property name="kernel_mebibytes" value="512.4"/></properties></testcase>
-<testcase classname="out.00_c" name="out/00_c.ipynb::Cell 0" time="1"/>
+<testcase classname="out.00_c.ipynb" name="Cell 0" time="1"/>
 <testcase classname="tests.test_01_x" name="test_a" time="99"/>
 <testcase classname="tests.test_browser" name="test_b[01_a_b.ipynb]" time="99"/>
 </testsuite></testsuites>"""

@@ -161,6 +161,17 @@ def test_eval_makes_the_table_of_few_steps_and_goes_on(ddpm, tmp_path: Path) -> 
     assert len(made.results) == 5 and (folder / "table.csv").is_file() and (folder / "table.md").is_file()
 
 
+def test_eval_makes_the_rows_of_eta_without_clipping(ddpm, tmp_path: Path) -> None:
+    """The command that the table records makes the unclipped samples again; other samples are not taken for them."""
+    options = ["--table", "ddim", "--rows", "0", "--columns", "3", "--num", 4, "--repeats", 1, "--quadratic", ""]
+    code, out, _ = ddpm("eval", "digits", *options, "--no-clip", "--output", tmp_path / "table")
+    assert code == 0 and " --no-clip " in out
+    settings = (tmp_path / "table" / "eta-0_S-3_seed-0" / "settings.json").read_text(encoding="utf-8")
+    assert '"clip_sample": false' in settings
+    code, _, err = ddpm("eval", "digits", *options, "--output", tmp_path / "table")
+    assert code == 1 and "holds samples with another clip_sample" in err
+
+
 def test_eval_takes_inceptions_features_where_they_are(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the network, and the model's dataset resized to its images."""
     options = ["--table", "ddim", "--rows", "0", "--columns", "2", "--num", 4, "--repeats", 1, "--quadratic", ""]

@@ -46,13 +46,13 @@ else
         echo "Installing uv into $venv"
         awk '/^[^ ]/ { uv = /^uv==/ } uv' requirements.lock >"$venv/uv.lock"
         "$venv/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r "$venv/uv.lock" ||
-            fail "uv could not be installed. The first set-up needs the network: check it and run make again."
+            fail "uv could not be installed, see above. The first set-up needs the network: if that was missing, run make again."
     fi
 fi
 
 echo "Installing the locked packages (the first time a download of 3.3 GB on Linux, most of it CUDA, or 0.4 GB elsewhere)"
 [ -t 2 ] && quiet= || quiet=-q  # progress bars are for people
 "$uv" pip install $quiet --python "$venv/bin/python" --require-hashes -r requirements.lock ||
-    fail "the locked packages could not be installed. The first set-up needs the network: check it and run make again."
+    fail "the locked packages could not be installed, see above. The first set-up needs the network: if that was missing, run make again."
 "$uv" pip install -q --python "$venv/bin/python" --no-deps --no-build-isolation --offline -e .
 printf '%s' "$state" >"$stamp"

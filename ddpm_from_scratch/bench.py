@@ -55,8 +55,8 @@ def milliseconds(sides: Sequence[Work], rounds: int, device: torch.device) -> li
         for run, kept in zip(sides, times, strict=True):
             began = time.perf_counter()
             run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if device.type != "cpu":
+                torch.get_device_module(device).synchronize()
             kept.append(1000 * (time.perf_counter() - began))
     return [statistics.median(kept[1:]) for kept in times]
 

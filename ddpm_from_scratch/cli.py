@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from contextlib import suppress
 from enum import StrEnum
@@ -82,6 +84,14 @@ def _numbers(option: str, text: str) -> list[int]:
         raise ValueError(f"{option} takes whole numbers with commas between, such as 32,64; got {text!r}") from None
 
 
+def _workers(data: Any, processes: Any) -> int:
+    """Processes that load images: a GPU waits for a folder's files, nothing waits for what lies in memory."""
+    from ddpm_from_scratch.data import ImageFolder
+
+    waits = isinstance(data, ImageFolder) and processes.device.type != "cpu"
+    return min(8, (os.cpu_count() or 1) // processes.num_processes) if waits else 0
+
+
 @app.command()
 def train(
     dataset: Annotated[str, typer.Option(help="A dataset's name or a folder of images.")],
@@ -108,7 +118,10 @@ def train(
     label_dropout: Annotated[float, typer.Option(help="Share of labels dropped, for guidance.")] = 0.0,
     horizontal_flip: Annotated[bool, typer.Option("--horizontal-flip", help="Mirror half of the images.")] = False,
     mixed_precision: Annotated[str, typer.Option(help="auto, no or bf16.")] = "auto",
-    num_workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
+    num_workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that load images; by default none, or up to 8 for a folder and a GPU."),
+    ] = None,
     preview_every: Annotated[int, typer.Option(help="Steps between preview sheets; 0 for none.")] = 1000,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store the trained model in half precision.")] = False,
@@ -124,7 +137,9 @@ def train(
     from ddpm_from_scratch.pipelines import DDPMPipeline
     from ddpm_from_scratch.schedulers import DDPMScheduler
 
-    data = load_dataset(dataset, root=root, image_size=image_size, channels=1 if grey else 3)
+    processes = training.processes()
+    with processes.main_process_first():  # which alone downloads
+        data = load_dataset(dataset, root=root, image_size=image_size, channels=1 if grey else 3)
     config = training.TrainingConfig(
         steps=steps,
         batch_size=batch_size,
@@ -135,7 +150,7 @@ def train(
         snr_gamma=snr_gamma,
         label_dropout=label_dropout,
         horizontal_flip=horizontal_flip,
-        num_workers=num_workers,
+        num_workers=_workers(data, processes) if num_workers is None else num_workers,
         seed=seed,
     )
     torch.manual_seed(seed)
@@ -160,6 +175,16 @@ def train(
     if tensorboard:
         watchers.append(cb.TensorBoard(output / "tensorboard"))
     done = training.train(model, scheduler, data, config, output, watchers, resume)
+    if processes.is_main_process:
+        _finish_training(output, done, steps, half)
+
+
+def _finish_training(output: Path, done: int, steps: int, half: bool) -> None:
+    """Stores a finished model in half precision if asked to, and says how it ended."""
+    import torch
+
+    from ddpm_from_scratch.pipelines import DDPMPipeline
+
     if done < steps:
         typer.echo(f"Stopped after {done} of {steps} steps: continue with --resume.")
         return
@@ -192,7 +217,7 @@ def sample(
     """Generate images with a trained model."""
     import torch
 
-    from ddpm_from_scratch.images import save_gif, save_sheet
+    from ddpm_from_scratch.images import frame_steps, save_gif, save_sheet
     from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline
     from ddpm_from_scratch.training import seeded
 
@@ -219,12 +244,15 @@ def sample(
             f"--label {label}: the model knows {'no classes' if classes is None else f'0 to {classes - 1}'}"
         )
 
-    frames: list[list[torch.Tensor]] = []
-    finished: list[torch.Tensor] = []
+    film = output.suffix.lower() == ".gif"
+    kept = set(frame_steps(steps) if film else [steps - 1])
+    paths: list[list[torch.Tensor]] = []
     for first in range(0, num, batch_size):
         indices = range(first, min(num, first + batch_size))
         path: list[torch.Tensor] = []
-        options: dict[str, Any] = {"callback": lambda step, t, x, x0, path=path: path.append(x.cpu())}
+        options: dict[str, Any] = {
+            "callback": lambda step, t, x, x0, path=path: path.append(x.cpu()) if step in kept else None
+        }
         if classes is not None:
             options["class_labels"] = [label if label is not None else i % (classes - 1) for i in indices]
         if scheduler is SamplerName.ddim:
@@ -232,13 +260,12 @@ def sample(
         pipeline.set_progress_bar_config(desc=f"images {first + 1} to {indices[-1] + 1} of {num}", unit="step")
         generators = [seeded(seed, "sample", i) for i in indices]
         pipeline(len(indices), generators, num_inference_steps=steps, output_type="pt", **options)
-        finished.append(path[-1])
-        if output.suffix.lower() == ".gif":
-            frames.append(path)
-    if frames:
-        save_gif([torch.cat(batches) for batches in zip(*frames, strict=True)], output, scale)
+        paths.append(path)
+    frames = [torch.cat(batches) for batches in zip(*paths, strict=True)]
+    if film:
+        save_gif(frames, output, scale)
     else:
-        save_sheet(torch.cat(finished), output, scale)
+        save_sheet(frames[-1], output, scale)
     typer.echo(f"{num} images in {output}")
 
 
@@ -270,7 +297,7 @@ def evaluate(
     repeats: Annotated[int, typer.Option(help="Seeds of the cells S = 10 and 50, η = 0 and 1.")] = 3,
     quadratic: Annotated[str, typer.Option(help="Numbers of steps for quadratic timesteps at η = 0.")] = "10,20,50",
     no_clip: Annotated[
-        bool, typer.Option("--no-clip", help="Do not clip x̂_0 in the rows of η of --table ddim, like Song's program.")
+        bool, typer.Option("--no-clip", help="Do not clip x̂_0, like Song's program; in --table ddim, the rows of η.")
     ] = False,
     features: Annotated[
         Features, typer.Option(help="Features of --table ddim: the classifier's, or Inception's by torchmetrics.")
@@ -284,6 +311,7 @@ def evaluate(
 ) -> None:
     """Judge a model: its samples beside real images, a table of few steps, or bits per dimension."""
     from ddpm_from_scratch import judges, reports
+    from ddpm_from_scratch.evaluation import SamplingSettings
     from ddpm_from_scratch.pipelines import DDPMPipeline
 
     judges.check_dataset(model, dataset or classifier or model)
@@ -298,6 +326,7 @@ def evaluate(
         precision=precision,
         batch_size=batch_size,
     )
+    clip = False if no_clip else None
     if table is TableName.ddim:
         plan = reports.plan_of(
             rows.split(","),
@@ -307,13 +336,14 @@ def evaluate(
             seed,
             repeats,
             _numbers("--quadratic", quadratic) if quadratic else [],
-            clip_sample=False if no_clip else None,
+            clip_sample=clip,
         )
         text = reports.ddim_table(pipeline, asked, plan, inception=features is Features.inception).to_markdown()
     elif table is TableName.bits:
         text = reports.bits_table(pipeline, asked, 500 if num is None else num, per_image or None).to_markdown()
     else:
-        text = reports.plain(pipeline, asked, 10_000 if num is None else num, str(scheduler), steps, eta).table()
+        settings = SamplingSettings(str(scheduler), steps, eta, seed, precision, clip_sample=clip)
+        text = reports.plain(pipeline, asked, 10_000 if num is None else num, settings).table()
     typer.echo(text)
 
 
@@ -458,6 +488,9 @@ def main() -> None:
     """Runs the command line; what a person can mend is said in one line."""
     from ddpm_from_scratch.training import TrainingDiverged
 
+    for stream in (sys.stdout, sys.stderr):  # Windows has no σ and no ✓ for what goes into a pipe or a file
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except (ValueError, TypeError, OSError, ImportError, TrainingDiverged) as error:

@@ -39,7 +39,7 @@ def randn(
         raise TypeError(f"generator must be a torch.Generator, or a list of them, got {generator!r}")
     if len(generator) != shape[0]:
         raise ValueError(f"got {len(generator)} generators for a batch of {shape[0]}: pass one, or one per sample")
-    return torch.cat([randn((1, *shape[1:]), g, device, dtype) for g in generator])
+    return torch.cat([randn((1, *shape[1:]), g, g.device, dtype) for g in generator]).to(device)
 
 
 # ---------------------------------------------------------------- forward process

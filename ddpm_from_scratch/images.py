@@ -18,7 +18,7 @@ def sheet(images: Tensor, scale: int = 2) -> Image.Image:
     """Images (B, C, H, W) in [-1, 1] in rows as square as can be, each pixel enlarged `scale` times."""
     from torchvision.utils import make_grid
 
-    grid = make_grid(to_pixels(images), nrow=max(1, round(len(images) ** 0.5)), padding=1, pad_value=255)
+    grid = make_grid(to_pixels(images).cpu(), nrow=max(1, round(len(images) ** 0.5)), padding=1, pad_value=255)
     big = grid.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
     return Image.fromarray(big.permute(1, 2, 0).contiguous().numpy())  # (3, H, W) → (H, W, 3)
 
@@ -29,15 +29,18 @@ def save_sheet(images: Tensor, path: str | Path, scale: int = 2) -> None:
     sheet(images, scale).save(path)
 
 
+def frame_steps(count: int) -> list[int]:
+    """Which of `count` pictures an animation shows: all, or 60 of them, evenly, the first and the last included."""
+    return sorted({round(i * (count - 1) / (MAX_FRAMES - 1)) for i in range(MAX_FRAMES)})
+
+
 def save_gif(trajectory: Sequence[Tensor], path: str | Path, scale: int = 2) -> None:
     """Writes the sheets of a trajectory as an animation, at most 60 of them, the last one held.
 
     Args:
         trajectory: x_t in the order of sampling, each (B, C, H, W).
     """
-    last = len(trajectory) - 1
-    chosen = sorted({round(i * last / max(1, MAX_FRAMES - 1)) for i in range(MAX_FRAMES)})
-    first, *rest = (sheet(trajectory[i], scale) for i in chosen)
+    first, *rest = (sheet(trajectory[i], scale) for i in frame_steps(len(trajectory)))
     durations = [FRAME_MS] * len(rest) + [LAST_FRAME_MS]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)

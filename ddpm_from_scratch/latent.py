@@ -35,7 +35,7 @@ def slerp(x: Tensor, y: Tensor, share: float) -> Tensor:
     """
     if x.shape != y.shape:
         raise ValueError(f"both ends need the same shape, got {tuple(x.shape)} and {tuple(y.shape)}")
-    a, b = x.double().flatten(), y.double().flatten()
+    a, b = x.cpu().double().flatten(), y.cpu().double().flatten()
     cosine = torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=1e-300)
     angle = float(torch.arccos(cosine.clamp(-1, 1)))
     if math.sin(angle) < 1e-6:  # the same direction: a straight line
@@ -127,7 +127,7 @@ def path_length_ratio(features: Tensor) -> float:
     """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"expected the features of at least 2 points, got {tuple(features.shape)}")
-    f = features.double()
+    f = features.cpu().double()
     direct = float((f[-1] - f[0]).norm())
     if direct == 0:
         raise ValueError("both ends of the path have the same features: there is nothing to compare its length with")
@@ -145,7 +145,7 @@ def largest_jump(features: Tensor) -> float:
     """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"expected the features of at least 2 points, got {tuple(features.shape)}")
-    steps = features.double().diff(dim=0).norm(dim=1)
+    steps = features.cpu().double().diff(dim=0).norm(dim=1)
     if float(steps.sum()) == 0:
         raise ValueError("the features of all points are the same")
     return float(steps.max() / steps.sum())
@@ -166,7 +166,7 @@ def explained_share(features: Tensor) -> float:
     """
     if features.ndim != 3 or min(features.shape[:2]) < 2:
         raise ValueError(f"expected features (x_T, repetitions, D), at least 2 of each, got {tuple(features.shape)}")
-    f = features.double()
+    f = features.cpu().double()
     repetitions = f.shape[1]
     within = f.var(dim=1).mean(dim=0).sum()
     between = f.mean(dim=1).var(dim=0).sum() - within / repetitions  # means of few repetitions vary by themselves
@@ -202,7 +202,7 @@ def encode_decode_errors(
         with torch.no_grad():
             x_T = ddim_invert(model, images, unclipped)
         back = sample_from(model, unclipped, x_T)
-        found.append(float((back.double() - images.double()).square().mean()))
+        found.append(float((back.cpu().double() - images.cpu().double()).square().mean()))
     return found
 
 

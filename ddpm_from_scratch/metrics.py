@@ -36,7 +36,7 @@ def gaussian_statistics(features: Tensor) -> GaussianStatistics:
         ValueError: fewer than two vectors, or values that are not finite.
     """
     _check_features(features)
-    f = features.double()
+    f = features.cpu().double()
     return GaussianStatistics(f.mean(dim=0), torch.cov(f.T).reshape(f.shape[1], f.shape[1]), len(f))
 
 
@@ -56,7 +56,7 @@ def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covarian
         mean1, mean2: (D,).
         covariance1, covariance2: (D, D), symmetric, no negative eigenvalue.
     """
-    mean1, covariance1, mean2, covariance2 = (x.double() for x in (mean1, covariance1, mean2, covariance2))
+    mean1, covariance1, mean2, covariance2 = (x.cpu().double() for x in (mean1, covariance1, mean2, covariance2))
     # Tr (Σ1 Σ2)^½ = Tr (Σ1^½ Σ2 Σ1^½)^½, and the right-hand matrix is symmetric
     values, vectors = torch.linalg.eigh(covariance1)
     root1 = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -81,7 +81,7 @@ def kernel_distance(features1: Tensor, features2: Tensor) -> float:
         _check_features(features)
     if features1.shape[1] != features2.shape[1]:
         raise ValueError(f"the sets have {features1.shape[1]} and {features2.shape[1]} features a vector")
-    x, y = features1.double(), features2.double()
+    x, y = features1.cpu().double(), features2.cpu().double()
     n, m = len(x), len(y)
     # unbiased: the pairs of a vector with itself are left out
     within_x = (_kernel_sum(x, x) - _kernel_diagonal(x).sum()) / (n * (n - 1))
@@ -107,13 +107,13 @@ def _kernel_diagonal(x: Tensor) -> Tensor:
 
 def confident_share(logits: Tensor, threshold: float = 0.9) -> float:
     """Share of the images whose likeliest class has a probability above `threshold`; logits (N, K)."""
-    return float((logits.double().softmax(dim=1).amax(dim=1) > threshold).double().mean())
+    return float((logits.cpu().double().softmax(dim=1).amax(dim=1) > threshold).double().mean())
 
 
 def class_shares(logits: Tensor) -> list[float]:
     """Share of the images for which each class is the likeliest; logits (N, K) → K shares."""
     counts = torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1])
-    return (counts.double() / len(logits)).tolist()
+    return (counts.cpu().double() / len(logits)).tolist()
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -123,8 +123,8 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
         logits: (N, K).
         labels: (N,).
     """
-    confidence, guess = logits.double().softmax(dim=1).max(dim=1)
-    gap = (guess == labels).double() - confidence
+    confidence, guess = logits.cpu().double().softmax(dim=1).max(dim=1)
+    gap = (guess == labels.cpu()).double() - confidence
     place = (confidence * bins).long().clamp(max=bins - 1)
     return float(torch.zeros(bins).double().index_add_(0, place, gap).abs().sum() / len(logits))
 
@@ -258,7 +258,8 @@ class _Bound:
         log_variance = fixed if v is None else (v + 1) / 2 * large + (1 - v) / 2 * small
         mean = gaussian.posterior_mean(x_t, self._x0(x_t, prediction, now), now, prev)
         kl = gaussian.normal_kl(gaussian.posterior_mean(x_t, x0, now, prev), small, mean, log_variance)
-        return _bits(torch.where((t == 0).view(now.shape), self._decoder(x0, mean, log_variance), kl))
+        first = (t == 0).nonzero().flatten()
+        return _bits(kl.index_copy(0, first, self._decoder(x0[first], mean[first], log_variance[first])))
 
     def _predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         device = getattr(self.model, "device", x_t.device)

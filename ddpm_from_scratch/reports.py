@@ -170,7 +170,7 @@ def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image:
 
 
 def plain(
-    pipeline: DiffusionPipeline, asked: Request, num: int, scheduler: str, steps: int, eta: float
+    pipeline: DiffusionPipeline, asked: Request, num: int, settings: evaluation.SamplingSettings
 ) -> evaluation.Evaluation:
     """One set of samples beside real images; with `asked.output`, `evaluation.json` there.
 
@@ -179,7 +179,6 @@ def plain(
     """
     load = shipped_classifier if asked.judge in SHIPPED else load_classifier
     network, real = load(asked.judge)
-    settings = evaluation.SamplingSettings(scheduler, steps, eta, asked.seed, asked.precision)
     network.to(pipeline.device)
     figures = evaluation.evaluate(pipeline, network, real, num, settings, asked.batch_size, asked.output)
     if asked.output is not None:

@@ -1,8 +1,9 @@
-"""Training (Ho algorithm 1) on one device or many, resumable to the bit.
+"""Training (Ho algorithm 1) on one device or many, resumable.
 
 Which image, which t and which ε is a function of (seed, step, position in the global batch). So any number of processes
-draws the same, and a resumed run continues as if it had never stopped. (Dropout inside the network is drawn once per
-process and step: it resumes to the bit too, but depends on the number of processes.)
+draws the same, and a resumed run continues as if it had never stopped, to the bit where the hardware computes the same
+twice (CPUs do, some operations of GPUs do not). Dropout inside the network is drawn once per process and step: it
+depends on the number of processes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from ddpm_from_scratch import gaussian, schedules
 from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.pipelines import DDPMPipeline
 from ddpm_from_scratch.schedulers import DDPMScheduler
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -220,8 +224,10 @@ def bound_term(scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tens
     mean = gaussian.posterior_mean(x_t, x0_hat.clamp(-1, 1), now, prev)
     log_variance = (v + 1) / 2 * large + (1 - v) / 2 * small
     kl = gaussian.normal_kl(gaussian.posterior_mean(x_t, x0, now, prev), small, mean, log_variance)
-    nll = -gaussian.discretized_log_likelihood(x0, mean, log_variance)
-    return gaussian.nats_to_bits(torch.where(t.view(shape) == 0, nll, kl).flatten(1).mean(dim=1))
+    first = (t.cpu() == 0).nonzero().flatten()  # few, and on the CPU, since not every device has log Φ
+    decoder = gaussian.discretized_log_likelihood(*(part[first].cpu() for part in (x0, mean, log_variance)))
+    nats = kl.index_copy(0, first.to(kl.device), -decoder.to(kl))
+    return gaussian.nats_to_bits(nats.flatten(1).mean(dim=1))
 
 
 # ---------------------------------------------------------------- randomness by (seed, step, position)
@@ -423,6 +429,27 @@ def bf16_is_fast(device: torch.device) -> bool:
     return False
 
 
+def processes() -> PartialState:
+    """Those that `accelerate launch` or `torchrun` started, or this one alone.
+
+    They train on the CPU where there is no accelerator, or where the environment says `ACCELERATE_USE_CPU=true`.
+
+    Raises:
+        ValueError: several were started that Accelerate does not join; each would train alone, in the others' folder.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    joined = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != joined.num_processes:
+        raise ValueError(
+            f"{started} processes were started, but {joined.num_processes} would train together on {joined.device}: "
+            "start them with `accelerate launch`, or set ACCELERATE_USE_CPU=true"
+        )
+    return joined
+
+
 def train(
     model: UNet2DModel,
     scheduler: DDPMScheduler,
@@ -452,7 +479,7 @@ def train(
 
     Raises:
         ValueError: a batch that does not divide among the processes, images or labels that the model does not take,
-            a checkpoint of another run, or one that would be overwritten.
+            a checkpoint of another run, or one that would be overwritten; or as `processes`.
         OSError: `output_dir` cannot be written to.
         TrainingDiverged: the gradient is no longer finite. The model keeps the weights it had before that step, its
             own and not the averaged ones; the last checkpoint is kept.
@@ -496,6 +523,7 @@ class _Run:
     ) -> None:
         from accelerate import Accelerator
 
+        processes()
         self.accelerator = Accelerator(mixed_precision="no")
         self.device: torch.device = self.accelerator.device
         self.is_main: bool = self.accelerator.is_main_process
@@ -522,6 +550,7 @@ class _Run:
         self.done, self.seconds_before = 0, 0.0
         if state is not None:
             self.optimiser.load_state_dict(state["optimiser"])
+            self._lay_out_moments()
             self.ema.load_state_dict(state["ema"])
             self.done, self.seconds_before = state["step"], state.get("seconds", 0.0)
         sampler = GlobalBatches(len(dataset), config, self.done, self.positions)
@@ -529,6 +558,12 @@ class _Run:
             dataset, batch_sampler=sampler, num_workers=config.num_workers, worker_init_fn=_leave_interrupts_to_parent
         )
         self.began = self.saved = time.monotonic()
+
+    def _lay_out_moments(self) -> None:
+        """AdamW walks weights and moments side by side: those of another machine may lie otherwise in memory."""
+        for parameter, moments in self.optimiser.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
     def _facts(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint must agree on to be continued."""
@@ -677,8 +712,9 @@ def _check_fits(dataset: Any, model: UNet2DModel, config: TrainingConfig) -> dic
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
-    """A Ctrl-C reaches every process of the terminal; those that load images go on until the step is done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A Ctrl-C or a launcher's signal reaches every process; those that load images go on until the step is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

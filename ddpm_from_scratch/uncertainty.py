@@ -73,7 +73,7 @@ def frechet_interval(
     Raises:
         ValueError: features that cannot be judged, or fewer than two replicates.
     """
-    own, f = metrics.gaussian_statistics(features), features.double()
+    own, f = metrics.gaussian_statistics(features), features.cpu().double()
     found = []
     for counts in resampled_counts(len(f), replicates, seed):
         mean = counts @ f / len(f)
@@ -114,7 +114,7 @@ def kernel_replicates(features: Tensor, real_features: Tensor, counts: Tensor) -
     Returns:
         (B,), float64.
     """
-    x, y = features.double(), real_features.double()
+    x, y = features.cpu().double(), real_features.cpu().double()
     own = metrics.kernel(x, x)
     own.fill_diagonal_(0)
     to_real = torch.cat([metrics.kernel(block, y).mean(dim=1) for block in x.split(metrics.KERNEL_BLOCK)])
@@ -140,7 +140,7 @@ def gaussian_bias(covariance: Tensor, count: int) -> float:
     """
     if count < 2:
         raise ValueError(f"a covariance needs at least 2 draws, got {count}")
-    eigenvalues = torch.linalg.eigvalsh(covariance.double()).clamp(min=0)
+    eigenvalues = torch.linalg.eigvalsh(covariance.cpu().double()).clamp(min=0)
     scale = eigenvalues[eigenvalues > 1e-12 * eigenvalues.amax().clamp(min=1e-300)]
     pairs = scale[:, None] * scale / (scale[:, None] + scale)
     return float(scale.sum() / count + (pairs.sum() + pairs.diagonal().sum()) / (2 * (count - 1)))

@@ -26,7 +26,11 @@ fuzz_tests = 0
 
 
 def pytest_configure() -> None:
-    """A background job starts with the interrupt ignored, and so would the processes that tests interrupt."""
+    """A background job starts with the interrupt ignored, and so would the processes that tests interrupt.
+
+    Tests compare with what the processor computes, so they train on it, also where there is a GPU.
+    """
+    os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_from_scratch import UNet2DModel, cli, few_steps, hub, judges
+from ddpm_from_scratch import DDIMPipeline, UNet2DModel, cli, few_steps, hub, images, judges
 
 TINY = ["--dataset", "digits", "--widths", "16", "--batch-size", "4", "--preview-every", "0", "--warmup-steps", "0"]
 
@@ -42,6 +45,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return UNet2DModel.from_pretrained(folder / "unet").state_dict()
+
+
+def test_greek_letters_go_into_a_pipe_of_windows() -> None:
+    """Python writes into a pipe there as PYTHONIOENCODING makes it write here, and cp1252 has no σ."""
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "ddpm_from_scratch", "eval", "--help"]
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=120)
+    assert done.returncode == 0 and "η" in done.stdout.decode("utf-8")
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "eval", "info", "bench", "train-classifier", "course"])
@@ -135,6 +146,34 @@ def test_a_gif_shows_every_step(ddpm, trained: Path, tmp_path: Path, scheduler: 
     assert getattr(Image.open(path), "n_frames", 1) == 7
 
 
+@pytest.mark.parametrize(("count", "frames"), [(1, 1), (2, 2), (59, 59), (60, 60), (61, 60), (1000, 60)])
+def test_an_animation_has_sixty_frames_at_most(count: int, frames: int) -> None:
+    chosen = images.frame_steps(count)
+    assert len(chosen) == frames and chosen[0] == 0 and chosen[-1] == count - 1
+    assert images.frame_steps(len(chosen)) == list(range(frames))  # choosing again keeps all
+
+
+@pytest.mark.parametrize("ending", ["png", "gif"])
+def test_sampling_keeps_no_step_that_is_not_drawn(
+    ddpm, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """A thousand steps of large images would fill the memory."""
+    kept: dict[str, list[torch.Tensor]] = {}
+    monkeypatch.setattr(images, "save_gif", lambda frames, *rest: kept.update(frames=frames))
+    monkeypatch.setattr(images, "MAX_FRAMES", 3)
+    watched = DDIMPipeline.__call__
+
+    def watch(self, *args: object, callback, **options: object) -> object:
+        kept["path"] = callback.__defaults__[0]
+        return watched(self, *args, callback=callback, **options)
+
+    monkeypatch.setattr(DDIMPipeline, "__call__", watch)
+    assert ddpm("sample", trained, "--num", 2, "--steps", 7, "--output", tmp_path / f"x.{ending}")[0] == 0
+    assert len(kept["path"]) == (3 if ending == "gif" else 1)
+    if ending == "gif":
+        assert torch.equal(kept["frames"][-1], kept["path"][-1])
+
+
 def test_info_counts_the_parameters_and_shows_the_card(ddpm) -> None:
     code, out, _ = ddpm("info", "digits")
     assert code == 0
@@ -147,6 +186,14 @@ def test_eval_writes_its_figures_and_goes_on_where_it_stopped(ddpm, tmp_path: Pa
     assert first[0] == again[0] == 0
     assert first[1] == again[1] and "Fréchet" in first[1]
     assert (tmp_path / "eval" / "evaluation.json").is_file()
+
+
+def test_eval_judges_samples_that_are_not_clipped(ddpm, tmp_path: Path) -> None:
+    folder = tmp_path / "eval"
+    clipped = ddpm("eval", "digits", "--num", 4, "--steps", 2)
+    free = ddpm("eval", "digits", "--num", 4, "--steps", 2, "--no-clip", "--output", folder)
+    assert clipped[0] == free[0] == 0 and clipped[1] != free[1]
+    assert json.loads((folder / "evaluation.json").read_text())["settings"]["clip_sample"] is False
 
 
 def test_eval_makes_the_table_of_few_steps_and_goes_on(ddpm, tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_runs import differences
+
+from ddpm_from_scratch.training import processes
 
 SCRIPT = Path(__file__).with_name("distributed_process.py")
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
@@ -54,3 +57,27 @@ def test_two_processes_do_what_one_does(tmp_path: Path, alone: dict[str, Any]) -
         "unet",
     ]
     assert first["refused"] == second["refused"] == "batch_size=7 does not divide among 2 processes"
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="Accelerate does not join processes that train on MPS")
+def test_command_line_trains_once_with_two_processes(tmp_path: Path) -> None:
+    """No accelerator and nothing said to Accelerate: the two must join, and one alone must speak and save."""
+    command = ["-m", "ddpm_from_scratch", "train", "--dataset", "digits", "--output", str(tmp_path / "run")]
+    command += ["--steps", "2", "--batch-size", "8", "--widths", "8,16", "--preview-every", "0", "--half"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("ACCELERATE_USE_CPU", None)
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, *command], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Trained for 2 steps") == 1
+    assert done.stderr.count("2/2") == 1
+    weights = load_file(tmp_path / "run" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+
+
+def test_processes_that_do_not_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)  # of a kind that Accelerate does not join
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="3 processes were started, but 1 would train together"):
+        processes()

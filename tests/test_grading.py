@@ -541,12 +541,16 @@ def test_refuses_without_a_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ValueError, match="needs Linux; with --trust"):
         folder.grade_folder(tmp_path, tmp_path)
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ValueError, match="^grading needs Linux, or with --trust a Mac$"):
+        folder.grade_folder(tmp_path, tmp_path)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="apt install bubblewrap.*with --trust"):
         folder.grade_folder(tmp_path, tmp_path)
     for message, said in (
         ("Unknown option --size", "0.8 or newer"),
+        ("setting up uid map: Permission denied", "on Ubuntu 24.04 and newer: sudo sysctl -w"),
         ("No permissions", r"here \(bwrap: No permissions\)"),
     ):
         (tmp_path / "bwrap").write_text(f"#!/bin/sh\necho 'bwrap: {message}' >&2\nexit 1\n", encoding="utf-8")
@@ -554,6 +558,13 @@ def test_refuses_without_a_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(ValueError, match=said):
             folder.grade_folder(tmp_path, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ipynb", "bwrap"]
+
+
+def test_grading_can_be_imported_where_there_is_no_forkserver() -> None:
+    """So that a teacher on Windows reads the sentence above."""
+    as_there = "from multiprocessing import context; del context.ForkServerContext"
+    lines = [as_there, "import ddpm_from_scratch.course.grading.folder"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
 
 
 def test_notebooks_are_found_below_the_folder(tmp_path: Path) -> None:

@@ -226,6 +226,19 @@ def test_text_is_renewed_and_outputs_stay_while_the_code_is_the_same(source: Pat
         build.build(source, tmp_path)
 
 
+def test_printed_lines_fit_the_page() -> None:
+    """JupyterLab breaks a longer line inside a word, at about 107 characters on a screen 1280 pixels wide."""
+    printed = {
+        (path.name, line)
+        for path in sorted((ROOT / "solutions").glob("*.ipynb"))
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for out in cell.get("outputs", [])
+        for line in "".join(out.get("text", [])).splitlines()
+    }
+    assert len(printed) > 500
+    assert not [(name, line) for name, line in printed if len(line) > 106]
+
+
 def test_solved_notebook_is_run_with_warnings_as_errors(tmp_path: Path) -> None:
     """Two kernels: one lesson that runs, one that warns."""
     setup = 'from ddpm_from_scratch.course import check, setup\nfrom torch import Tensor\n\nsetup("01")\n'

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ddpm_from_scratch.course import budget, thousand_steps
-from ddpm_from_scratch.course.stored import stored_table
+from ddpm_from_scratch.course.stored import stored_bits, stored_table
 from ddpm_from_scratch.few_steps import Plan
 from ddpm_from_scratch.hub import shipped_models
 from ddpm_from_scratch.pipelines import DDPMPipeline
@@ -36,6 +36,17 @@ def test_a_stored_table_says_where_it_comes_from(name: str) -> None:
     assert table.machine and table.minutes > 0 and table.judge
     assert {one.cell.row for one in table.results} == set(Plan().rows)
     assert all(one.figures.frechet_low <= one.figures.frechet <= one.figures.frechet_high for one in table.results)
+
+
+def test_the_stored_bits_are_of_the_model_that_is_shipped() -> None:
+    """... and its parts add up; the ranges of t are means over those asked, so up to noise."""
+    stored = stored_bits("fashion_bits")
+    pipeline = DDPMPipeline.from_pretrained(stored.model)
+    assert stored.model in shipped_models() and stored.model_hash == model_hash(pipeline.unet)
+    assert stored.command.startswith(f"ddpm eval {stored.model} --table bits") and "/" not in stored.command
+    assert stored.num_images == 500 and stored.machine and stored.minutes > 0
+    assert stored.prior + stored.diffusion + stored.decoder == pytest.approx(stored.total, rel=1e-6)
+    assert sum(bits for _, _, bits in stored.ranges()) == pytest.approx(stored.diffusion, rel=0.02)
 
 
 def test_an_unknown_result_is_told() -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -747,6 +748,37 @@ def test_where_bf16_is_chosen(monkeypatch: pytest.MonkeyPatch, has_it: bool) -> 
     for name in CPU_BF16:
         monkeypatch.delattr(torch.cpu, name)
     assert training.bf16_is_fast(torch.device("cpu")) is False
+
+
+def test_resuming_where_memory_is_laid_out_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run begun with bf16, channels last, goes on without: AdamW must not take one weight's moments for another's."""
+    monkeypatch.setattr(training, "bf16_is_fast", lambda device: True)
+    run(tmp_path / "a", steps=2, mixed_precision="auto")
+    state = load_checkpoint(tmp_path / "a")
+    assert state is not None
+    moved = 0
+    for moments in state["optimiser"]["state"].values():
+        moved += not moments["exp_avg"].is_contiguous()
+        moments.update({name: moments[name].contiguous() for name in ("exp_avg", "exp_avg_sq")})
+    assert moved > 5
+    (tmp_path / "b").mkdir()
+    training.save_checkpoint(tmp_path / "b", state)
+    monkeypatch.setattr(training, "bf16_is_fast", lambda device: False)
+    one, other = (run(tmp_path / name, steps=3, mixed_precision="auto", resume=True) for name in "ab")
+    assert not differences(weights(one), weights(other))
+
+
+@pytest.mark.parametrize(
+    ("said", "has_accelerator", "cpu"), [("", True, False), ("true", True, True), ("", False, True)]
+)
+def test_where_training_runs(monkeypatch: pytest.MonkeyPatch, said: str, has_accelerator: bool, cpu: bool) -> None:
+    """On the CPU where there is nothing else, or where ACCELERATE_USE_CPU says so."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    if said:
+        monkeypatch.setenv("ACCELERATE_USE_CPU", said)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: has_accelerator)
+    monkeypatch.setattr("accelerate.PartialState", lambda cpu: SimpleNamespace(num_processes=1, on_cpu=cpu))
+    assert training.processes().on_cpu is cpu
 
 
 # ---------------------------------------------------------------- data and model that do not fit

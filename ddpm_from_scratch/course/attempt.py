@@ -49,7 +49,7 @@ def attempt(exercise: Exercise, answer: Answer, case: Case, global_seed: int = 0
 
 def in_words(error: BaseException) -> str:
     """One line for an exception in an answer: the learner's own line, the type and the message."""
-    paths = sysconfig.get_paths()
+    paths = sysconfig.get_paths() | {"stdlib": os.path.dirname(os.__file__)}
     foreign = (f"{Path(__file__).parents[1]}{os.sep}", paths["purelib"], paths["platlib"], paths["stdlib"], "<frozen")
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
     place = f" at line {own[-1].lineno}" + f", `{own[-1].line}`" * bool(own[-1].line) if own else ""

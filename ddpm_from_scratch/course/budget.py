@@ -82,7 +82,7 @@ def measure(folder: str | Path, steps: Sequence[int] = STEPS, num_samples: int =
     result = {
         "command": COMMAND,
         "model_hash": model_hash(model),
-        "machine": machine(),
+        "machine": machine(model.device),
         "minutes": seconds[-1] / 60,
         "batch_size": config.batch_size,
         "sampler": SETTINGS.facts(),

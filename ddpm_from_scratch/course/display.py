@@ -53,9 +53,12 @@ class Panel:
 def setup(lesson: str) -> None:
     """The first cell of each lesson: seeds the global generators with the lesson's number.
 
+    A lesson trains on the processor, for which it is made, also where there is a GPU.
+
     With `DDPM_WARNINGS=error`, which the tests set and the making of the solved notebooks, a warning is an error,
     apart from deprecations inside other packages. Else warnings are shown: a newer library stops no learner.
     """
+    os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     seed = int(lesson)
     torch.manual_seed(seed)
     np.random.seed(seed)

@@ -17,7 +17,8 @@ PYTHON_AT_LEAST = (3, 11)
 SHOWN_PACKAGES = ("torch", "numpy", "matplotlib", "ipywidgets")
 MEMORY_NEEDED_GIB = 2.0
 START_AGAIN = (
-    "close this tab and start the course with `make lab` (or Kernel → Change Kernel, and pick the course's own)"
+    "close this tab and start the course as the README says, with `make lab` or its lines for your system "
+    "(or Kernel → Change Kernel, and pick the course's own)"
 )
 
 

@@ -87,7 +87,8 @@ class Exercise:
         alternatives: at least four right answers written differently: in float64 inside, as a loop, in place on a
             copy, by another rank (flattened, or one sample at a time).
         package: dotted name of the finished component with the same signature; "" where there is none.
-        starter: the stub's source where it is more than the reference's signature, docstring and `...`.
+        given: what stands in the stub below the reference's signature and docstring; by default `...` with the budget.
+        starter: the whole stub's source, for a class.
         run: `run(answer, *args)` turns an answer into what is compared (a tensor or number, or a tuple, list or dict of
             them), for classes and training steps. The default calls the answer.
         picture: `picture(answer)` → matplotlib figure of the learner's result beside the reference.
@@ -110,6 +111,7 @@ class Exercise:
     mistakes: tuple[Mistake, ...]
     alternatives: tuple[Answer, ...]
     package: str = ""
+    given: str = ""
     starter: str = ""
     run: Callable[..., Any] | None = None
     picture: Callable[[Answer], Any] | None = None
@@ -129,13 +131,14 @@ class Exercise:
 
     @property
     def stub(self) -> str:
-        """Source of the blank that the learner fills: the reference's signature and docstring, line budget, `...`."""
+        """Source of the blank that the learner fills: the reference's signature and docstring, and what is given."""
         if self.starter:
             return textwrap.dedent(self.starter).strip()
         definition = ast.parse(self.solution).body[0]
         assert isinstance(definition, ast.FunctionDef)
         head = self.solution.splitlines()[: definition.body[0].end_lineno]
-        return "\n".join([*head, f"    # your code: about {self.lines} line{'s' * (self.lines > 1)}", "    ..."])
+        body = self.given or f"# your code: about {self.lines} line{'s' * (self.lines > 1)}\n..."
+        return "\n".join([*head, textwrap.indent(textwrap.dedent(body).strip(), "    ")])
 
     def case(self, seed: int, index: int, dtype: torch.dtype = torch.float32) -> Case:
         """Case `index`, the same for the same seed, freshly made; float32 tensors and modules cast to `dtype`."""

@@ -22,6 +22,7 @@ CONTENTS = (
     "bootstrap.sh",
     "Makefile",
     "LICENSE",
+    ".gitattributes",
     ".gitignore",
 )
 README = """# ddpm_from_scratch
@@ -30,6 +31,14 @@ Denoising diffusion from its equations to pictures, in notebooks. You need git, 
 
 ```sh
 make lab     # set up, copy the lessons into work/, and open JupyterLab on them
+```
+
+On Windows, without make:
+
+```bat
+py -m venv .venv
+.venv\\Scripts\\python -m pip install -e .
+.venv\\Scripts\\python -m ddpm_from_scratch.course.workspace lab
 ```
 
 This edition is handed out without solutions and without the course's own tests. Hand in the notebooks of `work/`.

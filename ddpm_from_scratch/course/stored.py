@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from ddpm_from_scratch.few_steps import Table
+from ddpm_from_scratch.likelihood import Likelihood
 
 
 def stored_table(name: str) -> Table:
@@ -20,6 +21,19 @@ def stored_table(name: str) -> Table:
         ValueError: the file is damaged.
     """
     return Table.from_json(_text(name))
+
+
+def stored_bits(name: str) -> Likelihood:
+    """Bits per dimension that come with the course, as `ddpm eval --table bits` wrote them.
+
+    Args:
+        name: "fashion_bits".
+
+    Raises:
+        FileNotFoundError: there is no result of this name; the message lists those there are.
+        ValueError: the file is damaged.
+    """
+    return Likelihood.from_json(_text(name))
 
 
 def stored_facts(name: str) -> dict[str, Any]:

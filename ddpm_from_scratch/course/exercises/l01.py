@@ -1122,19 +1122,11 @@ def add_noise_in_any_dtype(x0: Tensor, noise: Tensor, alpha_bar: Tensor, t: Tens
     return signal * x0 + rest * noise
 
 
-CLINIC_STARTER = '''
-def add_noise_in_any_dtype(x0: Tensor, noise: Tensor, alpha_bar: Tensor, t: Tensor) -> Tensor:
-    """x_t of a whole batch, right to the last digit that x0's dtype can hold.
-
-    x0, noise: shape (B, ...), the same, in bfloat16 or float32.
-    alpha_bar: ᾱ of every timestep, shape (T,), float64.
-    t: shape (B,), whole numbers in 0..T-1.
-    Returns x_t, of x0's shape and dtype.
-    """
-    # the broken function: find the line that loses the digits, and mend it
-    alpha_bar_t = alpha_bar.to(x0.dtype)[t].reshape(-1, *[1] * (x0.ndim - 1))
-    return alpha_bar_t**0.5 * x0 + (1 - alpha_bar_t) ** 0.5 * noise
-'''
+CLINIC_GIVEN = """
+# the broken function: find the line that loses the digits, and mend it
+alpha_bar_t = alpha_bar.to(x0.dtype)[t].reshape(-1, *[1] * (x0.ndim - 1))
+return alpha_bar_t**0.5 * x0 + (1 - alpha_bar_t) ** 0.5 * noise
+"""
 
 
 def clinic_inputs(generator: torch.Generator, index: int) -> Case:
@@ -1223,7 +1215,7 @@ CLINIC = Exercise(
     where="Bug clinic",
     lines=4,
     reference=add_noise_in_any_dtype,
-    starter=CLINIC_STARTER,
+    given=CLINIC_GIVEN,
     inputs=clinic_inputs,
     hints=(
         "1-ᾱ_t is the difference of two nearly equal numbers. It is exactly as precise as ᾱ_t was when it was taken.",

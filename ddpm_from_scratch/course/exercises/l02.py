@@ -816,16 +816,10 @@ def short_linear(T: int) -> Tensor:
     return torch.linspace(scale * 1e-4, scale * 0.02, T, dtype=torch.float64)
 
 
-CLINIC_STARTER = '''
-def short_linear(T: int) -> Tensor:
-    """A linear schedule of T steps that destroys an image as the one with 1000 steps does.
-
-    T: number of steps, from 50 to 1000; at T = 1000 the β run from 1e-4 to 0.02.
-    Returns shape (T,), torch.float64. For every T, the last β over the first and the sum of all β are the same.
-    """
-    # the schedule of the broken run: mend it
-    return torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
-'''
+CLINIC_GIVEN = """
+# the schedule of the broken run: mend it
+return torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
+"""
 
 
 def short_linear_inputs(generator: torch.Generator, index: int) -> Case:
@@ -876,7 +870,7 @@ SHORT_LINEAR = Exercise(
     where="Bug clinic",
     lines=2,
     reference=short_linear,
-    starter=CLINIC_STARTER,
+    given=CLINIC_GIVEN,
     inputs=short_linear_inputs,
     hints=(
         "What decides how much is left at the end is the sum of all β. What happens to that sum when T changes?",

@@ -689,20 +689,12 @@ def up_resolution(resnets: nn.ModuleList, h: Tensor, skips: list[Tensor], temb: 
     return h
 
 
-CLINIC_STARTER = '''
-def up_resolution(resnets: nn.ModuleList, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
-    """The ResNet blocks of one resolution on the way up.
-
-    resnets: one per skip, each with 2c channels in (first those from below, then those of the skip) and c out.
-    h: from below, (B, c, H, W).
-    skips: (B, c, H, W) each, in the order in which they were made.
-    Returns (B, c, H, W).
-    """
-    # the broken function: it holds two of the bugs, and no shape betrays them
-    for resnet, skip in zip(resnets, skips, strict=True):
-        h = resnet(torch.cat([skip, h], dim=1), temb)
-    return h
-'''
+CLINIC_GIVEN = """
+# the broken function: it holds two of the bugs, and no shape betrays them
+for resnet, skip in zip(resnets, skips, strict=True):
+    h = resnet(torch.cat([skip, h], dim=1), temb)
+return h
+"""
 
 
 def patient(unet: UNet2DModel, x_t: Tensor, t: Tensor, bug: str = "") -> Tensor:
@@ -801,7 +793,7 @@ CLINIC = Exercise(
     where="Bug clinic",
     lines=3,
     reference=up_resolution,
-    starter=CLINIC_STARTER,
+    given=CLINIC_GIVEN,
     inputs=clinic_inputs,
     hints=(
         "Read the docstring beside the code: what does it say about the order of the skips, and about the order of the "

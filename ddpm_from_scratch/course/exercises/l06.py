@@ -468,27 +468,11 @@ def draw_training(answer):
     return figure
 
 
-STEP_STARTER = '''
-def training_step(
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    scheduler: DDPMScheduler,
-    x0: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    largest_norm: float,
-) -> float:
-    """One step of algorithm 1 for one batch: changes the network's weights.
-
-    model, scheduler, x0, noise, t: as in exercise 06.1; training.diffusion_loss is that exercise's finished function.
-    optimiser: holds the network's weights.
-    largest_norm: a gradient longer than this is shortened to it before it is used.
-    Returns the loss before the step, as a number.
-    """
-    loss = training.diffusion_loss(model, scheduler, x0, noise, t)
-    # your code: about 5 lines
-    ...
-'''
+STEP_GIVEN = """
+loss = training.diffusion_loss(model, scheduler, x0, noise, t)
+# your code: about 5 lines
+...
+"""
 
 
 TRAINING_STEP = Exercise(
@@ -500,7 +484,7 @@ TRAINING_STEP = Exercise(
     where="One step",
     lines=6,
     reference=training_step,
-    starter=STEP_STARTER,
+    given=STEP_GIVEN,
     inputs=training_step_inputs,
     run=three_steps,
     hints=(

@@ -503,22 +503,12 @@ def side_by_side(yours: Tensor, reference: Tensor):
         return plots.grid_figure(torch.cat([yours, reference]), len(yours), row_labels=["yours", "reference"])
 
 
-STEP_STARTER = '''
-def ddpm_step(
-    x_t: Tensor, eps: Tensor, noise: Tensor, alpha_bar_t: float, alpha_bar_prev: float, large: bool
-) -> tuple[Tensor, Tensor]:
-    """One step of algorithm 2 for images, with x̂_0 clipped to [-1, 1].
-
-    x_t, eps, noise: any shape, the same; eps is the predicted noise in x_t, noise is standard normal and fresh.
-    alpha_bar_t, alpha_bar_prev: ᾱ at t and at the step moved to; alpha_bar_prev is 1 at the last step.
-    large: whether σ² is β_t; else it is β̃_t.
-    Returns (x_prev, x̂_0), both of x_t's shape; no noise is added at the last step.
-    """
-    x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
-    mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
-    # your code: clip x0 in the right place, then about 5 lines
-    ...
-'''
+STEP_GIVEN = """
+x0 = gaussian.x0_from_eps(x_t, eps, alpha_bar_t)
+mean = gaussian.posterior_mean(x_t, x0, alpha_bar_t, alpha_bar_prev)
+# your code: clip x0 in the right place, then about 5 lines
+...
+"""
 
 
 DDPM_STEP = Exercise(
@@ -530,7 +520,7 @@ DDPM_STEP = Exercise(
     where="The last step",
     lines=7,
     reference=ddpm_step,
-    starter=STEP_STARTER,
+    given=STEP_GIVEN,
     inputs=ddpm_step_inputs,
     hints=(
         "Lesson 03's step with three additions: x̂_0 is clipped before it is used, σ² is one of two, and the last step "
@@ -741,20 +731,12 @@ def _unrounded(n, T, spacing):
     return [i * (T - 1) / (n - 1) for i in range(n)][::-1]
 
 
-SPACED_STARTER = '''
-def spaced_timesteps(n: int, T: int, spacing: str) -> list[int]:
-    """The n timesteps that a sampler visits, largest first.
-
-    n: how many, from 2 to T.
-    T: number of training steps; timesteps are indices from 0 to T-1.
-    spacing: "leading" (0 and every multiple of T // n), "trailing" (T-1 and down in steps of T/n, rounded) or
-        "linspace" (n numbers evenly from 0 to T-1, both included, rounded).
-    """
-    if spacing == "leading":
-        return [i * (T // n) for i in range(n)][::-1]
-    # your code: the other two, about 3 lines
-    ...
-'''
+SPACED_GIVEN = """
+if spacing == "leading":
+    return [i * (T // n) for i in range(n)][::-1]
+# your code: the other two, about 3 lines
+...
+"""
 
 
 SPACED_TIMESTEPS = Exercise(
@@ -766,7 +748,7 @@ SPACED_TIMESTEPS = Exercise(
     where="Fewer steps",
     lines=5,
     reference=spaced_timesteps,
-    starter=SPACED_STARTER,
+    given=SPACED_GIVEN,
     inputs=spaced_timesteps_inputs,
     hints=(
         "Write each spacing for i = 0 … n-1 and mind two things: which end it must contain, and that the largest comes "

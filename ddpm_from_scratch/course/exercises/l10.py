@@ -808,7 +808,8 @@ def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
     """What lies in the folder afterwards, what the returned network is, and whether the package did the work."""
     finished = ("save_pretrained", "from_pretrained")
     own = {parameter.data_ptr() for parameter in model.parameters()}
-    with tempfile.TemporaryDirectory() as name, _calls(*finished, "load_state_dict") as called:
+    place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # Windows keeps files that are mapped into memory
+    with place as name, _calls(*finished, "load_state_dict") as called:
         folder = Path(name)
         loaded = answer(model, folder)
         if loaded is None:

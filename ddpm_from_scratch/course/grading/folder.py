@@ -10,14 +10,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddpm_from_scratch.course.grading import gradebook
 from ddpm_from_scratch.course.grading.gradebook import Row, Status
 from ddpm_from_scratch.course.grading.sandbox import Limits, why_not
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext  # the first of them not on Windows
 
 PATIENCE = 120.0
 """Seconds that a judge may take beyond the notebook's own limit: to load, and to compare."""
@@ -69,10 +71,10 @@ def grade_folder(
         ValueError: no notebooks, or no sandbox here and no `trust`.
     """
     paths = find(folder)
-    if not trust and (reason := why_not()):
-        raise ValueError(f"{reason}; with --trust the notebooks run without one, with all your rights")
     if sys.platform == "win32":
         raise ValueError("grading needs Linux, or with --trust a Mac")
+    if not trust and (reason := why_not()):
+        raise ValueError(f"{reason}; with --trust the notebooks run without one, with all your rights")
     rows: list[Row] = []
     gradebook.write(rows, output)
     with tempfile.TemporaryDirectory() as place:
@@ -111,8 +113,11 @@ def _judged(tasks: Sequence[Task], settings: tuple[Any, ...], jobs: int) -> Iter
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Processes that share nothing with this one; where the system can, PyTorch is loaded for all of them once."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Processes that share nothing with this one; on Linux, PyTorch is loaded for all of them once.
+
+    A Mac's libraries do not survive a fork after they were used.
+    """
+    if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.judge"])

@@ -56,12 +56,14 @@ def set_limits(memory: int, disk: int, seconds: int) -> None:
     """Limits on this process; with no way back for a user without rights.
 
     Args:
-        memory: bytes beyond what Python and PyTorch have taken by now, as the address space counts them.
+        memory: bytes beyond what Python and PyTorch have taken by now, as the address space counts them; 0 where there
+            is no sandbox.
         disk: bytes of one file.
         seconds: of computing.
     """
-    limits = {"CORE": 0, "FSIZE": disk, "NOFILE": 256, "NPROC": 256, "CPU": seconds}
+    limits = {"CORE": 0, "FSIZE": disk, "NOFILE": 256, "CPU": seconds}
     if memory:
+        limits["NPROC"] = 256  # of the sandbox; without one it would count all that the teacher runs
         with suppress(OSError):  # no such file elsewhere than on Linux
             taken = re.search(r"VmSize:\s*(\d+) kB", Path("/proc/self/status").read_text())
             limits["AS"] = memory + int(taken[1]) * 1024 if taken else memory

@@ -60,6 +60,11 @@ def why_not() -> str:
         return ""
     if "Unknown option" in ran.stderr:
         return "the sandbox needs bubblewrap 0.8 or newer"
+    if "uid map" in ran.stderr:
+        return (
+            "this system lets no ordinary user make a sandbox (on Ubuntu 24.04 and newer: "
+            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0)"
+        )
     return f"bubblewrap cannot make a sandbox here ({(ran.stderr.strip().splitlines() or ['no output'])[-1][:200]})"
 
 

@@ -26,7 +26,7 @@ import importlib.util
 
 if importlib.util.find_spec("ddpm_from_scratch") is None:
     print(
-        "This notebook runs on a Python that does not have the course: close it, and start the course with `make lab`."
+        "This notebook runs on a Python that does not have the course: close it, and start the course as the README says."
     )
     print(
         "Or choose Kernel → Change Kernel in the menu above, and there the course's own Python."
@@ -42,6 +42,7 @@ else:
 
 # %% id=setup
 import math
+import textwrap
 
 import torch
 from IPython.display import Markdown, display
@@ -297,7 +298,7 @@ def hasty(image, noise, amount):
 try:
     check("00.1", hasty)
 except WrongAnswer as message:
-    print(message)
+    print(textwrap.fill(str(message), 100))
 
 # %% [markdown] id=help
 # ### Help, in three rungs
@@ -482,13 +483,13 @@ print(
 #
 # | what you see | what it is | what to do |
 # |---|---|---|
-# | `ModuleNotFoundError` | the notebook runs on another Python | **Kernel → Change Kernel**, or start with `make lab` |
+# | `ModuleNotFoundError` | the notebook runs on another Python | **Kernel → Change Kernel**, or start the course as the README says |
 # | `NameError` in a cell that looks fine | an earlier cell was not run since the last restart | **Run → Run All Above Selected Cell** |
 # | a cell shows `[*]` for minutes | it is still computing | wait, or the ■ button; no cell of the course should take over two minutes |
 # | "the kernel died" | memory ran out | close other notebooks (**Kernel → Shut Down All Kernels**), run again |
 # | a check says "not attempted" although you wrote code | the cell above it was not run | run it, then the check |
 # | you changed your function, and the check says the same as before | the cell with the function was not run again | run it, then the check |
-# | you want a fresh copy of a lesson | | rename yours, and run `make lessons-update` |
+# | you want a fresh copy of a lesson | | rename yours, and start the course again |
 
 # %% [markdown] id=summary
 # ## Summary

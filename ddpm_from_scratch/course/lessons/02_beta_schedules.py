@@ -637,8 +637,8 @@ for label, bars in patients.items():
         errors.append(float((denoiser(x_t, a, pair, odds) - x0).square().mean()))
     lam = schedules.log_snr(bars)
     print(
-        f"{label}: share of +1 {got:.3f} (data 0.200)   log-SNR from {lam[0]:+.1f} to {lam[-1]:+.1f}   "
-        f"mean squared error of x̂_0 over all t: {sum(errors) / len(errors):.3f}"
+        f"{label}: share of +1 {got:.3f} (data 0.200)   log-SNR from {lam[0]:+.1f} to {lam[-1]:+.1f}"
+        f"\n{'':<10}mean squared error of x̂_0 over all t: {sum(errors) / len(errors):.3f}"
     )
 plots.noising_strip(
     boot,

@@ -733,7 +733,8 @@ for t in (20, 200, 600):
     gap = (eps - best) * 0.1  # the middle term of the three above: its mean is 0
     off = float(2 * gap.mean() / (2 * gap.std() / math.sqrt(gap.numel())))
     print(
-        f"t = {t:>3}: score against autograd {wrong:.0e}; error of ε* {floor:.4f}, of ε* + 0.1 {other:.4f}, which is 0.01 more within {abs(off):.1f} standard errors"
+        f"t = {t:>3}: score against autograd {wrong:.0e}; error of ε* {floor:.4f}, of ε* + 0.1 {other:.4f}\n"
+        f"{'':<9}which is 0.01 more within {abs(off):.1f} standard errors"
     )
     assert wrong < 1e-8 and abs(off) < 4
 
@@ -863,7 +864,8 @@ for count, cloud in results.items():
     lost = stray(cloud)
     spread = cloud[(nearest(cloud) == 0) & ~lost].std(0).mean()
     print(
-        f"{count:>4} steps: spread of component 0: {spread:.3f} (true {stds[0]:.3f}), further than 4 standard deviations from every centre: {lost.double().mean():.1%}"
+        f"{count:>4} steps: spread of component 0: {spread:.3f} (true {stds[0]:.3f}), "
+        f"further than 4σ from every centre: {lost.double().mean():.1%}"
     )
 plots.scatter(
     {f"{count} steps": cloud for count, cloud in results.items()},

@@ -206,7 +206,7 @@ for name, network in (("digits", unet), ("fashion", larger)):
     skips = kept_down(widths, n)
     planned = enter_up(widths, n, skips)
     built = [r.conv1.in_channels for block in network.up_blocks for r in block.resnets]
-    print(f"{name}: skips {skips}, into the way up {planned}, built {built}")
+    print(f"{name}: skips {skips}\n    into the way up {planned}\n    built           {built}")
     assert planned == built
 
 # %% [markdown] id=forward

@@ -114,8 +114,8 @@ for B in (1, 16, 256):
     spread, mean = float(estimates[B].std()), float(estimates[B].mean())
     off = (mean - exact) / (spread / math.sqrt(n))
     print(
-        f"batch of {B:>3}: mean of {n} estimates {mean:+.3f} ({off:+.1f} standard errors from the exact {exact:+.3f}), "
-        f"spread {spread:.3f}, spread·√B {spread * B**0.5:.2f}"
+        f"batch of {B:>3}: mean of {n} estimates {mean:+.3f} ({off:+.1f} standard errors from the exact {exact:+.3f})\n"
+        f"{'':<14}spread {spread:.3f}, spread·√B {spread * B**0.5:.2f}"
     )
     assert abs(off) < 4
 with plots.figure(
@@ -330,7 +330,8 @@ def write_weights(model: nn.Module, values: list[Tensor]) -> None:
 # %% id=draws
 whole = training.draw(seed=0, step=41, positions=range(8), shape=(1, 16, 16), T=T)
 later = training.draw(seed=0, step=41, positions=range(3, 8), shape=(1, 16, 16), T=T)
-print(f"t of step 41: {whole.t.tolist()}, of its last five images alone: {later.t.tolist()}")
+print(f"t of step 41:                {whole.t.tolist()}")
+print(f"of its last five images alone:                {later.t.tolist()}")
 assert torch.equal(whole.noise[3:], later.noise)
 
 # %% [markdown] id=loop
@@ -655,7 +656,8 @@ tiny_start = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(9))
 made = ddim(lambda x, t: tiny(x, t).sample, tiny_start, steps=50)
 distance = (made.flatten(1)[:, None] - eight.flatten(1)).square().mean(-1)
 print(
-    f"each sample's mean squared distance from the nearest of the eight: {', '.join(f'{d:.3f}' for d in distance.min(1).values.tolist())}"
+    "each sample's mean squared distance from the nearest of the eight:\n",
+    ", ".join(f"{d:.3f}" for d in distance.min(1).values.tolist()),
 )
 assert distance.min(1).values.median() < 0.05
 plots.image_grid(

@@ -642,7 +642,8 @@ def run(step, n=5, steps=30):
 patients = {name: run(step) for name, step in {"right": right_step, **BROKEN}.items()}
 for name, (x, log, _) in patients.items():
     print(
-        f"{name:<6} largest |x| {x.abs().max():.2f}   difference between images {x.std(dim=0).mean():.2f}   grain {grain(x):.3f}   noise left / expected at the end {log[-1]:.2f}"
+        f"{name:<6} largest |x| {x.abs().max():.2f}   difference between images {x.std(dim=0).mean():.2f}   "
+        f"grain {grain(x):.3f}   noise left / expected {log[-1]:>5.2f}"
     )
 plots.image_grid(
     torch.cat([x for x, _, _ in patients.values()]),

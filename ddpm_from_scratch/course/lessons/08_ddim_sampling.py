@@ -391,7 +391,8 @@ for eta in (0.1, 0.5, 1.0):
     gamma = a**2 / (2 * sigma**2) * (1 - now) / now
     apart = float((kl - gamma * (guess - eps) ** 2).abs().max() / kl.max())
     print(
-        f"η = {eta:.1f}: KL against γ_t (ε_θ - ε)², largest difference over 999 steps {apart:.0e};  γ at t = 10, 100, 900: "
+        f"η = {eta:.1f}: KL against γ_t (ε_θ - ε)², largest difference over 999 steps {apart:.0e}\n"
+        f"{'':<9}γ at t = 10, 100, 900: "
         + ", ".join(f"{float(gamma[s - 1]):.2g}" for s in (10, 100, 900))
     )
     assert apart < 1e-9
@@ -492,7 +493,7 @@ for t, t_prev in zip(visited, visited[1:], strict=False):
     half, full = (gaussian.ddim_sigma(now, before, eta) for eta in (0.5, 1.0))
     hat = (1 - now / before) ** 0.5
     mark = (
-        "  <- more than there is room for"
+        "  <- more than the room"
         if hat > (1 - before) ** 0.5 and t_prev >= 0
         else ""
     )
@@ -679,7 +680,7 @@ print("root mean square distance from ten steps that are not clipped, η = 0")
 print(f"{'steps':<26}" + "".join(f"{count:>9}" for count in counts))
 for way in thousand_steps.WAYS:
     print(f"{way:<26}" + "".join(f"{apart[way, count]:>9.3f}" for count in counts))
-print(f"made by `{stored['command']}` on {stored['machine']},")
+print(f"made by `{stored['command']}`\non {stored['machine']}")
 print(
     f"in {sum(row['minutes'] for row in stored['rows']):.0f} minutes; model {stored['model']}, weights {stored['model_hash']}"
 )
@@ -827,7 +828,8 @@ for steps in repeated:
     )
     order = "lower" if zero[-1] < one[0] else "higher" if zero[0] > one[-1] else ""
     print(
-        f"S = {steps:<5}η = 0: {', '.join(f'{v:.2f}' for v in zero)}   η = 1: {', '.join(f'{v:.2f}' for v in one)}   "
+        f"S = {steps:<5}η = 0: {', '.join(f'{v:.2f}' for v in zero)}   η = 1: {', '.join(f'{v:.2f}' for v in one)}\n"
+        f"{'':<9}"
         + (
             f"every seed of η = 0 is {order} than every seed of η = 1"
             if order

@@ -33,6 +33,7 @@
 import inspect
 import json
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ from ddpm_from_scratch.data import load_dataset
 
 setup("10")
 torch.set_num_threads(1)
-scratch = tempfile.TemporaryDirectory()  # all that this lesson saves; deleted at the end
+scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # all that this lesson saves; deleted at the end
 folder = Path(scratch.name)
 
 
@@ -202,7 +203,7 @@ for name, block in blocks.items():
 # %% id=config
 for key, value in model.config.items():
     if not key.startswith("_"):
-        print(f"{key:<26}{value}")
+        print(textwrap.fill(f"{key:<26}{value}", 100, subsequent_indent=" " * 26))
 try:
     model.config["in_channels"] = 4
 except TypeError as error:
@@ -257,7 +258,9 @@ del random_model
 
 # %% id=church-scheduler
 scheduler = DDPMScheduler.from_pretrained(church)
-print({key: value for key, value in scheduler.config.items() if not key.startswith("_")})
+for key, value in scheduler.config.items():
+    if not key.startswith("_"):
+        print(f"{key:<26}{value}")
 scheduler.save_config(folder / "my_scheduler")
 again = DDPMScheduler.from_pretrained(folder / "my_scheduler")
 print(
@@ -399,7 +402,7 @@ print(
         if key not in made.config["_use_default_values"] and key[0] != "_"
     },
 )
-print("nobody chose:", ", ".join(made.config["_use_default_values"]))
+print(textwrap.fill("nobody chose: " + ", ".join(made.config["_use_default_values"]), 100))
 
 # %% exercise 10.4
 # Find the arguments for the other class.
@@ -414,7 +417,7 @@ try:
     import diffusers
 except ImportError:
     diffusers = None
-    print("Diffusers is not installed: pip install diffusers")
+    print("Diffusers is not installed. Run `%pip install diffusers` in a cell, then restart the kernel.")
 else:
     diffusers.utils.logging.disable_progress_bar()
 
@@ -504,7 +507,7 @@ for name, loop in {"right": right, **BROKEN}.items():
         samples[name] = loop(witnesses[name], config, first_noise, 20)
     made, asked = samples[name], witnesses[name].asked
     print(
-        f"{name:<6} {len(asked)} calls, t = {asked[0]}, {asked[1]}, ..., {asked[-1]:<4} mean {made.mean():+.2f}   standard deviation {made.std():.2f}   at the edge of the range {(made.abs() > 0.99).float().mean():.0%}"
+        f"{name:<6} {len(asked)} calls, t = {asked[0]}, {asked[1]}, ..., {asked[-1]:<4} mean {made.mean():+.2f}   spread {made.std():.2f}   at the edge of the range {(made.abs() > 0.99).float().mean():.0%}"
     )
 levels = DDIMScheduler.from_config(config).alphas_cumprod[witnesses["right"].asked]
 pixels = load_dataset("digits").resized(16).images()

@@ -308,7 +308,7 @@ looked_at["held-out images"] = features_test[:COUNT]
 for name, features in looked_at.items():
     ours, theirs = by_hand(features, features_train), by_library(features, features_train)
     print(
-        f"{name:<16} Fréchet distance to the training images, {len(features)} images: by hand {ours:8.4f}, by the library {theirs:8.4f}"
+        f"{name:<16} Fréchet distance, {len(features)} images: by hand {ours:8.4f}, by the library {theirs:8.4f}"
     )
     assert math.isclose(ours, theirs, rel_tol=1e-4)
 
@@ -411,7 +411,7 @@ for name, features in looked_at.items():
     ours = metrics.kernel_distance(features, features_train[:COUNT])
     theirs = kid_by_library(features, features_train[:COUNT])
     print(
-        f"{name:<16} kernel distance × 1000 to {COUNT} training images: by hand {1000 * ours:9.3f}, by the library {1000 * theirs:9.3f}"
+        f"{name:<16} kernel distance × 1000: by hand {1000 * ours:9.3f}, by the library {1000 * theirs:9.3f}"
     )
     assert math.isclose(ours, theirs, rel_tol=1e-3, abs_tol=1e-5)
 
@@ -597,7 +597,7 @@ centres, spreads = (
 )
 mass = gaussian.discretized_log_likelihood(levels, centres, 2 * spreads.log()).exp()
 print(
-    "mass of all 256 grey levels, for four Gaussians:",
+    "mass of all 256 grey levels, for four Gaussians:\n",
     ", ".join(f"{total:.12f}" for total in mass.sum(0).tolist()),
 )
 assert torch.allclose(mass.sum(0), torch.ones(4).double(), rtol=0, atol=1e-12)
@@ -707,6 +707,27 @@ with plots.figure(
 # things**, and neither implies the other. Ho reports at most 3.75 bits for CIFAR-10; that is another dataset, and not to be compared with the figure above, least of all with one whose images are mostly black.
 #
 # </details>
+
+# %% [markdown] id=bits-stored-text
+# This is the same for 500 images at 100 timesteps each, made once by the command line and stored:
+
+# %% id=bits-stored
+from ddpm_from_scratch.course.stored import stored_bits
+
+thorough = stored_bits("fashion_bits")
+display(Markdown(thorough.to_markdown()))
+print(
+    f"the ten images above: {likelihood.total:.3f} ± {likelihood.standard_error:.3f}, "
+    f"these {thorough.num_images}: {thorough.total:.3f} ± {thorough.standard_error:.3f} bits per dimension"
+)
+smallest = min(t for t, _ in asked if t > 0)
+below = sum(bits for bits in thorough.by_timestep[1:smallest] if bits is not None)
+print(
+    f"smallest t > 0 asked above: {smallest}; the t from 1 to {smallest - 1} alone hold {below:.3f} bits here"
+)
+
+# %% [markdown] id=bits-stored-note
+# The two differ by more than their standard errors allow. $L_{t-1}$ rises steeply towards $t = 1$, and there the ten images were not asked at all. A standard error comes from the same draws as the mean: where a few rare draws hold much of the sum, a small sample has **both too small**, and looks sure of itself.
 
 # %% [markdown] id=table
 # ## The few-steps table
@@ -917,7 +938,7 @@ for step, loss, f in zip(trained, losses, judged_rows, strict=True):
         f"Fréchet {f['frechet']:6.2f} [{f['frechet_low']:.2f}, {f['frechet_high']:.2f}]"
     )
 print(
-    f"made by `{budget['command']}` in {budget['minutes']:.0f} minutes on {budget['machine']}"
+    f"made by `{budget['command']}`\nin {budget['minutes']:.0f} minutes on {budget['machine']}"
 )
 print(
     f"over the last doubling the loss fell by {1 - losses[-1] / losses[-2]:.0%}, the distance by "

@@ -73,15 +73,15 @@ RUBRIC = {
     "13.3": (10, "train passes its check"),
     "13.4": (10, "ddpm_sample passes its check"),
     "13.5": (10, "ddim_sample passes its check"),
-    "moments": (10, "DDPM with the exact ε*: mean and spread of 20,000 samples as the recursion says, within 4 standard errors"),
-    "behaviour": (10, "DDIM: one network call per entry; the same noise gives the same samples at η = 0, the same seed at η = 1"),
+    "moments": (10, "DDPM with the exact ε*: 20,000 samples have the recursion's mean and spread (4 standard errors)"),
+    "behaviour": (10, "DDIM: one network call per entry; same noise, same samples at η = 0; same seed at η = 1"),
     "loss": (5, "training: the last 100 losses average below 0.15 (a network that says 0 has 1)"),
-    "recognised": (10, "DDPM: at least 25 of 100 samples are recognised (probability above 0.9), each digit counted up to 10 times"),
+    "recognised": (10, "DDPM: at least 25 of 100 recognised (probability above 0.9), at most 10 of a digit count"),
     "variety": (5, "DDPM: at least 8 of the ten digits appear among the recognised ones"),
     "few steps": (5, "DDIM in 20 steps: at least 25 recognised, counted in the same way"),
     "new": (5, "no copies: at most 5 of 100 samples lie nearer to a training image than any test image does"),
 }
-BONUS = (10, "a network of your own in the place of the U-Net, and samples that still earn all their points")
+BONUS = (10, "a network of your own for the U-Net, and samples that still earn all their points")
 for points, what in [*RUBRIC.values(), BONUS]:
     print(f"{points:>3}  {what}")
 print(f"{sum(points for points, _ in RUBRIC.values())} points and a bonus of {BONUS[0]}. Passed: {PASS}.")

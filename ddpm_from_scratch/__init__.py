@@ -25,7 +25,7 @@ from ddpm_from_scratch.gaussian import (
     x0_from_v,
 )
 from ddpm_from_scratch.hub import ModelMixin, shipped_model, shipped_models
-from ddpm_from_scratch.images import save_gif, save_sheet, sheet
+from ddpm_from_scratch.images import frame_steps, save_gif, save_sheet, sheet
 from ddpm_from_scratch.judges import Figures, Judge, classifier_judge, inception_judge, named_judge
 from ddpm_from_scratch.latent import (
     encode_decode_errors,
@@ -166,6 +166,7 @@ __all__ = [
     "few_steps_table",
     "floor_at",
     "forward_step",
+    "frame_steps",
     "frechet_bias",
     "frechet_by_size",
     "frechet_distance",

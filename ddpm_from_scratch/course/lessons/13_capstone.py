@@ -73,7 +73,7 @@ RUBRIC = {
     "13.3": (10, "train passes its check"),
     "13.4": (10, "ddpm_sample passes its check"),
     "13.5": (10, "ddim_sample passes its check"),
-    "moments": (10, "DDPM with the exact ε*: 20,000 samples have the recursion's mean and spread (4 standard errors)"),
+    "moments": (10, "DDPM with the exact ε*: 20,000 samples have the recursion's mean and spread (4 SE)"),
     "behaviour": (10, "DDIM: one network call per entry; same noise, same samples at η = 0; same seed at η = 1"),
     "loss": (5, "training: the last 100 losses average below 0.15 (a network that says 0 has 1)"),
     "recognised": (10, "DDPM: at least 25 of 100 recognised (probability above 0.9), at most 10 of a digit count"),

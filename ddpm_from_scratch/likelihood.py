@@ -99,8 +99,8 @@ class Likelihood:
         lines += [f"| **bound** | **{self.total:.4f}**, standard error {self.standard_error:.4f} |", ""]
         lines += [
             f"- {self.num_images} test images of {self.dataset}, not resized; {share} timesteps an image, one of each "
-            "of as many equal ranges, weighted with its length (unbiased); the rows are means over the t that were asked "
-            "in them, and add up only nearly",
+            "of as many equal ranges, weighted with its length (unbiased); the rows are means over the t that were "
+            "asked in them, and add up only nearly",
             f"- command: `{self.command}`",
             f"- model: {self.model}, weights {self.model_hash}, {self.variance_type}; seed {self.seed}",
             f"- {self.minutes:.0f} minutes on {self.machine}",

@@ -39,7 +39,7 @@ def test_a_stored_table_says_where_it_comes_from(name: str) -> None:
 
 
 def test_the_stored_bits_are_of_the_model_that_is_shipped() -> None:
-    """... and its parts add up; the ranges of t, another estimate from the same draws, within 3 standard errors."""
+    """Its parts add up; the ranges of t, another estimate from the same draws, within 3 standard errors."""
     stored = stored_bits("fashion_bits")
     pipeline = DDPMPipeline.from_pretrained(stored.model)
     assert stored.model in shipped_models() and stored.model_hash == model_hash(pipeline.unet)

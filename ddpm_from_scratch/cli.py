@@ -85,10 +85,10 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _workers(data: Any, processes: Any) -> int:
-    """Processes that load images: a GPU waits for a folder's files, nothing waits for what lies in memory."""
+    """Processes that load images and draw noise: CUDA waits for both, other GPUs for files, a CPU for neither."""
     from ddpm_from_scratch.data import ImageFolder
 
-    waits = isinstance(data, ImageFolder) and processes.device.type != "cpu"
+    waits = processes.device.type == "cuda" or (processes.device.type != "cpu" and isinstance(data, ImageFolder))
     return min(8, (os.cpu_count() or 1) // processes.num_processes) if waits else 0
 
 
@@ -120,7 +120,7 @@ def train(
     mixed_precision: Annotated[str, typer.Option(help="auto, no or bf16.")] = "auto",
     num_workers: Annotated[
         int | None,
-        typer.Option(help="Processes that load images; by default none, or up to 8 for a folder and a GPU."),
+        typer.Option(help="Processes that load images and draw noise; by default none, or up to 8 for a GPU."),
     ] = None,
     preview_every: Annotated[int, typer.Option(help="Steps between preview sheets; 0 for none.")] = 1000,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,

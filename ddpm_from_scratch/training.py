@@ -19,12 +19,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ddpm_from_scratch import gaussian, schedules
 from ddpm_from_scratch.models import UNet2DModel
@@ -54,7 +54,7 @@ class TrainingConfig:
         horizontal_flip: mirror half of the images.
         seed: of everything random.
         checkpoint_minutes: time between checkpoints.
-        num_workers: processes that load images; 0 is best for the sets held in memory.
+        num_workers: processes that load images and draw their noise ahead of the steps; 0 for none, best on a CPU.
 
     Raises:
         ValueError: a value out of range.
@@ -183,21 +183,22 @@ def diffusion_loss(
     Args:
         model: `model(x_t, t[, class_labels]).sample` is the prediction.
         x0, noise: (B, C, H, W).
-        t: (B,) timesteps.
+        t: (B,) timesteps; on the CPU they spare a GPU one wait.
 
     Returns:
         A scalar, float32.
     """
     x_t = scheduler.add_noise(x0, noise, t)
     labels = {} if class_labels is None else {"class_labels": class_labels}
-    prediction = model(x_t, t, **labels).sample.float()
+    prediction = model(x_t, t.to(x_t.device, non_blocking=True), **labels).sample.float()
     bound: Tensor | float = 0.0
     if scheduler.variance_is_learned:
         prediction, v = prediction.chunk(2, dim=1)
         bound = 0.001 * len(scheduler) * bound_term(scheduler, prediction.detach(), v, x0, x_t, t).mean()
     error = (prediction - training_target(scheduler, x0, noise, t).float()) ** 2
+    weights = torch.as_tensor(loss_weights(scheduler, t, snr_gamma), device=error.device)
     # Ho eq. 14: L_simple = E ‖ε - ε_θ(√ᾱ_t x_0 + √(1-ᾱ_t) ε, t)‖²
-    return (loss_weights(scheduler, t, snr_gamma) * error.flatten(1).mean(dim=1)).mean() + bound
+    return (weights * error.flatten(1).mean(dim=1)).mean() + bound
 
 
 def bound_term(scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -241,8 +242,7 @@ def seeded(seed: int, stream: str, *indices: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-@dataclass
-class Draw:
+class Draw(NamedTuple):
     """The random part of a batch: t (B,), ε (B, C, H, W), and two uniforms per sample (B, 2)."""
 
     t: Tensor
@@ -269,21 +269,36 @@ class GlobalBatches(Sampler[list[int]]):
 
     def __init__(self, size: int, config: TrainingConfig, start: int, positions: Sequence[int]) -> None:
         self.size, self.config, self.start, self.positions = size, config, start, positions
-        self.orders: dict[int, Tensor] = {}
+        self.orders: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
         return self.config.steps - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.start, self.config.steps):
-            yield [self._index(step * self.config.batch_size + position) for position in self.positions]
+            counts = (step * self.config.batch_size + position for position in self.positions)
+            yield [self._order(epoch)[place] for epoch, place in (divmod(count, self.size) for count in counts)]
 
-    def _index(self, count: int) -> int:
-        epoch, place = divmod(count, self.size)
+    def _order(self, epoch: int) -> list[int]:
         if epoch not in self.orders:
-            order = torch.randperm(self.size, generator=seeded(self.config.seed, "order", epoch))
+            order = torch.randperm(self.size, generator=seeded(self.config.seed, "order", epoch)).tolist()
             self.orders = {**{e: o for e, o in self.orders.items() if e == epoch - 1}, epoch: order}
-        return int(self.orders[epoch][place])
+        return self.orders[epoch]
+
+
+class _DrawnBatches(Dataset[tuple[Tensor, Tensor, Draw]]):
+    """Images and labels of the given indices, with what is drawn for them at a step.
+
+    An item depends on (step, indices) alone, so processes may make it long before it is needed.
+    """
+
+    def __init__(self, dataset: Any, seed: int, positions: Sequence[int], T: int) -> None:
+        self.dataset, self.seed, self.positions, self.T = dataset, seed, positions, T
+
+    def __getitem__(self, item: tuple[int, list[int]]) -> tuple[Tensor, Tensor, Draw]:
+        step, indices = item
+        x0, labels = default_collate([self.dataset[index] for index in indices])
+        return x0, labels, draw(self.seed, step, self.positions, x0.shape[1:], self.T)
 
 
 # ---------------------------------------------------------------- averaged weights
@@ -297,7 +312,8 @@ class EMA:
 
     def __init__(self, model: nn.Module, decay: float = 0.9995) -> None:
         self.model, self.decay, self.updates = model, decay, 0
-        self.shadow = [p.detach().float().clone() for p in model.parameters()]
+        self.parameters = list(model.parameters())
+        self.shadow = [p.detach().float().clone() for p in self.parameters]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -305,12 +321,12 @@ class EMA:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         # shadow ← decay · shadow + (1 - decay) · weights
-        torch._foreach_lerp_(self.shadow, [p.detach().float() for p in self.model.parameters()], 1 - decay)
+        torch._foreach_lerp_(self.shadow, [p.detach().float() for p in self.parameters], 1 - decay)
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
         """Within it the model has the averaged weights; afterwards its own again."""
-        own = [p.detach().clone() for p in self.model.parameters()]
+        own = [p.detach().clone() for p in self.parameters]
         self.write_to_model()
         try:
             yield self.model
@@ -323,7 +339,7 @@ class EMA:
 
     @torch.no_grad()
     def _write(self, values: Sequence[Tensor]) -> None:
-        for parameter, value in zip(self.model.parameters(), values, strict=True):
+        for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -486,10 +502,8 @@ def train(
     """
     run = _Run(model, scheduler, dataset, config, None if output_dir is None else Path(output_dir), resume)
     with run.settings_kept(), _stop_on_signal() as stop:
-        for step, (x0, labels) in zip(range(run.done, config.steps), run.batches, strict=True):
-            random = draw(config.seed, step, run.positions, x0.shape[1:], len(scheduler))
-            x0, labels = run.prepare(x0, labels, random)
-            noise, t = random.noise.to(run.device), random.t.to(run.device)
+        for batch in run.batches:
+            x0, noise, t, labels = run.prepare(*batch)
             with run.precision():
                 loss = diffusion_loss(run.network, scheduler, x0, noise, t, labels, config.snr_gamma)
             progress = run.update(loss)
@@ -553,9 +567,14 @@ class _Run:
             self._lay_out_moments()
             self.ema.load_state_dict(state["ema"])
             self.done, self.seconds_before = state["step"], state.get("seconds", 0.0)
-        sampler = GlobalBatches(len(dataset), config, self.done, self.positions)
+        indices = GlobalBatches(len(dataset), config, self.done, self.positions)
         self.batches = DataLoader(
-            dataset, batch_sampler=sampler, num_workers=config.num_workers, worker_init_fn=_leave_interrupts_to_parent
+            _DrawnBatches(dataset, config.seed, self.positions, len(scheduler)),
+            batch_size=None,
+            sampler=enumerate(indices, start=self.done),
+            num_workers=config.num_workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_leave_interrupts_to_parent,
         )
         self.began = self.saved = time.monotonic()
 
@@ -604,22 +623,26 @@ class _Run:
     def precision(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def prepare(self, x0: Tensor, labels: Tensor, random: Draw) -> tuple[Tensor, Tensor | None]:
-        """Flips and drops labels as drawn, moves the batch to the device, and seeds the network's dropout."""
+    def prepare(self, x0: Tensor, labels: Tensor, random: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x0, ε, t and class labels: flips and drops labels as drawn, moves what is large to the device.
+
+        Also seeds the network's dropout.
+        """
         seed = seeded(self.config.seed, "dropout", self.done, self.positions[0]).initial_seed()
         for source in self._random_sources():
             source.manual_seed(seed)
         if self.config.horizontal_flip:
             mirrored = (random.uniform[:, 0] < 0.5).view(-1, 1, 1, 1)
             x0 = torch.where(mirrored, x0.flip(-1), x0)
-        x0, classes = x0.to(self.device), self.model.config.num_class_embeds
+        x0, noise = (part.to(self.device, non_blocking=True) for part in (x0, random.noise))
+        classes = self.model.config.num_class_embeds
         if classes is None:
-            return x0, None
+            return x0, noise, random.t, None
         if labels.max() >= classes:
             raise ValueError(f"label {int(labels.max())} is too large for a model of num_class_embeds={classes}")
         nothing = classes - 1
         dropped = (random.uniform[:, 1] < self.config.label_dropout) | (labels < 0)
-        return x0, torch.where(dropped, nothing, labels).to(self.device)
+        return x0, noise, random.t, torch.where(dropped, nothing, labels).to(self.device)
 
     def update(self, loss: Tensor) -> Progress:
         """Backward pass, clipping, optimiser, average.
@@ -631,7 +654,7 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.accelerator.backward(loss)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip))
+        norm = float(nn.utils.clip_grad_norm_(self.ema.parameters, self.config.grad_clip))
         mean_loss = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
         if not math.isfinite(norm):
             raise self._diverged(f"the gradient's norm is {norm}, the loss {mean_loss:.4g}")

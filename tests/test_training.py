@@ -369,6 +369,24 @@ def test_half_of_the_images_are_mirrored() -> None:
     assert binom.ppf(1e-6, 480, 0.5) <= flips <= binom.ppf(1 - 1e-6, 480, 0.5)
 
 
+def test_processes_that_load_ahead_change_no_bit() -> None:
+    options: dict[str, Any] = {"horizontal_flip": True, "label_dropout": 0.3, "batch_size": 8}
+    alone, helped = (small_model(num_class_embeds=11) for _ in range(2))
+    run(model=alone, steps=5, **options)
+    run(model=helped, steps=5, num_workers=2, **options)
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), helped.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("snr_gamma", [None, 5.0])
+def test_the_loss_takes_timesteps_of_another_device(kind: str, snr_gamma: float | None) -> None:
+    """The meta device stands for a GPU: it computes nothing, but refuses to be mixed with the CPU."""
+    images = torch.empty(4, 1, 8, 8, device="meta")
+    scheduler = DDPMScheduler(prediction_type=kind)
+    loss = diffusion_loss(small_model().to("meta"), scheduler, images, images, torch.arange(4), None, snr_gamma)
+    assert loss.device.type == "meta" and loss.shape == ()
+
+
 def test_two_runs_give_the_same_bits_and_another_seed_does_not() -> None:
     first, again, other = (run(model=small_model(dropout=0.2), steps=3, seed=seed) for seed in (1, 1, 2))
     assert not differences(weights(first), weights(again))

@@ -91,16 +91,20 @@ class Likelihood:
 
     def to_markdown(self) -> str:
         """The bound by term, its part in t > 0 by ranges of t, and where it comes from."""
-        share = "all" if self.timesteps_per_image == self.T - 1 else f"{self.timesteps_per_image} of {self.T - 1}"
+        how = "all timesteps of each image"
+        if self.timesteps_per_image < self.T - 1:
+            how = (
+                f"{self.timesteps_per_image} of {self.T - 1} timesteps an image, one of each of as many equal ranges, "
+                "weighted with its length (unbiased); the rows are means over the t that were asked in them, and add up "
+                "only nearly"
+            )
         lines = ["| term | bits per dimension |", "|---|---|"]
         lines += [f"| L_0, into 8-bit pixels | {self.decoder:.4f} |"]
         lines += [f"| L_(t-1), t from {low} to {high} | {bits:.4f} |" for low, high, bits in self.ranges()]
         lines += [f"| all L_(t-1) | {self.diffusion:.4f} |", f"| L_T | {self.prior:.6f} |"]
         lines += [f"| **bound** | **{self.total:.4f}**, standard error {self.standard_error:.4f} |", ""]
         lines += [
-            f"- {self.num_images} test images of {self.dataset}, not resized; {share} timesteps an image, one of each "
-            "of as many equal ranges, weighted with its length (unbiased); the rows are means over the t that were "
-            "asked in them, and add up only nearly",
+            f"- {self.num_images} test images of {self.dataset}, not resized; {how}",
             f"- command: `{self.command}`",
             f"- model: {self.model}, weights {self.model_hash}, {self.variance_type}; seed {self.seed}",
             f"- {self.minutes:.0f} minutes on {self.machine}",

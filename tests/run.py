@@ -73,7 +73,8 @@ def notebook_stages() -> list[Stage]:
 
 def quick_stages() -> list[Stage]:
     return [
-        Stage("units", marked("not (long or fuzz or browser)", WORKERS), 240, 900, HEADLESS | ONE_THREAD),
+        Stage("units", marked("not (long or fuzz or browser or gpu)", WORKERS), 240, 900, HEADLESS | ONE_THREAD),
+        *([Stage("gpu", marked("gpu"), 60, 300, HEADLESS)] if shutil.which("nvidia-smi") else []),
         *notebook_stages(),
         Stage("fuzzing", marked("fuzz and not long"), 75, 240, HEADLESS | {"FUZZ_SECONDS": "60"}),
         Stage("browser", marked("browser and not long"), 90, 300, {}),

@@ -95,8 +95,8 @@ class Likelihood:
         if self.timesteps_per_image < self.T - 1:
             how = (
                 f"{self.timesteps_per_image} of {self.T - 1} timesteps an image, one of each of as many equal ranges, "
-                "weighted with its length (unbiased); the rows are means over the t that were asked in them, and add up "
-                "only nearly"
+                "weighted with its length (unbiased); the rows are means over the t that were asked in them, and add "
+                "up only nearly"
             )
         lines = ["| term | bits per dimension |", "|---|---|"]
         lines += [f"| L_0, into 8-bit pixels | {self.decoder:.4f} |"]

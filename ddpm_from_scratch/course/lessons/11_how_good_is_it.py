@@ -774,7 +774,7 @@ with plots.figure(
     caption="Left and middle, this course's models with 95 % bootstrap intervals, and the "
     "floor: what as many real images score. Right, Song's Table 1.",
 ) as panels:
-    for (name, table), ax in zip(tables.items(), panels, strict=False):
+    for table, ax in zip(tables.values(), panels, strict=False):
         for place, row in enumerate(table.rows):
             cells = [table.result(row, steps) for steps in table.columns]
             cells = [one for one in cells if one is not None]
@@ -800,7 +800,7 @@ with plots.figure(
             linestyle=":",
             label="real images",
         )
-    for place, (row, values) in enumerate(few_steps.PAPER.items()):
+    for place, values in enumerate(few_steps.PAPER.values()):
         panels[2].plot(
             few_steps.PAPER_STEPS, values, color=plots.COLOURS[place], linestyle=plots.DASHES[place]
         )

@@ -85,11 +85,16 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _workers(data: Any, processes: Any) -> int:
-    """Processes that load images and draw noise: CUDA waits for both, other GPUs for files, a CPU for neither."""
+    """Processes that load images and draw noise: GPUs wait for a folder's files, and CUDA for the noise.
+
+    Noise alone pays only where processes start fast and share memory: on Linux.
+    """
     from ddpm_from_scratch.data import ImageFolder
 
-    waits = processes.device.type == "cuda" or (processes.device.type != "cpu" and isinstance(data, ImageFolder))
-    return min(8, (os.cpu_count() or 1) // processes.num_processes) if waits else 0
+    device, folder = processes.device.type, isinstance(data, ImageFolder)
+    if device == "cpu" or not (folder or (device == "cuda" and sys.platform == "linux")):
+        return 0
+    return min(8 if folder else 4, (os.cpu_count() or 1) // processes.num_processes)
 
 
 @app.command()
@@ -120,7 +125,7 @@ def train(
     mixed_precision: Annotated[str, typer.Option(help="auto, no or bf16.")] = "auto",
     num_workers: Annotated[
         int | None,
-        typer.Option(help="Processes that load images and draw noise; by default none, or up to 8 for a GPU."),
+        typer.Option(help="Processes that load images and draw noise; by default none, or up to 8 with a GPU."),
     ] = None,
     preview_every: Annotated[int, typer.Option(help="Steps between preview sheets; 0 for none.")] = 1000,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
@@ -494,14 +499,22 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (ValueError, TypeError, OSError, ImportError, TrainingDiverged) as error:
-        _fail(str(error) or type(error).__name__, 1)
+        _fail(_sentence(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
+        if "DataLoader worker" in str(error):
+            _fail(f"a process that loads images has ended ({str(error).splitlines()[0]}): try --num-workers 0", 1)
         if not hasattr(error, "format_message"):
             raise
         _fail(f"{error.format_message()} (--help lists the options)", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _sentence(error: Exception) -> str:
+    """What the error says; of one that a loading process wraps into its traceback, the last line."""
+    text = str(error) or type(error).__name__
+    return text.strip().splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
 
 
 def _fail(message: str, code: int) -> None:

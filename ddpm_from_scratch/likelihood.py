@@ -107,7 +107,7 @@ class Likelihood:
             f"- {self.num_images} test images of {self.dataset}, not resized; {how}",
             f"- command: `{self.command}`",
             f"- model: {self.model}, weights {self.model_hash}, {self.variance_type}; seed {self.seed}",
-            f"- {self.minutes:.0f} minutes on {self.machine}",
+            f"- {self.minutes:.1f} minutes on {self.machine}",
         ]
         return "\n".join(lines)
 

@@ -26,6 +26,8 @@ def machine(device: torch.device | str = "cpu") -> str:
     device = torch.device(device)
     if device.type == "cuda":
         what = torch.cuda.get_device_name(device)
+        if torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device) >= (8, 0):
+            what += ", convolutions in TF32"
     elif device.type == "mps":
         what = "Apple GPU"
     else:

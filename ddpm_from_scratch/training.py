@@ -190,13 +190,13 @@ def diffusion_loss(
     """
     x_t = scheduler.add_noise(x0, noise, t)
     labels = {} if class_labels is None else {"class_labels": class_labels}
-    prediction = model(x_t, t.to(x_t.device, non_blocking=True), **labels).sample.float()
+    weights = torch.as_tensor(loss_weights(scheduler, t, snr_gamma), device=x_t.device)
+    prediction = model(x_t, t.to(x_t.device), **labels).sample.float()
     bound: Tensor | float = 0.0
     if scheduler.variance_is_learned:
         prediction, v = prediction.chunk(2, dim=1)
         bound = 0.001 * len(scheduler) * bound_term(scheduler, prediction.detach(), v, x0, x_t, t).mean()
     error = (prediction - training_target(scheduler, x0, noise, t).float()) ** 2
-    weights = torch.as_tensor(loss_weights(scheduler, t, snr_gamma), device=error.device)
     # Ho eq. 14: L_simple = E ‖ε - ε_θ(√ᾱ_t x_0 + √(1-ᾱ_t) ε, t)‖²
     return (weights * error.flatten(1).mean(dim=1)).mean() + bound
 
@@ -624,7 +624,7 @@ class _Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def prepare(self, x0: Tensor, labels: Tensor, random: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x0, ε, t and class labels: flips and drops labels as drawn, moves what is large to the device.
+        """x0, ε, t and class labels: flips and drops labels as drawn; all but t go to the device.
 
         Also seeds the network's dropout.
         """
@@ -634,7 +634,8 @@ class _Run:
         if self.config.horizontal_flip:
             mirrored = (random.uniform[:, 0] < 0.5).view(-1, 1, 1, 1)
             x0 = torch.where(mirrored, x0.flip(-1), x0)
-        x0, noise = (part.to(self.device, non_blocking=True) for part in (x0, random.noise))
+        pinned = self.device.type == "cuda"  # on other devices a copy that does not wait may read what is gone
+        x0, noise = (part.to(self.device, non_blocking=pinned) for part in (x0, random.noise))
         classes = self.model.config.num_class_embeds
         if classes is None:
             return x0, noise, random.t, None

@@ -71,10 +71,19 @@ def notebook_stages() -> list[Stage]:
     return stages
 
 
+def has_gpu() -> bool:
+    """Whether PyTorch finds a CUDA device; it is not asked, and not loaded, where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def quick_stages() -> list[Stage]:
     return [
         Stage("units", marked("not (long or fuzz or browser or gpu)", WORKERS), 240, 900, HEADLESS | ONE_THREAD),
-        *([Stage("gpu", marked("gpu"), 60, 300, HEADLESS)] if shutil.which("nvidia-smi") else []),
+        *([Stage("gpu", marked("gpu"), 60, 300, HEADLESS)] if has_gpu() else []),
         *notebook_stages(),
         Stage("fuzzing", marked("fuzz and not long"), 75, 240, HEADLESS | {"FUZZ_SECONDS": "60"}),
         Stage("browser", marked("browser and not long"), 90, 300, {}),

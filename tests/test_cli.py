@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from PIL import Image
 
-from ddpm_from_scratch import DDIMPipeline, UNet2DModel, cli, few_steps, hub, images, judges
+from ddpm_from_scratch import DDIMPipeline, UNet2DModel, cli, few_steps, hub, images, judges, load_dataset, training
 
 TINY = ["--dataset", "digits", "--widths", "16", "--batch-size", "4", "--preview-every", "0", "--warmup-steps", "0"]
 
@@ -127,6 +128,51 @@ def test_half_precision_is_stored_where_asked(ddpm, tmp_path: Path) -> None:
     assert ddpm("train", *TINY, "--steps", 1, "--half", "--output", tmp_path / "half")[0] == 0
     files = hub.weight_files(tmp_path / "half" / "unet")
     assert {value.dtype for value in hub.read_weights(files).values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_whoever_reads_it(ddpm, tmp_path: Path, workers: int) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"not an image")
+    options = ["--image-size", 8, "--widths", "16", "--batch-size", 2, "--preview-every", 0, "--num-workers", workers]
+    code, _, said = ddpm("train", "--dataset", folder, "--steps", 2, *options, "--output", tmp_path / "out")
+    assert code == 1 and said.startswith(f"ddpm: {folder / 'b.png'} cannot be read as an image")
+    assert said.endswith("remove or repair it") and "Traceback" not in said
+
+
+def test_a_loading_process_that_ends_is_one_line(ddpm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def dies(*arguments: object) -> None:
+        os._exit(1)
+
+    monkeypatch.setattr(training, "draw", dies)
+    code, _, said = ddpm("train", *TINY, "--steps", 2, "--num-workers", 1, "--output", tmp_path / "out")
+    assert code == 1 and said.endswith("try --num-workers 0") and "DataLoader worker" in said
+
+
+class Joined(NamedTuple):
+    """What `training.processes` says of the machine."""
+
+    device: torch.device
+    num_processes: int = 1
+
+
+def test_processes_load_images_only_where_something_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    folder, memory = load_dataset(tmp_path), load_dataset("digits")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    for platform, device, in_folder, in_memory in (
+        ("linux", "cpu", 0, 0),
+        ("linux", "cuda", 8, 4),
+        ("win32", "cuda", 8, 0),
+        ("darwin", "mps", 8, 0),
+    ):
+        monkeypatch.setattr(sys, "platform", platform)
+        found = [cli._workers(data, Joined(torch.device(device))) for data in (folder, memory)]
+        assert found == [in_folder, in_memory], (platform, device)
 
 
 def test_samples_depend_on_the_seed_and_not_on_the_batch(ddpm, trained: Path, tmp_path: Path) -> None:

@@ -285,3 +285,15 @@ def test_command_and_machine_name_no_folder(tmp_path: Path) -> None:
     found = command_line("eval", str(tmp_path), options)
     assert found == f"ddpm eval {tmp_path.name} --table ddim --output DIR --on --num 3"
     assert "CPU cores" in machine() and "PyTorch" in machine() and os.uname().nodename not in machine().split()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "capability", "said"), [(True, (9, 0), True), (True, (7, 5), False), (False, (9, 0), False)]
+)
+def test_the_machine_says_where_float32_is_not_quite(
+    monkeypatch: pytest.MonkeyPatch, allowed: bool, capability: tuple[int, int], said: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    assert machine("cuda").startswith("GPU") and ("TF32" in machine("cuda")) is said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_loss_and_gradient_are_the_same() -> None:
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_goes_on(tmp_path: Path, precision: str, workers: int) -> None:
-    """Every option at once. Some operations of a GPU add in no fixed order, so nearly, and not to the bit."""
+    """Many options at once. Some operations of a GPU add in no fixed order, so nearly, and not to the bit."""
 
     def stop(progress: Progress) -> None:
         if progress.step == 5:
@@ -88,11 +89,12 @@ def test_a_resumed_run_goes_on(tmp_path: Path, precision: str, workers: int) -> 
 
     options: dict[str, Any] = {"snr_gamma": 5.0, "label_dropout": 0.1, "horizontal_flip": True}
     settings = config(steps=10, mixed_precision=precision, num_workers=workers, **options)
-    whole, parts = (small_model(num_class_embeds=11, out_channels=2) for _ in range(2))
+    whole, parts, other = (small_model(num_class_embeds=11, out_channels=2, dropout=0.2) for _ in range(3))
     train(whole, scheduler(), digits(), settings)
     train(parts, scheduler(), digits(), settings, tmp_path, [stop])
     train(parts, scheduler(), digits(), settings, tmp_path, resume=True)
+    train(other, scheduler(), digits(), replace(settings, seed=1))
     assert {p.device.type for p in whole.parameters()} == {DEVICE}
-    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-3)
+    weights, resumed, foreign = (torch.cat([p.flatten() for p in m.parameters()]) for m in (whole, parts, other))
+    assert float((resumed - weights).norm()) < 1e-3 * float(weights.norm()) < float((foreign - weights).norm())
     assert DDPMPipeline.from_pretrained(tmp_path).unet.device.type == "cpu"

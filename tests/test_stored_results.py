@@ -18,7 +18,7 @@ from ddpm_from_scratch.pipelines import DDPMPipeline
 from ddpm_from_scratch.provenance import model_hash
 from ddpm_from_scratch.training import Progress
 
-TABLES = ["digits_few_steps", "fashion_few_steps"]
+TABLES = ["digits_few_steps", "digits_unclipped", "fashion_few_steps"]
 
 
 @pytest.mark.parametrize("name", TABLES)

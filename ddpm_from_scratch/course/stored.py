@@ -14,7 +14,7 @@ def stored_table(name: str) -> Table:
     """A table of few steps that comes with the course, as `ddpm eval --table ddim` wrote it.
 
     Args:
-        name: "fashion_few_steps" or "digits_few_steps".
+        name: "fashion_few_steps", "digits_few_steps", or "digits_unclipped".
 
     Raises:
         FileNotFoundError: there is no result of this name; the message lists those there are.

@@ -881,9 +881,9 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 #
 # In the paper $\eta = 0$ has the lowest FID at $S = 10$, and $\hat\sigma$ the lowest of the whole table at $S = 1000$: the order turns round.
 #
-# In ours, read the words, not the second decimal. At $S = 10$ $\hat\sigma$ is far above the other two, as in the paper. Between $\eta = 0$ and $\eta = 1$ the intervals overlap at ten steps, and only the seeds together speak for one of them. At fifty steps compare the seeds again: less noise need not be better there.
+# In ours of the digits, read the words, not the second decimal. At $S = 10$ $\hat\sigma$ is far above the other two, as in the paper. Between $\eta = 0$ and $\eta = 1$ the intervals overlap at ten steps, and only the seeds together speak for one of them. At fifty steps compare the seeds again: less noise need not be better there.
 #
-# The lines *S against S* ask the question of the title, but where a row of $\eta$ has drifted (third error of the next section) they are a trap: ten steps of $\eta = 0$ come out *better* than a thousand. Compare with $S = 50$ instead: there both rows of $\eta$ are lower than at ten, with every seed. So ten steps come near, and do not do the whole work. For $\hat\sigma$, which does not drift, ten are far from a thousand.
+# The lines *S against S* (digits) ask the question of the title, but where a row of $\eta$ has drifted (third error of the next section) they are a trap: ten steps of $\eta = 0$ come out *better* than a thousand. Compare with $S = 50$ instead: there both rows of $\eta$ are lower than at ten, with every seed. So ten steps come near, and do not do the whole work. For $\hat\sigma$, which does not drift, ten are far from a thousand.
 #
 # On `fashion` $\eta = 0$ is lower than $\eta = 1$ in every column that was made: at ten steps clear of the intervals, at fifty with every seed. At twenty the intervals overlap, and there is one seed only. And fifty steps of either are far better than ten.
 #
@@ -900,7 +900,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 # - **The error of the network.** A deterministic sampler carries every wrong answer along to the end. Fresh noise hides part of it: each step pulls $x_t$ back towards the distribution that the network knows. This decides at large $S$, and the worse the network, the earlier.
 # - **The drift of a clipped $\hat x_0$ with $\varepsilon$ kept** (*Clipping*). It grows with the number of steps, most at $\eta = 0$, where no fresh noise takes it back. Our table of the digits was made with this default; the paper's DDIM and our table of `fashion` do not clip. So where a row of $\eta$ rises again towards $S = 1000$, that is no sign that more steps are worse as such. (The figures of *Clipping* show it without a judge.)
 #
-# So the weak model, `digits`, turns early, and `fashion`, trained far longer, not within its fifty steps. Where the turn lies, at which $S$ and whether at all, depends on network, data, spacing, clipping and measure. Measure it, with intervals and more than one seed. Nothing here was tuned to make the claim hold.
+# Our two tables differ in the model, in clipping and in the number of samples, so side by side they do not tell these errors apart; lesson 11 has both models under the same conditions. Where the turn lies, at which $S$ and whether at all, depends on network, data, spacing, clipping and measure. Measure it, with intervals and more than one seed. Nothing here was tuned to make the claim hold.
 
 # %% [markdown] id=strip
 # ## The same noise, the same image

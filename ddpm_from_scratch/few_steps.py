@@ -208,6 +208,14 @@ class Table:
                 return one
         return None
 
+    def of_all_seeds(self, row: str, steps: int) -> list[float]:
+        """The Fréchet distances of a cell with the scheduler's own timesteps, one for each seed, in their order."""
+        return [
+            one.figures.frechet
+            for one in self.results
+            if (one.cell.row, one.cell.steps, one.cell.quadratic) == (row, steps, False)
+        ]
+
     @property
     def rows(self) -> list[str]:
         """The rows there are, in order."""

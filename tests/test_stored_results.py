@@ -34,6 +34,9 @@ def test_a_stored_table_says_where_it_comes_from(name: str) -> None:
     table = stored_table(name)
     assert table.command.startswith(f"ddpm eval {table.model} --table ddim") and "/" not in table.command
     assert table.machine and table.minutes > 0 and table.judge
+    distances = table.of_all_seeds("0", 10)
+    first = table.result("0", 10)
+    assert len(distances) == 3 == len(set(distances)) and first is not None and distances[0] == first.figures.frechet
     assert {one.cell.row for one in table.results} == set(Plan().rows)
     assert all(one.figures.frechet_low <= one.figures.frechet <= one.figures.frechet_high for one in table.results)
 

@@ -820,14 +820,7 @@ repeated = sorted(
     {one.cell.steps for one in table.results if one.cell.seed != table.results[0].cell.seed}
 )
 for steps in repeated:
-    zero, one = (
-        sorted(
-            r.figures.frechet
-            for r in table.results
-            if (r.cell.row, r.cell.steps, r.cell.quadratic) == (row, steps, False)
-        )
-        for row in ("0", "1")
-    )
+    zero, one = (sorted(table.of_all_seeds(row, steps)) for row in ("0", "1"))
     order = "lower" if zero[-1] < one[0] else "higher" if zero[0] > one[-1] else ""
     print(
         f"S = {steps:<5}η = 0: {', '.join(f'{v:.2f}' for v in zero)}   η = 1: {', '.join(f'{v:.2f}' for v in one)}\n"
@@ -851,14 +844,7 @@ for steps in fashion_table.columns:
         f"η = 1 {one.frechet:.2f} [{one.frechet_low:.2f}, {one.frechet_high:.2f}]   "
         + ("the intervals are apart" if clear else "within the intervals")
     )
-    seeds = {
-        row: sorted(
-            r.figures.frechet
-            for r in fashion_table.results
-            if (r.cell.row, r.cell.steps, r.cell.quadratic) == (row, steps, False)
-        )
-        for row in ("0", "1")
-    }
+    seeds = {row: sorted(fashion_table.of_all_seeds(row, steps)) for row in ("0", "1")}
     if len(seeds["0"]) > 1:
         print(
             "         three seeds: "

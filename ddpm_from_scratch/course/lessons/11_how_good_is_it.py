@@ -860,11 +860,7 @@ for name, table in tables.items():
 for name, table in tables.items():
     for steps in (10, 50):
         for row in ("0", "1"):
-            found = [
-                one.figures.frechet
-                for one in table.results
-                if (one.cell.row, one.cell.steps, one.cell.quadratic) == (row, steps, False)
-            ]
+            found = table.of_all_seeds(row, steps)
             first = table.result(row, steps).figures
             print(
                 f"{name:<8} S = {steps}, {few_steps.row_title(row)}: seeds give "

@@ -124,6 +124,8 @@ def generate(
     starts = range(sum(map(len, done)), num_samples, batch_size)
     steps = settings.num_inference_steps
     options = {"initial": starts.start * steps, "desc": "samples × steps", "unit_scale": True}
+    if bar is not None:
+        bar.n = bar.last_print_n = bar.n + starts.start * steps  # found, not made: no part of the speed
     with tqdm(total=num_samples * steps, **options) if bar is None else nullcontext(bar) as moving:
         for start in starts:
             began = time.monotonic()

@@ -369,7 +369,7 @@ def few_steps_table(
             if result is None:
                 result = _make(root / cell.name, cell, judge, weights, how, pipeline, batch_size, bar)
             results.append(result)
-            bar.n = sum(one.cell.num_samples * one.cell.steps for one in results)
+            bar.n = bar.last_print_n = sum(one.cell.num_samples * one.cell.steps for one in results)
     table = Table(
         results=results,
         model=model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ddpm_from_scratch import evaluation
 from ddpm_from_scratch.classifier import FeatureClassifier
@@ -139,6 +141,17 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: p
     assert made == []
     monkeypatch.setattr(evaluation._Sampler, "__call__", make)
     assert_same_images(resumed, generate(pipeline, 10, FAST, batch_size=10))
+
+
+def test_a_given_bar_starts_at_what_was_found(tmp_path: Path) -> None:
+    generate(small_pipeline(), 4, FAST, folder=tmp_path)
+    per_sample = FAST.num_inference_steps
+    with tqdm(total=10 * per_sample, file=io.StringIO(), miniters=10**9) as bar:
+        bar.update(2 * per_sample)
+        generate(small_pipeline(), 4, FAST, folder=tmp_path, bar=bar)
+        assert bar.n == bar.last_print_n == 6 * per_sample
+        generate(small_pipeline(), 7, FAST, folder=tmp_path, bar=bar)
+        assert bar.n == (2 + 4 + 7) * per_sample
 
 
 @pytest.mark.parametrize("change", ["seed", "num_inference_steps", "model", "schedule"])

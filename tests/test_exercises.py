@@ -87,11 +87,11 @@ def test_sentences_speak_to_the_learner(exercise: Exercise) -> None:
 
 
 @every_exercise
-def test_reference_is_the_packages_component(exercise: Exercise) -> None:
+def test_the_packages_component_is_right_and_the_reference_not_the_learners_own(exercise: Exercise) -> None:
     if exercise.package:
         verdict = grade(exercise, pkgutil.resolve_name(exercise.package))
         assert (verdict.status, verdict.message, verdict.borrowed) == ("right", "", True)
-    assert not grade(exercise, exercise.reference).borrowed
+    assert grade(exercise, exercise.reference).borrowed
 
 
 @every_exercise
@@ -630,7 +630,7 @@ def test_plain_python_prints_and_ends_with_the_message(progress_file: Path) -> N
     code = """
         from ddpm_from_scratch.course import check
         from ddpm_from_scratch.course.exercises import get
-        check("01.1", get("01.1").alternatives[0])
+        check("01.1", lambda *given: get("01.1").alternatives[0](*given))
         check("01.1", get("01.1").mistakes[0].answer)
         """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
@@ -680,6 +680,13 @@ def test_progress_is_kept_and_shown(shown: list[Panel], progress_file: Path) -> 
 @pytest.mark.usefixtures("jump_is_known")
 def test_unattempted_leaves_no_trace(shown: list[Panel], tmp_path: Path, progress_file: Path) -> None:
     check("99.1", write_answer(tmp_path, JUMP.stub))
+    assert not progress_file.exists()
+
+
+def test_what_the_package_wrote_is_not_counted_as_the_learners(shown: list[Panel], progress_file: Path) -> None:
+    for number, function in (("01.1", gaussian.forward_step), ("13.4", exercises.get("13.4").reference)):
+        check(number, function)
+        assert "is right" in shown[-1].text and "does not count as yours" in shown[-1].text
     assert not progress_file.exists()
 
 

@@ -92,7 +92,7 @@ def check(exercise_id: str, answer: Callable[..., Any]) -> None:
         message = verdict.message[:1].upper() + verdict.message[1:].rstrip(".")
         raise WrongAnswer(f"Exercise {exercise.id} is not right yet. {message}.{_where(exercise)}") from None
     else:
-        whose = " This is the package's own function." if verdict.borrowed else ""
+        whose = " It is the package's own function, so it does not count as yours." if verdict.borrowed else ""
         display(_box(f"✓ Exercise {exercise.id} is right: {exercise.title}.{whose}", GREEN))
         if exercise.picture:
             title = f"Your {exercise.name} beside the reference"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import pkgutil
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +51,7 @@ def grade(exercise: Exercise, answer: Answer) -> Verdict:
     if is_untouched(exercise, answer):
         return Verdict("unattempted")
     message, mistake = _diagnose(exercise, answer)
-    return Verdict("wrong" if message else "right", message, mistake, is_package_component(exercise, answer))
+    return Verdict("wrong" if message else "right", message, mistake, not message and is_the_packages(answer))
 
 
 def _diagnose(exercise: Exercise, answer: Answer) -> tuple[str, int | None]:
@@ -260,9 +259,9 @@ def _wrong_signature(exercise: Exercise, answer: Answer) -> str:
 # ---------------------------------------------------------------- whose code it is
 
 
-def is_package_component(exercise: Exercise, answer: Answer) -> bool:
-    """Whether the answer is the package's finished component itself."""
-    return exercise.package != "" and inspect.unwrap(answer) is pkgutil.resolve_name(exercise.package)
+def is_the_packages(answer: Answer) -> bool:
+    """Whether the answer is the package's own, a finished component or the reference of an exercise."""
+    return str(getattr(inspect.unwrap(answer), "__module__", "")).startswith("ddpm_from_scratch.")
 
 
 def is_untouched(exercise: Exercise, answer: Answer) -> bool:

@@ -58,8 +58,8 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def record(exercise_id: str, verdict: Verdict) -> None:
-    """Notes the verdict of one check. An exercise once right stays right; an unattempted one leaves no trace."""
-    if verdict.status == "unattempted":
+    """Notes the verdict of one check. What was right once stays right; no answer, or the package's own, leaves no trace."""
+    if verdict.status == "unattempted" or verdict.borrowed:
         return
     kept = read()
     before = kept.get(exercise_id, {})
@@ -67,7 +67,6 @@ def record(exercise_id: str, verdict: Verdict) -> None:
         "status": "right" if "right" in (verdict.status, before.get("status")) else "wrong",
         "attempts": int(before.get("attempts", 0)) + 1,
         "mistake": verdict.mistake,
-        "borrowed": verdict.borrowed,
         "last": date.today().isoformat(),
     }
     try:

@@ -6,9 +6,8 @@ import functools
 import inspect
 import json
 import logging
-import math
 import os
-import tempfile
+import secrets
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,12 +45,22 @@ class FrozenConfig(dict[str, Any]):
         return FrozenConfig, (dict(self),)
 
 
+class FrozenList(list[Any]):
+    """A read-only list."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = FrozenConfig._refuse
+    append = extend = insert = pop = remove = clear = sort = reverse = FrozenConfig._refuse
+
+    def __reduce__(self) -> Any:
+        return FrozenList, (list(self),)
+
+
 def _plain(value: Any) -> Any:
     """`value` in Python's own types, as JSON can hold it; lists are copies."""
     if isinstance(value, np.ndarray | torch.Tensor | np.generic):
-        return value.tolist()
+        return _plain(value.tolist())
     if isinstance(value, list | tuple):
-        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+        return (FrozenList if isinstance(value, list) else tuple)(map(_plain, value))
     return str(value) if isinstance(value, Path) else value
 
 
@@ -140,10 +149,7 @@ class ConfigMixin:
             ValueError: a value of the wrong type or out of range.
         """
         if not isinstance(config, Mapping):
-            raise TypeError(
-                f"{cls.__name__}.from_config takes a dictionary, got {type(config).__name__}; "
-                "for a folder or a hub id use from_pretrained"
-            )
+            raise TypeError(f"from_config takes a dict, got {type(config).__name__}: from_pretrained takes folders")
         left_at_default = set(config.get("_use_default_values", ()))
         accepted = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         given = {k: v for k, v in config.items() if not k.startswith("_") and k not in left_at_default}
@@ -197,19 +203,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(float(text)):
-        raise ValueError(f"{text[:20]} is no finite number")
-    return float(text)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a JSON object, one with a key twice or a number that is not finite, or larger than any
-            configuration.
+        ValueError: not a JSON object, one with a key twice, or larger than any configuration.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} has no {path.name}: is it a folder saved by save_pretrained?")
@@ -217,7 +216,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has {path.stat().st_size} bytes: no configuration is that large")
     try:
         text = path.read_text(encoding="utf-8")
-        content = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+        content = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
@@ -244,15 +243,14 @@ def staged() -> Iterator[Callable[[Path, bytes], None]]:
 
     Each has the permissions that a new file has here.
     """
-    written: dict[Path, str] = {}
+    written: dict[Path, Path] = {}
 
     def write(path: Path, content: bytes) -> None:
-        handle, written[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        written[path] = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        with open(written[path], "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(written[path], 0o644)
 
     try:
         yield write

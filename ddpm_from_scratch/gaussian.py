@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 Coefficient = float | Tensor
+Generator = torch.Generator | Sequence[torch.Generator]
 
 
 def randn(
     shape: Sequence[int],
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    generator: Generator | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:

@@ -21,6 +21,7 @@ from ddpm_from_scratch.publish import PushMixin, hub_errors, is_passing
 WEIGHTS = "diffusion_pytorch_model"
 MAX_PARAMETERS = 100_000_000_000
 MAX_SHARD = "10GB"
+HUB_OPTIONS = ("token", "cache_dir", "local_files_only", "force_download")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SHIPPED = Path(__file__).parent / "assets" / "models"
 LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -59,7 +60,8 @@ def resolve(
         wanted: the files to fetch, named inside `subfolder`; or a function that picks them from those there.
         subfolder: folder inside the model.
         revision: branch, tag or commit on the hub.
-        options: `token`, `cache_dir`, `local_files_only`, as in huggingface_hub; others are refused by name.
+        options: `token`, `cache_dir`, `local_files_only`, `force_download`, as in huggingface_hub; others are refused
+            by name.
 
     Raises:
         TypeError: an option that is not supported.
@@ -68,8 +70,8 @@ def resolve(
         PermissionError: the hub wants a token, or another one.
         ValueError: a subfolder that leaves the model's folder.
     """
-    if others := sorted(set(options) - {"token", "cache_dir", "local_files_only"}):
-        raise TypeError(f"from_pretrained has no {', '.join(others)}; it takes token, cache_dir, local_files_only")
+    if others := sorted(set(options) - {*HUB_OPTIONS}):
+        raise TypeError(f"from_pretrained has no {', '.join(others)}; hub options are {', '.join(HUB_OPTIONS)}")
     inside = Path(subfolder or ".")
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"subfolder {subfolder!r} leaves the model's folder")
@@ -139,15 +141,19 @@ def _tag(variant: str | None) -> str:
 
 
 def pick_weights(names: Collection[str], variant: str | None = None, use_safetensors: bool | None = None) -> list[str]:
-    """Those of `names` that hold a model's weights: safetensors before `.bin`, one file before an index and shards."""
+    """Those of `names` that hold a model's weights: safetensors before `.bin`.
+
+    An index and its shards come before a single file, as in Diffusers, but not an index whose shards are gone.
+    """
     tag = _tag(variant)
     for kind in {None: ("safetensors", "bin"), True: ("safetensors",), False: ("bin",)}[use_safetensors]:
         single, index = f"{WEIGHTS}{tag}.{kind}", f"{WEIGHTS}.{kind}.index{tag}.json"
+        patterns = (f"{WEIGHTS}{tag}-*.{kind}", f"{WEIGHTS}-*{tag}.{kind}")
+        shards = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if index in names and (shards or single not in names):
+            return [index, *shards]
         if single in names:
             return [single]
-        if index in names:
-            shards = (f"{WEIGHTS}{tag}-*.{kind}", f"{WEIGHTS}-*{tag}.{kind}")
-            return [index, *(name for name in names if any(fnmatchcase(name, shard) for shard in shards))]
     return []
 
 
@@ -311,7 +317,8 @@ class ModelMixin(nn.Module, ConfigMixin, PushMixin):
 
         Args:
             save_directory: made if missing.
-            safe_serialization: safetensors, or with False a `.bin` pickle.
+            safe_serialization: safetensors, or with False a `.bin` pickle. Files of the other kind stay, and of both
+                safetensors are read.
             variant: tag in the file name, such as "fp16".
             max_shard_size: largest file, such as "5GB", by default "10GB"; larger models are split, with an index.
         """

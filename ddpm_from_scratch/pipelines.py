@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ddpm_from_scratch.config import DIFFUSERS_VERSION, FrozenConfig, new_folder, read_json, write_file
-from ddpm_from_scratch.gaussian import randn
+from ddpm_from_scratch.gaussian import Generator, randn
 from ddpm_from_scratch.hub import pick_weights, resolve
 from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.models.attention import Attention
@@ -27,7 +27,6 @@ from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 
 INDEX = "model_index.json"
 logger = logging.getLogger("diffusers.pipelines.pipeline_utils")  # one verbosity for both libraries
-Generator = torch.Generator | Sequence[torch.Generator]
 Callback = Callable[[int, int, Tensor, Tensor | None], None]
 KNOWN_CLASSES: dict[str, dict[str, Any]] = {
     "unet": {"UNet2DModel": UNet2DModel, "UNetUnconditionalModel": UNet2DModel},
@@ -55,6 +54,8 @@ class DiffusionPipeline(PushMixin):
     _optional_components: ClassVar[list[str]] = []
 
     def __init__(self, unet: Any, scheduler: Any) -> None:
+        if not callable(unet) or not hasattr(scheduler, "set_timesteps"):
+            raise TypeError(f"expected a U-Net and a scheduler, got {type(unet).__name__}, {type(scheduler).__name__}")
         self.unet, self.scheduler = unet, scheduler
         self._progress_bar_config: dict[str, Any] = {}
 
@@ -81,7 +82,7 @@ class DiffusionPipeline(PushMixin):
 
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_output = self.unet(self.scheduler.scale_model_input(x, t), t, **condition).sample
-            if isinstance(self.scheduler, DDIMScheduler):
+            if isinstance(self.scheduler, DDIMScheduler) and model_output.shape[1] == 2 * x.shape[1]:
                 model_output = model_output[:, : x.shape[1]]  # DDIM has no use for a learned variance
             out = self.scheduler.step(model_output, t, x, **self._accepted(generator=generator, **step_arguments))
             x = out.prev_sample
@@ -107,7 +108,7 @@ class DiffusionPipeline(PushMixin):
     def _condition(self, class_labels: Tensor | Sequence[int] | None, batch_size: int) -> dict[str, Tensor]:
         if class_labels is None:
             return {}
-        labels = torch.as_tensor(class_labels, device=self.device)
+        labels = torch.as_tensor(class_labels, device=self.device).reshape(-1)
         if len(labels) != batch_size:
             raise ValueError(f"got {len(labels)} class_labels for a batch of {batch_size}")
         classes = self.unet.config.get("num_class_embeds")
@@ -207,6 +208,7 @@ class DiffusionPipeline(PushMixin):
         use_safetensors: bool | None = None,
         unet: Any = None,
         scheduler: Any = None,
+        low_cpu_mem_usage: bool = True,
         **hub_options: Any,
     ) -> Self:
         """A pipeline from a folder or a hub id; `DiffusionPipeline` takes the class that `model_index.json` names.
@@ -220,6 +222,7 @@ class DiffusionPipeline(PushMixin):
             dtype, torch_dtype: as in `UNet2DModel.from_pretrained`, or {"unet": ..., "default": ...}.
             subfolder, revision, variant, use_safetensors, hub_options: as in `UNet2DModel.from_pretrained`.
             unet, scheduler: use these instead of the saved ones.
+            low_cpu_mem_usage: taken for Diffusers' sake.
 
         Raises:
             FileNotFoundError, ConnectionError, PermissionError: nothing there, or not within reach.
@@ -322,7 +325,8 @@ class DDIMPipeline(DiffusionPipeline):
     """Images by DDIM (Song eq. 12). Any given scheduler is converted to a `DDIMScheduler` of the same schedule."""
 
     def __init__(self, unet: Any, scheduler: Any) -> None:
-        super().__init__(unet, DDIMScheduler.from_config(scheduler.config))
+        super().__init__(unet, scheduler)
+        self.scheduler = DDIMScheduler.from_config(scheduler.config)
 
     def __call__(
         self,

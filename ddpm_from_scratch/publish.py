@@ -11,21 +11,7 @@ from typing import Any
 
 from ddpm_from_scratch.config import write_file
 
-CARD = """---
-library_name: diffusers
-pipeline_tag: unconditional-image-generation
-tags: [pytorch, diffusers, ddpm]
----
-# {title}
-
-{what}, saved by `ddpm_from_scratch` in Diffusers' format:
-
-```python
-from ddpm_from_scratch import {class_name}  # or: from diffusers import {class_name}
-
-model = {class_name}.from_pretrained("{repo}")
-```
-"""
+CARD = (Path(__file__).parent / "assets" / "model_card.md").read_text(encoding="utf-8")
 
 
 class PushMixin:
@@ -76,7 +62,7 @@ class PushMixin:
         name = type(self).__name__
         unet: Any = getattr(self, "unet", self)
         what = f"A `{name}` with {unet.num_parameters():,} parameters"
-        return CARD.format(title=repo_id.split("/")[-1], what=what, library="diffusers", class_name=name, repo=repo_id)
+        return CARD.format(title=repo_id.split("/")[-1], what=what, class_name=name, repo=repo_id)
 
 
 def is_passing(error: Exception) -> bool:
@@ -100,9 +86,7 @@ def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(f"{repo} on the hub has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
-        raise FileNotFoundError(
-            f"the hub has no repository {repo}, and there is no such folder here; a private one needs token=..."
-        ) from None
+        raise FileNotFoundError(f"the hub has no repository {repo}, no folder either; if private: token=...") from None
     except errors.LocalTokenNotFoundError:
         raise PermissionError("token=True, but no token is stored: run `hf auth login`, or pass token=...") from None
     except errors.HFValidationError as error:

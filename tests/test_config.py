@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_from_config(caplog: pytest.LogCaptureFixture) -> None:
     assert "_private" not in example.config
     same, unused = Example.from_config({"a": 7, "strange": 1}, return_unused_kwargs=True, other=3)
     assert same.config.a == 7 and unused == {"strange": 1, "other": 3}
-    with pytest.raises(TypeError, match="takes a dictionary, got str; for a folder or a hub id use from_pretrained"):
+    with pytest.raises(TypeError, match="from_config takes a dict, got str: from_pretrained takes folders"):
         Example.from_config("someone/model")  # type: ignore[arg-type]
 
 
@@ -252,3 +253,41 @@ def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
         write(tmp_path / "b", b"new")
         assert (tmp_path / "a").read_text() == "old" and not (tmp_path / "b").exists()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
+
+
+def test_lists_of_a_configuration_are_read_only_too() -> None:
+    scheduler = DDPMScheduler(num_train_timesteps=3, trained_betas=[0.1, 0.2, 0.3])
+    betas = scheduler.config.trained_betas
+    for write in (
+        lambda: betas.__setitem__(0, 0.9),
+        lambda: betas.__delitem__(0),
+        lambda: betas.append(0.4),
+        lambda: betas.extend([0.4]),
+        lambda: betas.__iadd__([0.4]),
+        lambda: betas.__imul__(2),
+        lambda: betas.insert(0, 0.4),
+        lambda: betas.pop(),
+        lambda: betas.remove(0.1),
+        lambda: betas.clear(),
+        lambda: betas.sort(),
+        lambda: betas.reverse(),
+    ):
+        with pytest.raises(TypeError, match="read-only.*from_config"):
+            write()
+    assert betas == [0.1, 0.2, 0.3] and isinstance(betas, list)
+    for again in (pickle.loads(pickle.dumps(betas)), copy.deepcopy(betas)):
+        assert again == betas and type(again) is type(betas)
+    assert betas + [0.4] == [0.1, 0.2, 0.3, 0.4], "a new list is free"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002], ids=oct)
+def test_files_have_the_permissions_of_new_files(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        DDPMScheduler().save_pretrained(tmp_path)
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 2 and len(set(modes.values())) == 1, modes

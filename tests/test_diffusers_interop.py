@@ -140,6 +140,19 @@ def test_a_pipeline_opens_in_the_other(kind: str, writer: Any, options: dict[str
     assert type(ours.DiffusionPipeline.from_pretrained(tmp_path, **how)).__name__ == kind
 
 
+def test_of_one_file_and_shards_the_same_is_read(tmp_path: Path) -> None:
+    """Diffusers leaves an older single file beside new shards, and an index whose shards are gone."""
+    for value, size in ((0.25, "5GB"), (0.5, "20KB"), (0.75, "5GB")):
+        model = unet(diffusers)
+        for parameter in model.parameters():
+            parameter.data.fill_(value)
+        model.save_pretrained(tmp_path, max_shard_size=size)
+        assert UNet2DModel.from_pretrained(tmp_path).conv_in.bias[0].item() == value
+        if value == 0.5:
+            assert (tmp_path / "diffusion_pytorch_model.safetensors").exists(), "the case is no longer one"
+            assert diffusers.UNet2DModel.from_pretrained(tmp_path).conv_in.bias[0].item() == value
+
+
 @pytest.mark.parametrize(
     "options",
     [{"num_class_embeds": 3}, {"class_embed_type": "timestep"}, {"resnet_time_scale_shift": "scale_shift"}],
@@ -207,8 +220,9 @@ def test_what_is_not_supported_says_what_is(tmp_path: Path) -> None:
     with pytest.raises(AttributeError, match="no attribute 'enable_model_cpu_offload'; it has .*save_pretrained"):
         pipeline.enable_model_cpu_offload()
     for kind, folder in ((DDPMPipeline, tmp_path), (UNet2DModel, tmp_path / "unet")):
-        with pytest.raises(TypeError, match="has no device_map; it takes .*local_files_only"):
+        with pytest.raises(TypeError, match="has no device_map; hub options are .*local_files_only"):
             kind.from_pretrained(folder, device_map="auto")  # type: ignore[attr-defined]
+        kind.from_pretrained(folder, low_cpu_mem_usage=False, force_download=True)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("at_root", [True, False], ids=["root", "folders"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -367,9 +368,6 @@ def test_absurd_schedules(saved: Path, kind: type, change: dict[str, Any]) -> No
         (b'{"in_channels": ' + b"9" * 10_000 + b"}", "not valid JSON"),
         (b'{"in_channels": 1, "in_channels": 2}', "'in_channels' is there twice"),
         (b'{"a": {"b": 1, "c": 2, "b": 1}}', "'b' is there twice"),
-        (b'{"unknown": NaN}', "NaN is no finite number"),
-        (b'{"unknown": [-Infinity]}', "-Infinity is no finite number"),
-        (b'{"unknown": 1e999}', "1e999 is no finite number"),
         (b'\xef\xbb\xbf{"in_channels": 1}', "not valid JSON"),
         (b'{"in_channels": 1} {}', "not valid JSON"),
     ],
@@ -384,9 +382,6 @@ def test_absurd_schedules(saved: Path, kind: type, change: dict[str, Any]) -> No
         "digits",
         "twice",
         "twice inside",
-        "NaN",
-        "-Infinity",
-        "beyond floats",
         "byte order mark",
         "more after it",
     ],
@@ -399,6 +394,18 @@ def test_files_that_are_no_configuration(saved: Path, content: bytes, words: str
     ):
         path.write_bytes(content)
         refused(load, saved, path.name, words)
+
+
+def test_numbers_that_are_not_finite(saved: Path) -> None:
+    """Diffusers' DPMSolverMultistepScheduler writes -Infinity under a key that is not used here."""
+    path = saved / "scheduler/scheduler_config.json"
+    edit(path, lambda_min_clipped=-math.inf)
+    loaded = DDIMScheduler.from_pretrained(saved / "scheduler")
+    loaded.save_pretrained(saved / "again")
+    assert DDPMScheduler.from_pretrained(saved / "again").config.lambda_min_clipped == -math.inf
+    for value in (math.inf, math.nan):
+        edit(path, beta_end=value)
+        refused(lambda: DDPMScheduler.from_pretrained(saved / "scheduler"), saved, path.name, "numbers finite")
 
 
 def test_keys_that_are_python_s_own_names(saved: Path) -> None:

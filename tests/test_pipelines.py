@@ -164,6 +164,19 @@ def test_a_learned_variance_in_both_pipelines() -> None:
         assert made(2, generator(), num_inference_steps=3, output_type="pt").images.shape == (2, 1, 8, 8)
 
 
+def test_channels_that_are_no_variance_are_refused() -> None:
+    surplus = DDIMPipeline(UNet2DModel(**TINY | {"out_channels": 3}), DDIMScheduler())
+    with pytest.raises(ValueError, match=r"model_output has shape \(1, 3, 8, 8\), expected \(1, 1, 8, 8\)"):
+        surplus(num_inference_steps=2)
+
+
+@pytest.mark.parametrize("kind", [DDPMPipeline, DDIMPipeline])
+def test_parts_that_are_swapped_or_none(kind: type[DiffusionPipeline], pipeline: DDPMPipeline) -> None:
+    for unet, scheduler in ((pipeline.scheduler, pipeline.unet), (pipeline.unet, "ddpm"), (None, pipeline.scheduler)):
+        with pytest.raises(TypeError, match=f"a U-Net and a scheduler, got {type(unet).__name__}, "):
+            kind(unet, scheduler)
+
+
 def test_swapping_the_scheduler(pipeline: DDPMPipeline) -> None:
     ddim = DDIMPipeline(pipeline.unet, pipeline.scheduler)
     assert isinstance(ddim.scheduler, DDIMScheduler) and len(ddim.scheduler) == 20

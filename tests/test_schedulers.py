@@ -569,10 +569,31 @@ def test_refusals_of_one_scheduler() -> None:
     ddim.set_timesteps(10)
     with pytest.raises(ValueError, match=r"eta must lie in \[0, 1\], got 1.5"):
         ddim.step(x, 500, x, eta=1.5)
-    with pytest.raises(ValueError, match="a generator or variance_noise, not both"):
+    with pytest.raises(ValueError, match="a generator or a variance_noise shaped like the sample, not both"):
         ddim.step(x, 500, x, eta=1.0, generator=torch.Generator(), variance_noise=x)
+    for shape in ((4,), (5, 2, 3, 4, 4), (3, 3, 4, 4)):
+        with pytest.raises(ValueError, match="a variance_noise shaped like the sample"):
+            ddim.step(x, 500, x, eta=1.0, variance_noise=noise(*shape))
+    for steps, shown in (("ten", "ten"), (float("nan"), "nan"), ([3, 2], r"\[3, 2\]"), (2.5, "2.5")):
+        with pytest.raises(ValueError, match=f"num_inference_steps must be one whole number, got {shown}"):
+            ddim.set_timesteps(steps)  # type: ignore[arg-type]
+    assert len(ddim.timesteps) == 10, "a refusal changes nothing"
     with pytest.raises(ValueError, match=r"expected \(2, 6, 4, 4\) \(learned_range: twice the channels\)"):
         DDPMScheduler(variance_type="learned_range").step(x, 500, x)
+
+
+@BOTH
+def test_a_part_of_the_timesteps_may_be_assigned(kind: str) -> None:
+    scheduler, theirs = KINDS[kind](), diffusers.DDPMScheduler()
+    for one in (scheduler, theirs):
+        one.set_timesteps(50)
+        one.timesteps = one.timesteps[10::5]
+    assert scheduler.timesteps.tolist() == theirs.timesteps.tolist()
+    visited = scheduler.timesteps.tolist()
+    assert [int(scheduler.previous_timestep(t)) for t in visited] == [*visited[1:], -1]
+    assert int(theirs.previous_timestep(visited[0])) == visited[1]
+    scheduler.set_timesteps(torch.tensor(4))
+    assert len(scheduler.timesteps) == 4 and int(scheduler.previous_timestep(750)) == 500
 
 
 @BOTH

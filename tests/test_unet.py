@@ -277,6 +277,23 @@ def test_shapes_that_do_not_fit() -> None:
         model(x, 1, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="class_labels missing"):
         conditional(x, 1)
+    for labels in ([3, 0], [-1, 0], [0.0, 1.0], [0, 1, 2]):
+        with pytest.raises(ValueError, match=r"class_labels must be 2 integers in \[0, 2\], got \["):
+            conditional(x, 1, labels)
+    for other in (x.half(), x.double(), x.byte()):
+        with pytest.raises(ValueError, match=f"weights are torch.float32, the images {other.dtype}: convert"):
+            model(other, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(x.bfloat16(), 1).sample.dtype == torch.bfloat16
+
+
+def test_class_labels_of_any_integer_type_and_one_for_all() -> None:
+    torch.manual_seed(0)
+    model, x = UNet2DModel(**TINY, num_class_embeds=3), torch.randn(2, 1, 8, 8)
+    expected = model(x, 1, torch.tensor([2, 2])).sample
+    for labels in (torch.tensor([2, 2], dtype=torch.uint8), torch.tensor(2), [2], [2, 2]):
+        assert torch.equal(model(x, 1, labels).sample, expected)
+    assert not torch.equal(model(x, 1, torch.tensor([2, 1])).sample, expected)
 
 
 def test_small_unet() -> None:

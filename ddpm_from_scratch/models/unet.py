@@ -322,7 +322,18 @@ class UNet2DModel(ModelMixin):
         if self.class_embedding is None or class_labels is None:
             return temb
         labels = self._sinusoids(class_labels) if self.config.class_embed_type == "timestep" else class_labels
+        if isinstance(self.class_embedding, nn.Embedding):
+            labels = self._checked_labels(labels, sample)
         return temb + self.class_embedding(labels).to(temb.dtype)
+
+    def _checked_labels(self, labels: Tensor | Sequence[int], sample: Tensor) -> Tensor:
+        """Class labels as integers, (B,) or (1,). Their range is looked at on a CPU only: a GPU would have to wait."""
+        given = torch.as_tensor(labels, device=sample.device).reshape(-1)
+        last = self.config.num_class_embeds - 1
+        outside = given.is_cpu and bool(((given < 0) | (given > last)).any())
+        if given.is_floating_point() or len(given) not in (1, len(sample)) or outside:
+            raise ValueError(f"class_labels must be {len(sample)} integers in [0, {last}], got {str(labels)[:60]}")
+        return given.long()
 
     def _sinusoids(self, t: Tensor) -> Tensor:
         dim = self.config.block_out_channels[0]
@@ -332,6 +343,8 @@ class UNet2DModel(ModelMixin):
         if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
             expected = f"(batch, {self.config.in_channels}, height, width)"
             raise ValueError(f"the network takes images of shape {expected}, got {tuple(sample.shape)}")
+        if sample.dtype != self.dtype and not torch.is_autocast_enabled(sample.device.type):
+            raise ValueError(f"the network's weights are {self.dtype}, the images {sample.dtype}: convert one of them")
         multiple = 2 ** (len(self.config.block_out_channels) - 1)
         if sample.shape[2] % multiple or sample.shape[3] % multiple:
             size = f"{sample.shape[2]}×{sample.shape[3]}"

@@ -14,15 +14,14 @@ from torch import Tensor
 
 from ddpm_from_scratch import gaussian, schedules
 from ddpm_from_scratch.config import ConfigMixin
-from ddpm_from_scratch.hub import resolve
+from ddpm_from_scratch.hub import HUB_OPTIONS, resolve
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
-Generator = torch.Generator | Sequence[torch.Generator]
 
 
-def whole(timestep: int | Tensor) -> int:
-    """A timestep as an int.
+def whole(timestep: int | Tensor, name: str = "a timestep") -> int:
+    """A timestep, or what `name` says, as an int.
 
     Raises:
         ValueError: not one whole number.
@@ -31,7 +30,7 @@ def whole(timestep: int | Tensor) -> int:
         number = timestep.item() if isinstance(timestep, Tensor) else timestep
         if int(number) == number:
             return int(number)
-    raise ValueError(f"a timestep must be one whole number, got {str(timestep)[:60]}")
+    raise ValueError(f"{name} must be one whole number, got {str(timestep)[:60]}")
 
 
 class Scheduler(ConfigMixin):
@@ -64,15 +63,14 @@ class Scheduler(ConfigMixin):
             if config[name] not in allowed:
                 raise ValueError(f"unknown {name} {config[name]!r}: choose one of {', '.join(allowed)}")
         T = config.num_train_timesteps
-        ratio, ceiling = config.dynamic_thresholding_ratio, config.sample_max_value
-        if not 0 < ratio <= 1:
-            raise ValueError(f"dynamic_thresholding_ratio must lie in (0, 1], got {ratio}")
-        if ceiling < 1:
-            raise ValueError(f"sample_max_value must be at least 1, or it would scale x_0 up; got {ceiling}")
-        if config.clip_sample_range <= 0:
-            raise ValueError(f"clip_sample_range must be positive, got {config.clip_sample_range}")
-        if config.steps_offset < 0:
-            raise ValueError(f"steps_offset must not be negative, got {config.steps_offset}")
+        for name, rule, holds in (
+            ("dynamic_thresholding_ratio", "lie in (0, 1]", 0 < config.dynamic_thresholding_ratio <= 1),
+            ("sample_max_value", "be at least 1, or it would scale x_0 up", config.sample_max_value >= 1),
+            ("clip_sample_range", "be positive", config.clip_sample_range > 0),
+            ("steps_offset", "not be negative", config.steps_offset >= 0),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must {rule}, got {config[name]}")
 
         betas = schedules.make_betas(config.beta_schedule, T, config.beta_start, config.beta_end, config.trained_betas)
         self.betas = schedules.rescale_zero_terminal_snr(betas) if config.rescale_betas_zero_snr else betas
@@ -81,13 +79,18 @@ class Scheduler(ConfigMixin):
         self.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
         self.num_inference_steps: int | None = None
         self.custom_timesteps = False
-        self._set_table(range(T - 1, -1, -1))
+        self.timesteps = torch.arange(T - 1, -1, -1)
 
     # ------------------------------------------------------------ timesteps
 
-    def _set_table(self, timesteps: Sequence[int], device: torch.device | str | None = None) -> None:
-        self.timesteps = torch.tensor(list(timesteps), dtype=torch.int64, device=device)
-        self._ascending = sorted(timesteps)
+    @property
+    def timesteps(self) -> Tensor:
+        """The timesteps that a sampling loop visits; a part of them may be assigned, to enter halfway."""
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, timesteps: Tensor) -> None:
+        self._timesteps, self._ascending = timesteps, sorted(timesteps.tolist())
 
     def set_timesteps(
         self,
@@ -119,12 +122,13 @@ class Scheduler(ConfigMixin):
             )
         self.num_inference_steps = len(table)
         self.custom_timesteps = timesteps is not None
-        self._set_table(table, device)
+        self.timesteps = torch.tensor(table, dtype=torch.int64)
+        self._timesteps = self.timesteps.to(device=device)
 
     def _spaced_timesteps(self, n: int) -> list[int]:
         """`n` timesteps placed by `timestep_spacing`, largest first (Lin et al. 2024, table 2)."""
-        T = len(self.betas)
-        if int(n) != n or not 1 <= n <= T:
+        T, n = len(self.betas), whole(n, "num_inference_steps")
+        if not 1 <= n <= T:
             raise ValueError(f"num_inference_steps must be an integer from 1 to {T} (num_train_timesteps), got {n}")
         i = np.arange(n, dtype=np.float64)
         spacing = self.config.timestep_spacing
@@ -269,11 +273,11 @@ class Scheduler(ConfigMixin):
             subfolder: folder inside it, such as "scheduler".
             return_unused_kwargs: also return the configuration keys that were not used.
             revision: branch, tag or commit on the hub.
-            kwargs: configuration values to override; hub options `token`, `cache_dir`, `local_files_only`.
+            kwargs: configuration values to override; hub options as in `UNet2DModel.from_pretrained`.
 
         Raises:
             FileNotFoundError, ValueError: nothing there, or not a scheduler configuration.
         """
-        hub_options = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
+        hub_options = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
         folder = resolve(pretrained_model_name_or_path, [cls.config_name], subfolder, revision, **hub_options)
         return cls.from_config_file(folder / cls.config_name, return_unused_kwargs=return_unused_kwargs, **kwargs)

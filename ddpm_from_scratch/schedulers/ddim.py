@@ -13,7 +13,7 @@ from torch import Tensor
 from ddpm_from_scratch import gaussian
 from ddpm_from_scratch.config import register_to_config
 from ddpm_from_scratch.outputs import Output
-from ddpm_from_scratch.schedulers.base import Generator, Scheduler
+from ddpm_from_scratch.schedulers.base import Scheduler
 
 
 @dataclass
@@ -28,7 +28,7 @@ class DDIMScheduler(Scheduler):
     """Sampling along any decreasing subsequence of timesteps, deterministic at η = 0 (Song eq. 12, 16).
 
     The step goes from t to the next entry of `timesteps`, whatever the spacing, and from the last one to x_0
-    (Diffusers goes to t - T//n, which differs for "trailing", "linspace" and uneven n).
+    (Diffusers goes to t - T//n, which differs for "linspace", and for "trailing" where n does not divide T).
 
     Args:
         set_alpha_to_one: ᾱ at the end of sampling is 1; with False it is ᾱ at timestep 0.
@@ -75,7 +75,7 @@ class DDIMScheduler(Scheduler):
         sample: Tensor,
         eta: float = 0.0,
         use_clipped_model_output: bool | None = False,
-        generator: Generator | None = None,
+        generator: gaussian.Generator | None = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
@@ -100,8 +100,6 @@ class DDIMScheduler(Scheduler):
             raise ValueError("call set_timesteps before step: the scheduler does not know how many steps to take")
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {eta}")
-        if variance_noise is not None and generator is not None:
-            raise ValueError("give a generator or variance_noise, not both")
         t = self._checked_timestep(timestep, model_output, sample)
         alpha_bar_t, alpha_bar_prev = self._alpha_bar(t), self._alpha_bar(self._previous(t))
 
@@ -112,12 +110,15 @@ class DDIMScheduler(Scheduler):
         sigma_t = gaussian.ddim_sigma(alpha_bar_t, alpha_bar_prev, eta)
         prev_sample = gaussian.ddim_mean(x0, eps, alpha_bar_prev, sigma_t)
         if eta > 0:
+            if variance_noise is not None and (generator is not None or variance_noise.shape != sample.shape):
+                raise ValueError("give a generator or a variance_noise shaped like the sample, not both")
             if variance_noise is None:
                 variance_noise = gaussian.randn(sample.shape, generator, sample.device, model_output.dtype)
             prev_sample = prev_sample + sigma_t * variance_noise
         return DDIMSchedulerOutput(prev_sample, x0) if return_dict else (prev_sample, x0)
 
 
+@torch.no_grad()
 def ddim_invert(
     model: Callable[..., Any],
     x0: Tensor,

@@ -13,7 +13,7 @@ from torch import Tensor
 from ddpm_from_scratch import gaussian
 from ddpm_from_scratch.config import register_to_config
 from ddpm_from_scratch.outputs import Output
-from ddpm_from_scratch.schedulers.base import Generator, Scheduler
+from ddpm_from_scratch.schedulers.base import Scheduler
 
 VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range")
 SMALLEST_VARIANCE = 1e-20
@@ -29,6 +29,9 @@ class DDPMSchedulerOutput(Output):
 
 class DDPMScheduler(Scheduler):
     """Ancestral sampling with the posterior of Ho eq. 7.
+
+    The last step, the one to x_0, draws no noise, whatever its timestep (Diffusers draws it where that is above 0, as
+    with "trailing" spacing).
 
     Args:
         num_train_timesteps: T.
@@ -96,7 +99,7 @@ class DDPMScheduler(Scheduler):
         model_output: Tensor,
         timestep: int | Tensor,
         sample: Tensor,
-        generator: Generator | None = None,
+        generator: gaussian.Generator | None = None,
         return_dict: bool = True,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
         """One step of algorithm 2, x_t → x_{t-1} (Ho eq. 1, 6, 7, 11).

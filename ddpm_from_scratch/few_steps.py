@@ -307,12 +307,14 @@ class Table:
     def origin(self) -> str:
         """Where the table comes from, as a Markdown list."""
         kernel_floor = self.results[0].figures.kernel_floor
+        floors = {one.cell.num_samples: one.figures.frechet_floor for one in self.results}
+        floor = ", ".join(f"{count:,} real images would score {value:.3f}" for count, value in floors.items())
         return "\n".join(
             [
                 f"- command: `{self.command}`",
                 f"- model: {self.model}, weights {self.model_hash}, network in {self.precision}",
-                f"- floor: {self.test_count:,} real test images score {self.test_floor:.3f} (Fréchet) and "
-                f"{1000 * kernel_floor:.2f} (kernel × 1000)",
+                f"- floor: {floor} (Fréchet; reckoned from the {self.test_count:,} test images there are, which score "
+                f"{self.test_floor:.3f}); by kernel × 1000 they score {1000 * kernel_floor:.2f}",
                 f"- seeds: {', '.join(map(str, sorted({one.cell.seed for one in self.results})))}",
                 f"- {self.minutes:.0f} minutes on {self.machine}",
             ]

@@ -58,7 +58,7 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def record(exercise_id: str, verdict: Verdict) -> None:
-    """Notes the verdict of one check. What was right once stays right; no answer, or the package's own, leaves no trace."""
+    """Notes a verdict. What was right once stays right; no answer, or the package's own, leaves no trace."""
     if verdict.status == "unattempted" or verdict.borrowed:
         return
     kept = read()

@@ -270,7 +270,7 @@ def group_norm_inputs(generator: torch.Generator, index: int) -> Case:
     x = x + 2 * torch.randn(shape[0], shape[1], 1, 1, generator=generator)
     x = x * (0.004 if index == 3 else 1.5)
     weight, bias = torch.rand(shape[1], generator=generator) + 0.5, torch.randn(shape[1], generator=generator)
-    args = {"x": x, "groups": groups, "weight": weight, "bias": bias, "eps": 1e-5}
+    args = {"x": x, "groups": groups, "weight": weight, "bias": bias, "eps": 4e-5 if index == 3 else 1e-5}
     return Case(args, {"per_group": shape[1] // groups, "C": shape[1]})
 
 
@@ -395,6 +395,10 @@ GROUP_NORM = Exercise(
             lambda x, g, w, b, eps: _group_norm(x, g, w, b, 0.0),
             "you left out eps: where a map is faint it matters, and where it is constant you divide by 0",
         ),
+        Mistake(
+            lambda x, g, w, b, eps: _group_norm(x, g, w, b, 1e-5),
+            "you took 1e-5 for eps, PyTorch's default: here it is {eps:g}, an argument of your function",
+        ),
         Mistake(group_norm_without_affine, "your maps are normalised, but weight and bias are not used"),
         Mistake(
             lambda x, g, w, b, eps: _group_norm(x, g, w, torch.zeros_like(b), eps),
@@ -510,19 +514,20 @@ def filled(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def resnet_inputs(generator: torch.Generator, index: int) -> Case:
-    """More channels, as many, fewer, and oblong maps."""
+    """More channels, as many, fewer, and oblong maps; two, three or four groups."""
     sizes, shape = (((4, 8), (2, 5, 5)), ((6, 6), (3, 4, 4)), ((8, 4), (1, 3, 3)), ((4, 6), (2, 3, 6)))[index]
+    groups = (4, 3, 2, 2)[index]
     with torch.random.fork_rng(devices=[]):
-        block = ResnetBlock2D(*sizes, temb_channels=5, groups=2)
+        block = ResnetBlock2D(*sizes, temb_channels=5, groups=groups)
     x = torch.randn(shape[0], sizes[0], *shape[1:], generator=generator)
     temb = torch.randn(shape[0], 5, generator=generator)
     args = {"in_channels": sizes[0], "out_channels": sizes[1], "x": x, "temb": temb, "block": filled(block, generator)}
-    return Case(args, {"change": f"{sizes[0]} → {sizes[1]}"})
+    return Case(args, {"change": f"{sizes[0]} → {sizes[1]}", "groups": groups})
 
 
 def run_resnet(answer, in_channels, out_channels, x, temb, block):
     """The output of the learner's block with the weights of `block`, after a check of its parameters' names."""
-    mine = answer(in_channels, out_channels, temb.shape[1], 2).to(x.dtype)
+    mine = answer(in_channels, out_channels, temb.shape[1], block.norm1.num_groups).to(x.dtype)
     wanted = {name: tuple(p.shape) for name, p in block.state_dict().items()}
     given = {name: tuple(p.shape) for name, p in mine.state_dict().items()}
     for name, shape in wanted.items():
@@ -555,10 +560,10 @@ def _second_half(self, x, h):
 
 
 def _resnet_spelt_out(self, x, temb):
-    h = nn.functional.silu(nn.functional.group_norm(x, 2, self.norm1.weight, self.norm1.bias))
+    h = nn.functional.silu(nn.functional.group_norm(x, self.norm1.num_groups, self.norm1.weight, self.norm1.bias))
     h = nn.functional.conv2d(h, self.conv1.weight, self.conv1.bias, padding=1)
     h = h + (temb * temb.sigmoid() @ self.time_emb_proj.weight.T + self.time_emb_proj.bias).reshape(len(x), -1, 1, 1)
-    h = nn.functional.silu(nn.functional.group_norm(h, 2, self.norm2.weight, self.norm2.bias))
+    h = nn.functional.silu(nn.functional.group_norm(h, self.norm2.num_groups, self.norm2.weight, self.norm2.bias))
     return nn.functional.conv2d(h, self.conv2.weight, self.conv2.bias, padding=1) + self.conv_shortcut(x)
 
 
@@ -646,6 +651,12 @@ def _resnet_conv_first(self, x, temb):
     return _second_half(self, x, h)
 
 
+def _with_two_groups(in_channels, out_channels, temb_channels, groups):
+    block = ResnetBlock(in_channels, out_channels, temb_channels, groups)
+    block.norm2 = nn.GroupNorm(2, out_channels)
+    return block
+
+
 RESNET_BLOCK = Exercise(
     id="04.3",
     title="The ResNet block",
@@ -703,6 +714,10 @@ RESNET_BLOCK = Exercise(
         Mistake(
             resnet_with(_resnet_time_times),
             "you multiplied by the projected time: in equation (D) it is added to each channel",
+        ),
+        Mistake(
+            _with_two_groups,
+            "you gave norm2 two groups: how many there are is an argument of the block, here {groups}",
         ),
         Mistake(
             resnet_with(_resnet_raw_time),

@@ -150,7 +150,7 @@ def channels_on_the_way_up(widths: list[int], layers: int, skips: list[int]) -> 
 
     widths: channels per resolution, the finest first; the middle block gives widths[-1].
     layers: ResNet blocks per resolution on the way down; on the way up there is one more.
-    skips: channels of the skips, in the order in which they were made.
+    skips: channels of the skips, in the order in which they were made; the list stays as it is.
     Returns one number per ResNet block.
     """
     channels, below, left = [], widths[-1], list(skips)
@@ -681,7 +681,7 @@ def up_resolution(resnets: nn.ModuleList, h: Tensor, skips: list[Tensor], temb: 
 
     resnets: one per skip, each with 2c channels in (first those from below, then those of the skip) and c out.
     h: from below, (B, c, H, W).
-    skips: (B, c, H, W) each, in the order in which they were made.
+    skips: (B, c, H, W) each, in the order in which they were made; the list stays as it is.
     Returns (B, c, H, W).
     """
     for resnet, skip in zip(resnets, reversed(skips), strict=True):

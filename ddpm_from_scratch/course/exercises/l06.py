@@ -42,7 +42,8 @@ class TinyNetwork(nn.Module):
         )
         self.share_of_x_t = nn.Linear(13, 1)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> UNet2DOutput:
+    def forward(self, sample: Tensor, timestep: Tensor) -> UNet2DOutput:
+        x_t, t = sample, timestep
         share = t.to(x_t.dtype)[:, None] / 1000
         waves = share * math.pi * 2.0 ** torch.arange(6)
         when, x = torch.cat([share, waves.sin(), waves.cos()], dim=1), x_t.flatten(1)
@@ -52,13 +53,14 @@ class TinyNetwork(nn.Module):
 
 
 class _Toy(nn.Module):
-    """A network of three numbers that looks at x_t, at its neighbour pixel and at t."""
+    """A network of three numbers that looks at x_t, at its neighbour pixel and at t, called as a U-Net is."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
         self.scales, self.shift = (nn.Parameter(torch.randn(n, generator=generator)) for n in (2, 1))
 
-    def forward(self, x_t: Tensor, t: Tensor) -> UNet2DOutput:
+    def forward(self, sample: Tensor, timestep: Tensor) -> UNet2DOutput:
+        x_t, t = sample, timestep
         if x_t.dtype != self.shift.dtype:
             raise TypeError(f"the network's weights are {self.shift.dtype}, so x_t must be, too; yours is {x_t.dtype}")
         when = t.to(x_t.dtype).reshape(-1, *[1] * (x_t.ndim - 1)) / 1000
@@ -132,7 +134,7 @@ def loss_in_float64(model, scheduler, x0, noise, t):
 
 
 def loss_flattened(model, scheduler, x0, noise, t):
-    error = (noise - model(scheduler.add_noise(x0, noise, t), t).sample).flatten(1)
+    error = (noise - model(sample=scheduler.add_noise(x0, noise, t), timestep=t).sample).flatten(1)
     return error.norm(dim=1).square().sum() / error.numel()
 
 
@@ -586,11 +588,11 @@ def learning_rate(step: int, peak: float, warmup_steps: int, steps: int) -> floa
 
 
 def learning_rate_inputs(generator: torch.Generator, index: int) -> Case:
-    """The first step, within the rise, its last step, the middle, and near the end."""
+    """The first step, within the rise, its last step, the middle, near the end, and the first step after the rise."""
     warmup = int(torch.randint(20, 60, (1,), generator=generator))
     steps = int(torch.randint(400, 900, (1,), generator=generator))
     peak = round(float(torch.rand(1, generator=generator) * 1e-3 + 1e-4), 6)
-    step = (0, warmup // 2, warmup - 1, steps // 2, steps - 7)[index]
+    step = (0, warmup // 2, warmup - 1, steps // 2, steps - 7, warmup)[index]
     return Case({"step": step, "peak": peak, "warmup_steps": warmup, "steps": steps})
 
 
@@ -677,6 +679,11 @@ LEARNING_RATE = Exercise(
             "you let the rise go on beyond 1: at step {step}, after {warmup_steps} steps of warm-up, it should be over",
         ),
         Mistake(
+            lambda s, p, w, n: p * ((s + 1) / w if s <= w else 1.0) * _cosine(s, n),
+            "you let the rise go on for one step too many: a warm-up of {warmup_steps} steps begins at step 0, so at "
+            "step {step} it is over, and your rise is above 1",
+        ),
+        Mistake(
             lambda s, p, w, n: p * max(1.0, (s + 1) / w) * _cosine(s, n),
             "you took the larger of 1 and the rise: it holds nothing down",
         ),
@@ -760,7 +767,7 @@ LEARNING_RATE = Exercise(
     ),
     picture=draw_learning_rates,
     rtol=1e-5,
-    cases=5,
+    cases=6,
 )
 
 

@@ -559,7 +559,7 @@ def slerp(z0: Tensor, z1: Tensor, w: float) -> Tensor:
     """Between two batches of noise, along the sphere (Song section 5.3).
 
     z0, z1: the same shape, (B, ...); each sample has an angle of its own.
-    w: from 0, which gives z0, to 1, which gives z1. Where the two are equal, every w gives that noise.
+    w: from 0, which gives z0, to 1, which gives z1. Where a sample's two ends are equal, every w gives that noise.
     Returns z0's shape.
     """
     a, b = z0.flatten(1), z1.flatten(1)
@@ -570,12 +570,18 @@ def slerp(z0: Tensor, z1: Tensor, w: float) -> Tensor:
 
 
 def slerp_inputs(generator: torch.Generator, index: int) -> Case:
-    """Images, points in the plane, as many vectors as each has elements, equal ends; angles from sharp to obtuse."""
+    """Images, points in the plane, as many vectors as each has elements; angles from sharp to obtuse.
+
+    In the last case two samples of four have equal ends. In the first cos θ is exactly 1, in the second float32 makes
+    it 1.0000001 everywhere: the squares add up to 32, whose root is rounded down.
+    """
     shape = ((3, 1, 6, 6), (4, 2), (2, 3, 4, 4), (5, 5), (4, 1, 4, 4))[index]
     z0, z1 = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     z1 = z1 + (0.0, 0.5, -0.4, 0.8, 0.0)[index] * z0
-    if index == 4:  # lengths without rounding, so that cos θ is exactly 1
-        z0 = z1 = z0.sign()
+    if index == 4:
+        z0[0] = z0[0].sign()
+        z0[1], z0[1, 0, 0, :2] = 1, 3
+        z1[:2] = z0[:2]
     return Case({"z0": z0, "z1": z1, "w": (0.4, 0.25, 0.7, 0.9, 0.3)[index]}, {"B": shape[0]})
 
 
@@ -726,7 +732,20 @@ SLERP = Exercise(
         ),
         Mistake(
             lambda a, b, w: _weighted(a, b, w, _per_sample(_cosine(a.flatten(1), b.flatten(1)).acos(), a)),
-            "you get no number where the two ends are equal: there θ is 0, and you divide by its sine",
+            "you get no number for a sample whose two ends are equal, whatever the rest of the batch is: there θ is 0, "
+            "and you divide by its sine",
+        ),
+        Mistake(
+            lambda a, b, w: _weighted(
+                a, b, w, _per_sample(_cosine(a.flatten(1), b.flatten(1)).acos().clamp(min=1e-3), a)
+            ),
+            "you took the arc cosine of a number above 1: rounding can lift the cosine of equal ends there, and `acos` "
+            "then gives no number, which no clamp of θ brings back",
+        ),
+        Mistake(
+            lambda a, b, w: torch.lerp(a, b, w) if _angles(a, b).min() < 1e-3 else slerp(a, b, w),
+            "you took the straight line for the whole batch because one of its {B} samples has equal ends: each sample "
+            "is decided by its own angle",
         ),
         *_twice(
             _by_angle(lambda a, b: _cosine(a, b).clamp(-1, 1).acos(), place=lambda angle, z: angle),
@@ -752,8 +771,8 @@ SLERP = Exercise(
             ),
             "you divided by the length of the whole batch of {B}: each sample has its own, so take the norm per sample",
         ),
-        *_twice(
-            _by_angle(lambda a, b: ((a * b).sum() / (a.norm() * b.norm())).acos()[None]),
+        Mistake(
+            partial(_by_angle(lambda a, b: ((a * b).sum() / (a.norm() * b.norm())).acos()[None]), least=0),
             "you computed one angle for the whole batch: each of its {B} samples has its own",
         ),
         *_twice(

@@ -36,12 +36,12 @@ class StandIn:
 
 
 class ScalingScheduler(DDIMScheduler):
-    """Scales the network's input and starts from wider noise, as Euler's scheduler does."""
+    """Scales the network's input by the timestep and starts from wider noise, as Euler's scheduler does."""
 
     init_noise_sigma = 3.0
 
-    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        return sample / 2
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor) -> Tensor:  # type: ignore[override]
+        return sample / (1.5 + int(timestep) / 10)
 
 
 def a_scheduler(index: int) -> Any:
@@ -333,6 +333,16 @@ DENOISE = Exercise(
             "method for that",
         ),
         Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, ask=lambda now, t, start: u(s.scale_model_input(now), t).sample),
+            "you did not say at which timestep the sample is to be scaled: the {kind} scales by it and asks for it",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(
+                u, s, x, g, ask=lambda now, t, start: u(s.scale_model_input(now, s.timesteps[0]), t).sample
+            ),
+            "you scaled the sample for the first timestep in every step: how much depends on the timestep of the step",
+        ),
+        Mistake(
             lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: s.step(o, t, now).prev_sample),
             "you did not pass the generator on: the noise of the {kind}'s steps came from the global random state, and "
             "the same seed gives other images next time",
@@ -602,7 +612,7 @@ def convert_config(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str
     config: a scheduler's config. Its key "_use_default_values", if there, lists the keys nobody chose: they hold the
         defaults of the class they came from. Other keys with a leading underscore are remarks.
     defaults: the keys that the other class knows, with its own defaults.
-    Returns a new dictionary with exactly the keys of `defaults`.
+    Returns a new dictionary with exactly the keys of `defaults`; `config` stays as it is.
     """
     nobody_chose = config.get("_use_default_values", [])
     chosen = {key: value for key, value in config.items() if key in defaults and key not in nobody_chose}
@@ -624,6 +634,15 @@ def convert_config_inputs(generator: torch.Generator, index: int) -> Case:
     if unchosen is not None:
         config["_use_default_values"] = unchosen
     return Case({"config": config, "defaults": euler})
+
+
+def convert_config_run(answer: Any, config: dict[str, Any], defaults: dict[str, Any]) -> Any:
+    """What the answer returns. A config without its list of keys would pass for unchanged: no number of it changed."""
+    before = dict(config)
+    made = answer(config, defaults)
+    if config != before:
+        raise TypeError("your function changed `config` itself, which its caller still needs")
+    return made
 
 
 def convert_config_by_loop(config, defaults):
@@ -654,6 +673,16 @@ def convert_config_with_union(config, defaults):
     return defaults | dict(filter(lambda item: item[0] in defaults.keys() - skip, config.items()))
 
 
+def _pops_the_list(config, defaults):
+    skip = config.pop("_use_default_values", [])
+    return {**defaults, **{key: value for key, value in config.items() if key in defaults and key not in skip}}
+
+
+def _adds_the_list(config, defaults):
+    config.setdefault("_use_default_values", [])
+    return convert_config(config, defaults)
+
+
 def _chosen_by_or(config, defaults):
     skip = config.get("_use_default_values", ())
     return {key: default if key in skip else config.get(key) or default for key, default in defaults.items()}
@@ -669,6 +698,7 @@ CONVERT_CONFIG = Exercise(
     lines=4,
     reference=convert_config,
     inputs=convert_config_inputs,
+    run=convert_config_run,
     hints=(
         "There are three kinds of keys: chosen by somebody and known to the other class; known there but not chosen "
         "here; unknown there.",
@@ -721,6 +751,16 @@ CONVERT_CONFIG = Exercise(
             "everything in it was chosen",
         ),
         Mistake(
+            _pops_the_list,
+            "you changed the config that was given, wherever it lists what nobody chose: look it up with `get`, and "
+            "leave the config as it is",
+        ),
+        Mistake(
+            _adds_the_list,
+            "you changed the config that was given, wherever it does not list what nobody chose: read the list with a "
+            "default, and leave the config as it is",
+        ),
+        Mistake(
             lambda c, d: {**c, **d},
             "you let the other class's defaults overwrite everything, and kept keys that it does not know",
         ),
@@ -744,7 +784,7 @@ CONVERT_CONFIG = Exercise(
 def save_and_reload(model: UNet2DModel, folder: Path) -> UNet2DModel:
     """Saves a network in Diffusers' format and opens it again, by hand: not by `save_pretrained` and `from_pretrained`.
 
-    model: its `config` is a dictionary; keys with a leading underscore are remarks and stay out of the file.
+    model: its `config` is a dictionary; its keys go into the file, but for those with a leading underscore: remarks.
     folder: exists and is empty. Afterwards it holds `config.json`, with the class's name under "_class_name", and the
         weights, named `diffusion_pytorch_model.safetensors`.
     Returns a new model, built from the two files alone, in evaluation mode.
@@ -783,12 +823,12 @@ def _in_a_row(weights: dict[str, Tensor]) -> Tensor:
 
 @contextmanager
 def _calls(*names: str) -> Iterator[list[tuple[str, Any]]]:
-    """The methods of `UNet2DModel` among `names` that are called meanwhile, each with its last argument."""
+    """The methods of `UNet2DModel` among `names` that are called meanwhile, each with its arguments."""
     called: list[tuple[str, Any]] = []
 
     def noting(name: str, method: Any) -> Any:
         def noted(*args: Any, **options: Any) -> Any:
-            called.append((name, args[-1] if args else None))
+            called.append((name, (*args, *options.values())))
             return method(*args, **options)
 
         return noted
@@ -800,8 +840,14 @@ def _calls(*names: str) -> Iterator[list[tuple[str, Any]]]:
 
 
 def _holds(given: Any, places: set[int]) -> bool:
-    """Whether a state_dict holds tensors that lie at `places` in memory."""
-    return isinstance(given, dict) and any(value.data_ptr() in places for value in given.values())
+    """Whether one of the arguments `given` is a state_dict with tensors that lie at `places` in memory."""
+    weights = [argument for argument in given if isinstance(argument, dict)]
+    return any(value.data_ptr() in places for each in weights for value in each.values())
+
+
+def _same_text(one: UNet2DModel, other: UNet2DModel) -> bool:
+    """Whether both configs hold the same string as one object: a copy does, what was read from a file does not."""
+    return one.config["down_block_types"][0] is other.config["down_block_types"][0]
 
 
 def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
@@ -818,15 +864,21 @@ def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
         file = folder / "config.json"
         config = json.loads(file.read_text()) if file.is_file() else {}
         stored = load_file(folder / files[-1]) if files and files[-1].endswith(".safetensors") else {}
-    keys = ("_class_name", "_use_default_values", "in_channels", "out_channels", "freq_shift", "center_input_sample")
+    known = [key for key in model.config if key[0] != "_"]
     return {
         "files": ", ".join(files),
-        "config": {key: json.dumps(config.get(key)) for key in keys},
+        "config": {
+            key: json.dumps(config[key]) if key in config else "missing"
+            for key in ("_class_name", "_use_default_values", *known)
+        },
+        "other keys": ", ".join(sorted(key for key in config if key[0] != "_" and key not in known)),
+        "names in the file": ", ".join(sorted(stored)),
         "weights in the file": _in_a_row(stored),
         "a new model": loaded is not model,
         "its mode": "training" if loaded.training else "evaluation",
         "its weights": _in_a_row(loaded.state_dict()),
-        "its config": {key: loaded.config[key] for key in keys[2:]},
+        "its config": {key: json.dumps(loaded.config[key]) for key in known},
+        "built from": "memory" if _same_text(loaded, model) else "the file",
         "finished methods called": ", ".join(name for name, _ in called if name in finished),
         "weights loaded from": "memory" if any(_holds(given, own) for _, given in called) else "the file",
     }
@@ -909,6 +961,28 @@ def _save_a_bare_config(model, folder):
     return loaded.eval()
 
 
+def _config_from_memory(model, folder):
+    _saved(model, folder)
+    loaded = UNet2DModel(**model.config)
+    loaded.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
+    return loaded.eval()
+
+
+def _all_from_memory(model, folder):
+    _saved(model, folder)
+    loaded = UNet2DModel(**model.config)
+    loaded.load_state_dict(model.state_dict())
+    return loaded.eval()
+
+
+def _save_what_was_chosen(model, folder):
+    _saved(model, folder)
+    left = model.config.get("_use_default_values", ())
+    chosen = {key: value for key, value in model.config.items() if key[0] != "_" and key not in left}
+    (folder / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel", **chosen}))
+    return _opened(folder)
+
+
 def _weights_from_memory(model, folder):
     _saved(model, folder)
     loaded = _opened(folder, load=False)
@@ -989,6 +1063,20 @@ SAVE_AND_RELOAD = Exercise(
             _weights_from_memory,
             "you wrote the weights and then loaded those of the given model: a new one, built from the files alone, "
             "is asked for",
+        ),
+        Mistake(
+            _config_from_memory,
+            "you made the new model from the given one, by a copy or by its `config`: config.json was written, but the "
+            "network was not built from it",
+        ),
+        Mistake(
+            _all_from_memory,
+            "you wrote both files and built the new model without them: config and weights came from the given model",
+        ),
+        Mistake(
+            _save_what_was_chosen,
+            "your config.json leaves out what was at its default: another library may have other defaults, so every "
+            "key is written",
         ),
         Mistake(
             lambda m, f: (m.save_pretrained(f), _opened(f))[1],

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import Any
 
 import torch
 from matplotlib import rc_context
@@ -453,7 +451,7 @@ def bootstrap_interval(values: Tensor, picks: Tensor, level: float) -> Tensor:
     values: shape (N,), one number per sample.
     picks: shape (B, N), whole numbers from 0 to N-1: B sets of N samples, drawn with replacement.
     level: share of the B means that lie inside, such as 0.95; as much is left out on either side.
-    Returns shape (2,): the lower and the upper end, as `torch.quantile` gives them.
+    Returns shape (2,): the lower and the upper end, as `torch.quantile` gives them, in the dtype of `values`.
     """
     means = values[picks].mean(dim=1)
     tail = (1 - level) / 2
@@ -543,7 +541,7 @@ BOOTSTRAP = Exercise(
         "Each row of `picks` is a set that might have been. Compute the mean of each such set, and look where most of "
         "these means lie.",
         "B means, one per row; then the two quantiles that leave (1 - level)/2 of them out on either side.",
-        "`values[picks]` has shape (B, N); then `.mean(dim=...)` and `.quantile(torch.tensor([...]))`",
+        "`values[picks]` has shape (B, N); then `.mean(dim=...)` and `.quantile(torch.tensor([...], dtype=...))`",
     ),
     mistakes=(
         Mistake(
@@ -642,9 +640,9 @@ def discretized_log_likelihood(x0: Tensor, mean: Tensor, log_var: Tensor) -> Ten
 
 
 def discretized_log_likelihood_inputs(generator: torch.Generator, index: int) -> Case:
-    """Images and rows of pixels with both outermost values among them; Gaussians from narrow to wide."""
-    shape = ((2, 1, 4, 4), (9,), (3, 5), (2, 3, 3, 3))[index]
-    spread = (0.01, 0.2, 0.6, 0.05)[index]
+    """Pixels with both outermost values among them; Gaussians from narrow to wide, in the last case far off."""
+    shape = ((2, 1, 4, 4), (9,), (3, 5), (2, 3, 3, 3), (2, 6))[index]
+    spread = (0.01, 0.2, 0.6, 0.05, 0.05)[index]
     pixels = torch.randint(256, shape, generator=generator)
     pixels.view(-1)[:4] = torch.tensor([0, 255, 1, 254])
     x0 = pixels / 127.5 - 1
@@ -652,6 +650,8 @@ def discretized_log_likelihood_inputs(generator: torch.Generator, index: int) ->
     log_var = torch.full(shape, 2 * math.log(spread)) + 0.3 * torch.randn(shape, generator=generator)
     if index == 2:
         log_var = log_var[:1]
+    if index == 4:
+        mean = x0 - 4 * torch.exp(0.5 * log_var) * x0.sign()
     return Case({"x0": x0, "mean": mean, "log_var": log_var}, {"spread": spread})
 
 
@@ -700,6 +700,13 @@ def likelihood_with_infinities(x0, mean, log_var):
     std = (log_var.double() / 2).exp()
     ends = [torch.special.ndtr((end - mean) / std) for end in (above, below)]
     return torch.log(ends[0] - ends[1]).to(x0.dtype)
+
+
+def likelihood_by_distribution(x0, mean, log_var):
+    normal = torch.distributions.Normal(mean, (log_var / 2).exp())
+    up, down = normal.cdf(x0 + 1 / 255), normal.cdf(x0 - 1 / 255)
+    up, down = up.masked_fill(x0 > 0.999, 1.0), down.masked_fill(x0 < -0.999, 0.0)
+    return (up - down).clamp(min=1e-12).log()
 
 
 def _density(x0, mean, log_var):
@@ -770,6 +777,16 @@ DECODER = Exercise(
             "you divided by σ² where σ belongs, and the clamp hides that the mass is 0 away from the mean",
         ),
         Mistake(
+            lambda x, m, v: _mass(x, m, v).clamp(min=1e-4).log().to(x.dtype),
+            "you gave every bin a mass of at least 1e-4: four σ away from the mean it is less, and rare pixels are "
+            "those that cost most",
+        ),
+        Mistake(
+            lambda x, m, v: (_mass(x, m, v) + 1e-4).log().to(x.dtype),
+            "you added 1e-4 to the mass before the logarithm: four σ away from the mean that is more than the mass "
+            "itself",
+        ),
+        Mistake(
             lambda x, m, v: discretized_log_likelihood(x, m, v.abs().log()),
             "you took the root of `log_var` itself, or of its size: the variance is its exponential",
         ),
@@ -825,9 +842,16 @@ DECODER = Exercise(
             "you averaged over the pixels: one number per pixel is asked for",
         ),
     ),
-    alternatives=(likelihood_in_float64, likelihood_by_erf, likelihood_by_loop, likelihood_with_infinities),
+    alternatives=(
+        likelihood_in_float64,
+        likelihood_by_erf,
+        likelihood_by_loop,
+        likelihood_with_infinities,
+        likelihood_by_distribution,
+    ),
     package="ddpm_from_scratch.gaussian.discretized_log_likelihood",
     rtol=5e-4,
+    cases=5,
 )
 
 
@@ -1009,7 +1033,7 @@ NEIGHBOUR = Exercise(
 
 
 @torch.no_grad()
-def features_of(network: Any, pixels: Tensor, batch: int) -> Tensor:
+def features_of(network, pixels, batch):
     """Features of 8-bit images, (N, 1, H, W) → (N, D), `batch` images at a time."""
     return torch.cat([network.features(to_model_range(part)) for part in pixels.split(batch)]).double()
 
@@ -1026,7 +1050,7 @@ def features_from_0_to_1(network, pixels, batch):
 
 
 def features_without_eval(network, pixels, batch):
-    return features_of(copy.deepcopy(network).train(), pixels, batch)
+    return features_of(network.train(), pixels, batch)
 
 
 def distance_not_centred(features, real):

@@ -257,20 +257,32 @@ def training_loss_inputs(generator: torch.Generator, index: int) -> Case:
     )
 
 
+def _all_given(model: Scale, count: int) -> tuple[Tensor, Tensor]:
+    """x_t and t of the `count` samples as the network got them, put together where it got a few at a time."""
+    x_t, t = torch.zeros(()), torch.zeros(count)
+    for number, (more, steps) in enumerate(model.given):
+        steps = steps.expand(len(more) if more.ndim and len(model.given) > 1 else count) if steps.ndim == 0 else steps
+        if number == 0:
+            x_t, t = more, steps
+        elif x_t.ndim and len(x_t) < count and more.shape[1:] == x_t.shape[1:]:
+            x_t, t = torch.cat([x_t, more]), torch.cat([t, steps])
+    return x_t, t
+
+
 def run_training_loss(answer, x0, t, noise, alpha_bar, weight):
     """The loss, what reached the network, and the gradient that came back to its weight."""
     model = Scale(weight)
     loss = answer(model, x0, t, noise, alpha_bar)
     if loss is None:
         return None
-    x_t, steps = model.given[0] if model.given else (torch.zeros(()), torch.zeros(()))
+    x_t, steps = _all_given(model, len(x0))
     if model.weight.grad is not None:
         raise TypeError("the loss is only computed here: calling backward is left to the training loop")
     if isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1:
         loss.backward()
     gradient = torch.zeros_like(weight) if model.weight.grad is None else model.weight.grad
     value = loss.detach() if isinstance(loss, Tensor) else loss
-    return {"loss": value, "x_t": x_t, "t": steps.expand(len(x0)) if steps.ndim == 0 else steps, "gradient": gradient}
+    return {"loss": value, "x_t": x_t, "t": steps, "gradient": gradient}
 
 
 def training_loss_by_loop(model, x0, t, noise, alpha_bar):
@@ -296,6 +308,15 @@ def training_loss_flat(model, x0, t, noise, alpha_bar):
     x_t = (a**0.5 * x0.flatten(1) + (1 - a) ** 0.5 * noise.flatten(1)).to(x0.dtype).view_as(x0)
     error = (model(x_t, t) - noise).flatten(1)
     return error.pow(2).mean(dim=1).mean()
+
+
+def training_loss_image_by_image(model, x0, t, noise, alpha_bar):
+    losses = []
+    for i, step in enumerate(t.tolist()):
+        a = float(alpha_bar[step])
+        x_t = a**0.5 * x0[i : i + 1] + (1 - a) ** 0.5 * noise[i : i + 1]
+        losses.append((model(x_t, t[i : i + 1]) - noise[i : i + 1]).square().mean())
+    return torch.stack(losses).mean()
 
 
 def _noised(x0, t, noise, alpha_bar, keep=None, add=None):
@@ -449,7 +470,13 @@ TRAINING_LOSS = Exercise(
         ),
         Mistake(training_loss_clean_input, "you gave the network x_0: there is no noise in it to be found"),
     ),
-    alternatives=(training_loss_by_loop, training_loss_in_float64, training_loss_in_place, training_loss_flat),
+    alternatives=(
+        training_loss_by_loop,
+        training_loss_in_float64,
+        training_loss_in_place,
+        training_loss_flat,
+        training_loss_image_by_image,
+    ),
     rtol=1e-4,
 )
 

@@ -186,7 +186,7 @@ assert len(made) == len(used) == 1 + L * n + (L - 1) == L * (n + 1)
 # %% [markdown] id=bookkeeping-answer
 # <details><summary>Answer</summary>
 #
-# Read the last column from the bottom up: 32 from conv_in, 32 from the layer at full size and 32 from the halving, 64 and 64 at half size, 128 at a quarter. The halving keeps its channels; it is the next layer that widens.
+# Read the number behind each plus sign, from the bottom up: 32 from conv_in and 32 from the layer at full size; 32 from the first halving and 64 from the layer at half size; 64 from the second halving and 128 from the layer at a quarter. A halving keeps its channels; it is the next layer that widens.
 #
 # </details>
 
@@ -289,7 +289,7 @@ assert torch.allclose(by_parts, whole, atol=1e-5)
 # Count a ResNet block.
 
 # %% [markdown] id=count-predict
-# > **Predict before you run.** In the network for clothes, which of these holds the most parameters: the way down, the middle, the way up? And which takes the most *time*?
+# > **Predict before you run.** In the network for clothes, which of these holds the most parameters: the way down, the middle, the way up? And which takes the most *multiplications*?
 
 # %% id=count-figure
 work = {}
@@ -333,6 +333,12 @@ print(f"{'':<8} {'parameters':>11}  {'multiplications per image':>25}")
 for name in groups:
     print(f"{name:<8} {parameters[name]:>11,}  {products[name]:>25,}")
 print(f"{'all':<8} {sum(parameters.values()):>11,}  {sum(products.values()):>25,}")
+for way in ("down", "middle", "up"):
+    shares = [
+        sum(count for name, count in counts.items() if name.startswith(way)) / sum(counts.values())
+        for counts in (parameters, products)
+    ]
+    print(f"{way:<8} {shares[0]:>11.0%}  {shares[1]:>25.0%}")
 assert sum(parameters.values()) == larger.num_parameters()
 with plots.figure(
     columns=2,
@@ -365,8 +371,8 @@ with plots.figure(
 # %% [markdown] id=count-answer
 # <details><summary>Answer</summary>
 #
-# The way up: it has one layer more per resolution, and its layers take the skips in as well. Parameters go with the *square of the channels*, so they sit at the bottom of the U. Work goes with channels squared *times pixels*: each halving of the size divides the pixels by four while doubling the channels multiplies by four,
-# so the work is spread evenly, and the wide inputs of the way up tip the scales.
+# The way up, in both: it has one layer more per resolution, and its layers take the skips in as well; three quarters of all multiplications are made there. Parameters go with the *square of the channels*, so they sit at the bottom of the U. Work goes with channels squared *times pixels*: each halving of the size divides the pixels by four while doubling the channels multiplies by four.
+# So on the way down each resolution costs nearly the same, and on the way up the largest cost is less than one and a half times the smallest.
 #
 # </details>
 #
@@ -486,9 +492,8 @@ plots.curves(
     "timestep t",
     "mean squared error",
     yscale="log",
-    alt="Five curves over t on a logarithmic axis. The healthy one is lowest. One patient stays near 1 "
-    "everywhere, one is a little worse than healthy everywhere, one touches the healthy curve at a single place, and "
-    "one is bad at small t.",
+    alt="Five curves over t on a logarithmic axis. Mean squared error at t = 10, 500 and 999: "
+    + "; ".join(f"{name} {row[0]:.3f}, {row[4]:.3f}, {row[6]:.3f}" for name, row in errors.items()),
     caption="Error of the predicted noise. Each bug has its own handwriting.",
 )
 
@@ -592,7 +597,7 @@ for size, network in ((30, larger), (16, unet)):
 # - A U-Net goes down to coarse maps that see the whole image, and up again, and carries every map of the way down across as further channels.
 # - $L(n+1)$ skips are made and used, last in, first out; channels add where they meet.
 # - The coarse path knows what is in the picture; without the skips at full resolution the network cannot say which noise it was.
-# - Parameters sit where maps are coarse and wide, work is spread nearly evenly: where the maps are large they are narrow.
+# - Parameters sit where maps are coarse and wide. The work is spread much more evenly over the resolutions, since large maps are narrow; three quarters of it are on the way up.
 # - The same configuration and weights give the same numbers in Diffusers.
 # - Many mistakes in such a network raise no error. Compare numbers with a reference.
 #

@@ -201,7 +201,7 @@ assert torch.allclose(weights.detach().abs(), torch.tensor(rate).double(), rtol=
 #
 # $$-\mathrm{lr}\,\frac{g}{\sqrt{g^2}} = \pm\mathrm{lr} ,$$
 #
-# whatever the gradient: Adam knows only signs at first. In one batch the sign is mostly luck (the histogram above), and yet every weight takes a full step.
+# whatever the gradient: Adam knows only signs at first. In a small batch the sign can be wrong (the histogram above), and yet every weight takes a full step.
 #
 # </details>
 #

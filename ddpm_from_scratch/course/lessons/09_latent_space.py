@@ -116,7 +116,7 @@ plots.image_grid(
 #
 # The argument is just $x$ again: from $\sigma^2 = (1-\bar\alpha)/\bar\alpha$ follows $\bar\alpha = 1/(1+\sigma^2)$, so $x = \sqrt{\bar\alpha}\,\bar x = \bar x/\sqrt{\sigma^2+1}$.
 #
-# Three things come for free with an ODE. **Through each point runs one path**, so paths do not cross, and $x_T$ and $x_0$ determine each other. **It can be run backwards**, from an image to its noise. And **the number of steps is only a matter of precision**: more steps give not another sample, but the same
+# Three things come for free with an ODE. **Through each point runs one path**, so $x_T$ and $x_0$ determine each other. **It can be run backwards**, from an image to its noise. And **the number of steps is only a matter of precision**: more steps give not another sample, but the same
 # one more exactly.
 
 # %% exercise 09.1
@@ -242,8 +242,8 @@ print(f"code at t = 999 against (x_0 - m)/s: largest difference {(code - (points
 #
 # To encode is to walk the same path the other way: from $\sigma = 0$ up. One thing is different. The slope of a step should be taken where the step *starts* (Euler), and the start is now the cleaner end. So
 #
-# - decoding from $t$ down to $s$ asks the network at $(x_t, t)$;
-# - encoding from $s$ up to $t$ asks it at $(x_s, s)$.
+# - decoding from $t$ down to $t_{\text{prev}}$ asks the network at $(x_t, t)$;
+# - encoding from $t_{\text{prev}}$ up to $t$ asks it at $(x_{\text{prev}}, t_{\text{prev}})$.
 #
 # These are not the same numbers. A step up does not undo a step down exactly, only up to the change of the slope along the step. And there is a detail at the beginning: $x_0$ has no timestep of its own, since `t = 0` has one step of noise. There one asks at the smallest timestep that is visited.
 
@@ -266,7 +266,7 @@ def in_two_scales(x):
 
 
 print("standard deviation: all, of means of 2 × 2 pixels, of the rest")
-for name, x in (("images", real), ("codes", codes), ("N(0, I)", draw(50, *real.shape))):
+for name, x in (("images", real), ("codes", codes), ("N(0, I)", draw(50, 500, *real.shape[1:]))):
     print(f"{name:<8} {x.std():.2f}   " + "   ".join(f"{v:.2f}" for v in in_two_scales(x)))
 print(f"decoded again: root mean squared error of a pixel {(back - real).square().mean().sqrt():.3f}")
 plots.image_grid(
@@ -279,7 +279,7 @@ plots.image_grid(
 )
 
 # %% [markdown] id=codes-note
-# Look at the second row again: it is noise, but quieter than a draw from $\mathcal N(0, I)$, and the table says where. These digits are smooth (they were enlarged from 8 × 8 pixels), so fine detail is a direction in which the data hardly vary. There $s$ is smaller than the first step of $\sigma$, so with few steps Euler's method cannot tell which noise is called for,
+# Look at the second row again: it is noise, but quieter than a draw from $\mathcal N(0, I)$, and the table says where. These digits are smooth (they were enlarged from 8 × 8 pixels), so fine detail is a direction in which the data hardly vary. There the standard deviation $s$ is smaller than the first step of $\sigma$, so with few steps Euler's method cannot tell which noise is called for,
 # and the way up from exactly no detail ends near the middle, 0. The same holds for border pixels that are always black. More steps make the codes louder, though not at once. So the code that a few steps find is not a typical draw.
 
 # %% [markdown] id=loss
@@ -343,8 +343,8 @@ with plots.figure(
 # %% [markdown] id=loss-answer
 # <details><summary>Answer</summary>
 #
-# Order 1 in both directions, as Euler's method must have, and for the two in a row, since their errors add up: three straight lines, parallel to the dashed one. (A method of order 2 would need the network twice per step, or its earlier answers.) The network's error falls too. Where its $\varepsilon_\theta$ bends sharply, a step has to be short before the law begins to hold. Near the
-# clean end an error of $\varepsilon_\theta$ also depends on the first step, for which there is no right timestep.
+# Order 1 in both directions, as Euler's method must have, and for the two in a row, since their errors add up: three straight lines, parallel to the dashed one. (A method of order 2 would need the network twice per step, or its earlier answers.) And yes, the network follows the law
+# from 5 steps on: each doubling nearly halves its error.
 #
 # </details>
 
@@ -459,7 +459,7 @@ plots.image_grid(
 # %% [markdown] id=semantic-answer
 # <details><summary>Answer</summary>
 #
-# Fading shows both images at once, one fainter and the other stronger, like a double exposure, and its middle is no digit. On the way through the latent space each picture is one that the model could have made: strokes move, open and close. That is what *semantic* interpolation means. It is no promise of evenness: the class changes somewhere, and often within one step.
+# Fading shows both images at once, one fainter and the other stronger, like a double exposure, and its middle is no digit. (The classifier is sure of some of it all the same: it must choose among ten digits and cannot say "none", so its certainty does not show that a picture is a digit.) On the way through the latent space each picture is one that the model could have made: strokes move, open and close. That is what *semantic* interpolation means. It is no promise of evenness: the class changes somewhere, and often within one step.
 #
 # </details>
 

@@ -112,8 +112,9 @@ with plots.figure(
 # ## One line
 #
 # `google/ddpm-celebahq-256` is a DDPM trained on faces, at 256×256, published on the Hugging Face hub. Loading it is one line, running it another.
-# If the hub can be reached, the next cell fetches 0.45 GB (and on a CPU the cells with this network then take minutes). If it cannot, or if
-# `HF_HUB_OFFLINE=1` is set, you get the same network with random weights and small images, in the same files, and a sentence that says so;
+# If the hub can be reached, the next cell fetches 0.45 GB, and a later one as much again for a second network (on a CPU the cells with these
+# networks then take minutes). If it cannot, or if `HF_HUB_OFFLINE=1` is set, you get the same network with random weights and small images,
+# in the same files, and a sentence that says so;
 # everything works except that its images are noise.
 
 # %% id=celeba
@@ -174,7 +175,7 @@ print(dict(pipeline.config))
 # %% [markdown] id=the-model
 # ## The model alone
 #
-# `google/ddpm-church-256` is the same architecture, trained on churches. This time take the network without its pipeline. `from_pretrained` reads `config.json`, builds the
+# `google/ddpm-church-256` is the same architecture, trained on churches, and another 0.45 GB. This time take the network without its pipeline. `from_pretrained` reads `config.json`, builds the
 # network, and loads the weights. The parameters of its attention layers had other names in 2022 (`query` for `to_q`); both libraries rename them while loading.
 
 # %% id=church

@@ -28,6 +28,7 @@
 # matrix without negative eigenvalues whose square is $\Sigma$. A *real image* below is one of the dataset, a *held-out* one is in its test split, which no model of this course was trained on.
 
 # %% id=setup
+import copy
 import inspect
 import math
 import warnings
@@ -123,11 +124,11 @@ with plots.figure(
     5.6,
     4.2,
     alt="A scatter plot of 297 numerals from 0 to 9 in the plane, each numeral "
-    "written where its image lies. Equal numerals lie together, in heaps of "
-    "their own.",
+    "written where its image lies. Equal numerals lie mostly together, in heaps; "
+    "some, such as 3, 5 and 9, overlap in this view.",
     caption="Real held-out digits in the two directions in which the features vary "
     "most. Each numeral is an image. What is alike for the classifier lies "
-    "together.",
+    "close together.",
 ) as ax:
     for (x, y), label in zip(flat.tolist(), test.labels.tolist(), strict=True):
         ax.text(
@@ -498,7 +499,7 @@ for n, found in zip(sizes, frechet_at, strict=True):
         f"N = {n:>5}: mean Fréchet distance {found:.4f}, the formula says {said:.4f}; N times it {n * found:.0f}"
     )
     assert abs(found / said - 1) < 0.25
-print("\n                  N     Fréchet   bias by halves   so many real images have")
+print("\n                  N     Fréchet   bias by halves   so many real images would have")
 for name, features in {**looked_at, "held-out images, all": features_test}.items():
     n = len(features)
     bias = uncertainty.frechet_bias(features, judge.train)
@@ -508,7 +509,7 @@ for name, features in {**looked_at, "held-out images, all": features_test}.items
     )
 
 # %% [markdown] id=size-real-note
-# With fewer samples than features, as in the lines with 40, the covariance is flat in most directions and the $1/N$ line is only a rough guide. A figure of 40 samples that is mostly floor is no figure. That is why
+# With fewer samples than features, as in the lines with 40, the covariance is flat in many directions and the $1/N$ line is only a rough guide. A figure of 40 samples that is mostly floor is no figure. That is why
 # the live runs of this lesson are judged by the kernel distance, and why papers take 50,000 samples.
 
 # %% [markdown] id=sure
@@ -772,7 +773,8 @@ with plots.figure(
     "of η = 1 stays above that of η = 0; in the middle they cross near 20 steps. Right, "
     "σ̂ comes down below all others at 1000 steps.",
     caption="Left and middle, this course's models with 95 % bootstrap intervals, and the "
-    "floor: what as many real images score. Right, Song's Table 1.",
+    "floor: what as many real images would score, reckoned from the held-out ones that there "
+    "are (of digits fewer than 300). Right, Song's Table 1.",
 ) as panels:
     for table, ax in zip(tables.values(), panels, strict=False):
         for place, row in enumerate(table.rows):
@@ -835,7 +837,7 @@ for name, table in tables.items():
             else "overlap"
         )
         print(
-            f"{name:<8} S = {steps:>4}: ours {few_steps.row_title(mine.cell.row):<8} the paper's {few_steps.row_title(theirs):<8} {apart}"
+            f"{name:<8} S = {steps:>4}: ours {few_steps.row_title(mine.cell.row)}, the paper's {few_steps.row_title(theirs)}; {apart}"
         )
 
 # %% [markdown] id=table-reading
@@ -915,7 +917,8 @@ with plots.figure(
     "hardly moves. Right, on a logarithmic axis, the Fréchet distance of the samples with error "
     "bars: it falls at every point, towards a dotted line, the floor.",
     caption="One training run. Left, the mean loss of the steps before; right, samples of the "
-    "averaged weights, with 95 % bootstrap intervals, and what as many real images score.",
+    "averaged weights, with 95 % bootstrap intervals, and what as many real images would score, "
+    "reckoned from the held-out ones.",
 ) as (left, ours):
     left.plot(trained, losses, marker="o")
     bars = [
@@ -948,7 +951,7 @@ print(
 # %% [markdown] id=budget-answer
 # <details><summary>Answer</summary>
 #
-# No. Most of the loss is noise that no network can guess; the part that the network can still win is a small share of it, and the samples show that part alone. So a loss curve that looks flat is no reason to stop; samples, or figures of samples, are. (In a run whose learning rate falls to 0, as here, the last steps also gain by that.)
+# No. On this axis the falls of the loss are small, but it falls at every point, and over the last doubling the distance of the samples fell by a far larger share. Part of what is left of the loss is noise that cannot be told from the image, whatever the network (lesson 03); how large a part, the curve does not say. So a loss curve that looks flat is no reason to stop; samples, or figures of samples, are. (In a run whose learning rate falls to 0, as here, the last steps also gain by that.)
 #
 # </details>
 
@@ -1049,7 +1052,7 @@ with plots.figure(
 # %% [markdown] id=extractor
 # ### Two extractors
 #
-# A figure sees what its features see. Take real held-out digits and spoil them in four ways. Judge them with the classifier's features, and with simple ones: the mean brightness of 16 patches. Each in units of its own floor, what the unspoilt images score.
+# A figure sees what its features see. Take real held-out digits and spoil them in four ways. Judge them with the classifier's features, and with simple ones: the mean brightness of 16 patches. Each in units of its own floor, what *as many* unspoilt images score: the last set has only half of the images, so its floor is the mean over a hundred random choices of as many.
 #
 # > **Predict before you run.** Will the two agree on what is worst?
 
@@ -1057,6 +1060,13 @@ with plots.figure(
 # %% id=extractor-run
 def patches(pixels):
     return avg_pool2d(pixels.double() / 255, 4).flatten(1)
+
+
+def floor_of(features, count, seen):
+    """The distance of `count` unspoilt images: the mean over a hundred random choices of them."""
+    choices = torch.Generator().manual_seed(1)
+    chosen = [torch.randperm(len(features), generator=choices)[:count] for _ in range(100)]
+    return sum(by_hand(features[one], seen) for one in chosen) / len(chosen)
 
 
 grain = torch.randn(test.pixels.shape, generator=generator)
@@ -1072,11 +1082,17 @@ extractors = {"classifier": judge.extract, "patches": patches}
 ratio = {}
 for name, extract in extractors.items():
     seen = extract(train.pixels).double()
-    floor = by_hand(extract(test.pixels).double(), seen)
+    unspoilt = extract(test.pixels).double()
+    counts = sorted({len(pixels) for pixels in spoilt.values()}, reverse=True)
+    floors = {count: floor_of(unspoilt, count, seen) for count in counts}
     ratio[name] = {
-        kind: by_hand(extract(pixels).double(), seen) / floor
+        kind: by_hand(extract(pixels).double(), seen) / floors[len(pixels)]
         for kind, pixels in spoilt.items()
     }
+    print(
+        f"{name:<11}floor: "
+        + ", ".join(f"{floor:.3f} of {count} images" for count, floor in floors.items())
+    )
     print(
         f"{name:<11}"
         + "   ".join(f"{kind} {value:6.1f}" for kind, value in ratio[name].items())
@@ -1102,7 +1118,8 @@ with plots.figure(
     2.9,
     alt="Grouped bars on a logarithmic axis: for each of the four spoilt sets, the distance in "
     "units of the floor by the classifier's features and by patches.",
-    caption="The distance of each spoilt set by the two extractors; dashed, the floor.",
+    caption="The distance of each spoilt set by the two extractors; dashed, the floor of as "
+    "many unspoilt images.",
 ) as ax:
     for i, (name, values) in enumerate(ratio.items()):
         places = [place + 0.38 * (i - 0.5) for place in range(len(values))]
@@ -1143,7 +1160,8 @@ hundred = torch.randperm(len(given), generator=generator)[:100]
 
 
 def report(extract, compare):
-    whole, small = extract(network, given, len(given)), extract(network, given, 20)
+    own = copy.deepcopy(network)  # whatever the code does to it
+    whole, small = extract(own, given, len(given)), extract(own, given, 20)
     asked = whole, whole[hundred], small
     moved = compare(features_train + 2 / math.sqrt(D), features_train)
     return [*(compare(one, features_train) for one in asked), moved]

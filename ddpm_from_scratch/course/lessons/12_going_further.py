@@ -457,7 +457,7 @@ plots.curves(
     "weight of the error of $x_0$",
     yscale="log",
     alt="Four curves over t on a logarithmic axis. Plain ε falls from ten thousand to less than a ten-thousandth. Plain v follows it and then levels off at 1. Plain x_0 is flat at 1. Min-SNR is flat at 5 and then follows plain ε.",
-    caption="Four losses in one currency. Plain ε and min-SNR agree at large t and part where an image is nearly clean; plain v is the one that still cares about x_0 at the noisy end.",
+    caption="Four losses in one currency. Plain ε and min-SNR agree at large t and part where an image is nearly clean; plain v and plain x_0 still care about x_0 at the noisy end.",
 )
 
 # %% [markdown] id=versus
@@ -548,7 +548,7 @@ plots.curves(
 # <details><summary>Answer</summary>
 #
 # $v$, in both seeds, and its samples are at the floor. The curves say why. At large $t$ nearly all of $x_t$ is noise, so $\varepsilon^* \approx x_t$: a network for ε must carry its own input through all its layers, to several digits, only to have
-# eq. 15 divide what is left of the error by $\sqrt{\bar\alpha_t}$. A network for $v$ is given that part for free: $\varepsilon = \sqrt{1-\bar\alpha_t}\,x_t + \sqrt{\bar\alpha_t}\,v$ has $x_t$ in it already, and the error of $v$ is made *smaller* by $\sqrt{\bar\alpha_t}$.
+# Ho eq. 15 divide what is left of the error by $\sqrt{\bar\alpha_t}$. A network for $v$ is given that part for free: $\varepsilon = \sqrt{1-\bar\alpha_t}\,x_t + \sqrt{\bar\alpha_t}\,v$ has $x_t$ in it already, and the error of $v$ is made *smaller* by $\sqrt{\bar\alpha_t}$.
 #
 # Min-SNR does not help here. It takes weight from small $t$, where the width of the narrow spots is decided, and gives nothing at large $t$, where ε has its trouble. On images the ranking may be another: there small $t$ decides what no eye sees. Measure on your
 # own data, convert to one currency, and run at least two seeds: where two seeds differ by as much as two losses do, the experiment has shown nothing.

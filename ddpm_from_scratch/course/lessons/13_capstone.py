@@ -134,7 +134,8 @@ written = {
 yours, parts = {}, []
 for number, function in written.items():
     exercise = exercises.get(number)
-    yours[number] = function is not exercise.reference and grade(exercise, function).status == "right"
+    verdict = grade(exercise, function)
+    yours[number] = verdict.status == "right" and not verdict.borrowed
     parts.append(function if yours[number] else exercise.reference)
     print(f"{exercise.name:<14} {'yours' if yours[number] else 'the course’s own'}")
 make_schedule, training_loss, train, ddpm_sample, ddim_sample = parts
@@ -254,7 +255,7 @@ with plots.figure(
 # %% [markdown] id=clinic
 # ## Bug clinic: three samplers from others
 #
-# Three people handed in their DDPM samplers. You do not see the code. Each was given the exact $\varepsilon^*$ of data $\mathcal N(0.5, 0.3^2)$, and each made something that looks like data.
+# Three people handed in their DDPM samplers. You do not see the code. Each was given the exact $\varepsilon^*$ of data $\mathcal N(0.5, 0.3^2)$, and the samples of each lie around the right mean.
 # One has another $\sigma$, one does not stop where it should, one never draws. Which is which?
 
 # %% id=clinic-table
@@ -322,7 +323,7 @@ print(f"{len(images):,} images of {images.shape[-2]} × {images.shape[-1]} pixel
 #
 # > **Predict before you run.** The rubric asks for less than 0.15. Will the loss end a little below that, or near 0.01? And will the two smaller learning rates at the end bring much, or little?
 #
-# Three calls of your `train`, with falling learning rates. The number of steps is fixed, so a slow machine takes longer and gets the same model. Half a minute on one thread of an ordinary processor.
+# Three calls of your `train`, with falling learning rates. The number of steps is fixed, so a slow machine takes longer; on another machine the figures may differ a little, since it rounds otherwise. Half a minute on one thread of an ordinary processor.
 
 # %% id=train
 stages = [(430, 4e-3), (150, 1e-3), (70, 2.5e-4)]
@@ -338,8 +339,8 @@ final_loss = sum(losses[-100:]) / 100
 # %% [markdown] id=training-answer
 # <details><summary>Answer</summary>
 #
-# A little below: most of what is left is a floor. The noise at small $t$ cannot be told from the image, whatever the network (lesson 03), so even the perfect one is far from 0. For the same reason the smaller learning rates bring little here,
-# and the samples gain more than the figure shows. Do not wait for 0: look at samples.
+# A little below, and on this axis the smaller learning rates bring little. Part of what is left is noise that cannot be told from the image, whatever the network, above all at small $t$ (lesson 03); how large a part, the curve does not say.
+# Nor does it say what a small fall is worth: in lesson 11 the samples gained much while the loss hardly fell. Do not wait for 0: look at samples.
 #
 # </details>
 
@@ -350,7 +351,7 @@ plots.curves(
     "training step",
     "loss",
     alt="The loss falls steeply in the first hundred steps, then slowly, and keeps jumping up and down a little.",
-    caption="The training loss. Most of what is left is a floor that no network can pass.",
+    caption="The training loss. After the steep fall at the start little happens on this axis; how far it could still fall, the curve does not say.",
 )
 
 # %% [markdown] id=sampling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -94,6 +95,9 @@ def test_answers_are_found_where_they_are(tmp_path: Path) -> None:
     assert (renamed.cell, renamed.expression) == (1, "mix")
     unchecked = answer(tmp_path, "x = 1", exercises.get("00.1").solution, "y = 2")
     assert (unchecked.cell, unchecked.expression) == (1, "blend")
+    by_name = answer(tmp_path, "def mix(a, b, c): return a", 'check(exercise_id="00.1", answer=mix)')
+    assert (by_name.cell, by_name.expression) == (1, "mix")
+    assert answer(tmp_path, "def mix(a, b, c): return a", 'check("00.1", answer=mix)').expression == "mix"
     assert answer(tmp_path, "%matplotlib inline\n!ls\n" + solved("00.1")).cell == 0
     example = answer(tmp_path, "def hasty(image, noise, amount):\n    return image", exercises.get("00.1").stub)
     assert (example.cell, example.blank) == (1, True)
@@ -107,6 +111,9 @@ def test_a_blank_answer_is_not_attempted_whatever_its_docstring(tmp_path: Path) 
     assert answer(tmp_path, stub.replace('"""', '"""My ', 1)).blank
     assert not answer(tmp_path, stub.replace("...", "return None")).blank
     assert not answer(tmp_path, solved("00.1")).blank
+    renamed = answer(tmp_path, exercises.get("00.1").stub, 'def mine(a, b, c): ...\nblend = mine\ncheck("00.1", blend)')
+    assert not renamed.blank and renamed.cell == 1
+    assert answer(tmp_path, "blend = 3", stub).blank
 
 
 def test_every_handed_out_lesson_is_blank_and_every_solved_one_is_not() -> None:
@@ -173,6 +180,32 @@ def test_the_edition_has_every_input_and_no_answer(lesson: str) -> None:
             assert open_anyway or hidden, f"{outside.id}: {one.__name__} enters the sandbox"
 
 
+@pytest.mark.parametrize("lesson", exercises.lessons())
+def test_the_edition_has_what_the_rest_of_the_course_imports_from_exercises(lesson: str) -> None:
+    """A name that is missing there would stop the cell in which a notebook imports the course."""
+    made = edition.exercise_modules(lesson)
+    hidden = {edition.PACKAGE / "course" / name for name in ("exercises", "lessons")}
+    asking = [path for path in edition.COURSE.rglob("*.py") if not hidden & set(path.parents)]
+    wanted = [edition._imports(ast.parse(path.read_text(encoding="utf-8"))) for path in asking]
+    assert any(wanted), "no module of the course imports from exercises any more: this test can go"
+    assert {module for names in wanted for module in names} <= made.keys()
+
+
+@pytest.mark.parametrize("lesson", ["06", "08"])
+def test_a_notebooks_first_cell_runs_in_the_edition(lesson: str, tmp_path: Path) -> None:
+    path = next((ROOT / "solutions").glob(f"{lesson}_*.ipynb"))
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    made = edition.make(tmp_path, lesson)
+    environment = {**os.environ, "PYTHONPATH": str(made)}
+    code = f"{first}\nimport ddpm_from_scratch\nprint(ddpm_from_scratch.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(str(tmp_path))
+
+
 def test_a_lessons_cells_may_import_answers_and_not_call_them() -> None:
     """Lessons show finished answers in later cells: such a cell is not to stop at its import."""
     module = loaded("03")
@@ -220,6 +253,7 @@ class Evil:
 
 VALUES = [
     *(None, True, 3, 2.5, float("inf"), "text", (1, [2.0, {"a": None}]), {"x": torch.ones(2)}, ()),
+    *(torch.tensor([1 + 2j, 3j]), torch.tensor(1j, dtype=torch.complex128)),
     *(torch.zeros(0, 3), torch.tensor(1.5, dtype=torch.float64), torch.arange(3), torch.ones(2, 3).t()),
 ]
 
@@ -244,6 +278,7 @@ def test_everything_else_comes_back_as_a_name() -> None:
         with pytest.raises(ValueError, match="too many parts"):
             plain.pack(value)
     assert plain.unpack(plain.pack(10**400)) is not None and len(plain.unpack(plain.pack("a" * 10**6))) == 2000
+    assert len(plain.unpack(plain.pack("a" * 10**6, longest=None))) == 10**6
 
 
 def test_forged_messages_are_refused() -> None:
@@ -440,6 +475,23 @@ def marks(rows: list[Row], student: str) -> str:
 
 
 @needs_sandbox
+def test_long_cells_and_odd_results_cost_no_marks(tmp_path: Path) -> None:
+    """All of a lesson in one cell of many lines; and a result of no form that is sent, before right answers."""
+    words = "# a long remark\n" * 300
+    merged = "\n".join([SETUP, words, *(solved(exercise.id) for exercise in exercises.of_lesson("00"))])
+    nested = (
+        "def blend(image, noise, amount):\n    return torch.quantize_per_tensor(image.float(), 1.0, 0, torch.qint8)"
+    )
+    odd = [SETUP, f'{nested}\ncheck("00.1", blend)', *HONEST[2:-1], "1 / 0\n" + solved("00.5")]
+    for name, cells in (("merged", [merged]), ("odd", odd)):
+        write_notebook(tmp_path / name / "00.ipynb", cells)
+        rows = judge.judge(tmp_path / name / "00.ipynb", name, "00.ipynb", tmp_path, Limits())
+        assert "(a cell stopped: ZeroDivisionError" in rows[-1].comment or name == "merged"
+        assert marks(rows, name) == ("✓ ✓ ✓ ✓ ✓" if name == "merged" else "✗ ✓ ✓ ✓ ?"), [row.comment for row in rows]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")], "no edition is left behind"
+
+
+@needs_sandbox
 def test_a_class_is_graded(tmp_path: Path) -> None:
     write_notebook(tmp_path / "class/honest/00.ipynb", HONEST)
     write_notebook(tmp_path / "class/hostile/00.ipynb", HOSTILE)
@@ -621,6 +673,14 @@ def test_every_write_is_whole_and_in_order(tmp_path: Path) -> None:
     for name in (gradebook.CSV, gradebook.TABLE, gradebook.JUNIT):
         assert (tmp_path / "book" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert len(list((tmp_path / "book").iterdir())) == 3
+
+
+def test_a_student_whose_name_is_no_text_gets_a_row(tmp_path: Path) -> None:
+    name = os.fsdecode(b"M\xfcller")
+    gradebook.write([*ROWS, Row(name, f"{name}/01.ipynb", status=Status.BROKEN, comment="no notebook")], tmp_path)
+    assert all(
+        "ller/01.ipynb" in (tmp_path / file).read_text(encoding="utf-8") for file in (gradebook.CSV, gradebook.TABLE)
+    )
 
 
 def test_an_ended_sandbox_is_told_in_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 `exercises/lNN.py` is cut down to what makes the inputs (and calls a class or a training step): references, mistakes,
 alternatives and hints are gone, and so is every function that only they used. Of other lessons' modules only what this
-one and the lesson's cells import is left.
+one, the lesson's cells and the rest of the course import is left.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def exercise_modules(lesson: str, asked: Collection[str] = ()) -> dict[str, str]
     bare = _bare_exercises(modules[own])
     needed = _closure(modules, {own: _used(bare)}, set())
     shown: Names = {}
-    for path in _sources("lessons", f"{lesson}_*.py"):
+    for path in [*_sources("lessons", f"{lesson}_*.py"), *_sources("widgets", "*.py"), *_sources(".", "*.py")]:
         for module, names in _imports(ast.parse(path.read_text(encoding="utf-8"))).items():
             shown.setdefault(module, set()).update(names)
     secret = {(own, name) for name in _answers(lesson, asked) - needed.get(own, set())}

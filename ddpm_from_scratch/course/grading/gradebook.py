@@ -170,5 +170,5 @@ def write(rows: Sequence[Row], folder: Path) -> None:
     in_order = sorted(rows, key=lambda row: (row.student, row.notebook, row.exercise))
     for name, text in ((CSV, as_csv(in_order)), (TABLE, as_table(in_order)), (JUNIT, as_junit(in_order))):
         partial = folder / f".{name}.part"
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no text
         os.replace(partial, folder / name)

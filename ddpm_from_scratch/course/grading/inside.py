@@ -140,8 +140,8 @@ def main(memory: int, disk: int, seconds: int) -> None:
             reply = ask(answer, request)
         try:
             send(replies, reply)
-        except ValueError as error:
-            send(replies, {"value": None, "error": ["ValueError", str(error)], "left": {}})
+        except Exception as error:  # whatever an answer may return that has no form to be sent in
+            send(replies, {"value": None, "error": [type(error).__name__, str(error)[:300]], "left": {}})
 
 
 if __name__ == "__main__":

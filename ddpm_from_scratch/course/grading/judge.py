@@ -100,13 +100,14 @@ def judge(path: Path, student: str, name: str, place: Path, limits: Limits, trus
         notebook = notebooks.read(path)
     except BrokenNotebook as broken:
         return [Row(student, name, status=Status.BROKEN, comment=str(broken))]
-    made = edition.make(Path(tempfile.mkdtemp(dir=place)), notebook.lesson)
-    made.chmod(0o755)
-    with Sandbox(made, limits, trust) as sandbox:
-        return [
-            Row(student, name, answer.exercise.id, answer.exercise.title, *verdict)
-            for answer, verdict in zip(notebook.answers, _verdicts(notebook, sandbox, made), strict=True)
-        ]
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        made = edition.make(Path(folder), notebook.lesson)
+        made.chmod(0o755)
+        with Sandbox(made, limits, trust) as sandbox:
+            return [
+                Row(student, name, answer.exercise.id, answer.exercise.title, *verdict)
+                for answer, verdict in zip(notebook.answers, _verdicts(notebook, sandbox, made), strict=True)
+            ]
 
 
 Verdict = tuple[Status, int | None, bool, str]
@@ -125,13 +126,13 @@ def _verdicts(notebook: StudentNotebook, sandbox: Sandbox, made: Path) -> list[V
         for n in range(last + 1):
             limit = sandbox.limits.cell_seconds
             reply = sandbox.request(limit + PATIENCE, do="run", source=notebook.cells[n], seconds=limit)
+            if reply.get("error"):
+                failed = f"{reply['error']!s:.60}: {reply.get('message', '')!s:.200}"
             for answer in pending[n]:
                 found[answer.exercise.id] = _verdict(answer, sandbox, failed)
             settled = [a.exercise.id for a in notebook.answers if a.cell is None or a.cell <= n]
             if pending[n] and edition.release(made, notebook.lesson, settled):
                 sandbox.request(sandbox.limits.cell_seconds, do="reload", lesson=notebook.lesson)
-            if reply.get("error"):
-                failed = f"{reply['error']!s:.60}: {reply.get('message', '')!s:.200}"
     except SandboxEnded as ended:
         stopped = f"not run to here: {ended}"
     return [found.get(answer.exercise.id) or _unasked(answer, stopped) for answer in notebook.answers]
@@ -154,7 +155,7 @@ def _verdict(answer: Answer, sandbox: Sandbox, failed: str) -> Verdict:
     if problem := found.get("problem"):
         if str(problem).startswith("NameError"):
             problem = f"no {answer.expression} where exercise {exercise.id} is checked: renamed?"
-        return Status.MISSING, None, False, f"{problem!s:.200}" + f" (an earlier cell stopped: {failed})" * bool(failed)
+        return Status.MISSING, None, False, f"{problem!s:.200}" + f" (a cell stopped: {failed})" * bool(failed)
     remote = Remote(**vars(exercise) | {"seconds": exercise.seconds + 2 * PATIENCE})
     verdict = grade(remote, RemoteAnswer(sandbox, exercise))
     if sandbox.ended:

@@ -162,27 +162,35 @@ def _answer(
 def _checks(tree: ast.Module | str, exercise_id: str) -> list[str]:
     """The second argument of each call `check("01.1", answer)`, as source."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)] if isinstance(tree, ast.Module) else []
-    return [
-        ast.unparse(call.args[1])
-        for call in calls
-        if getattr(call.func, "id", getattr(call.func, "attr", "")) == "check"
-        and len(call.args) == 2
-        and isinstance(call.args[0], ast.Constant)
-        and call.args[0].value == exercise_id
-    ]
+    given = []
+    for call in calls:
+        named = dict(zip(("exercise_id", "answer"), call.args, strict=False)) | {k.arg: k.value for k in call.keywords}
+        asked, answer = named.get("exercise_id"), named.get("answer")
+        is_check = getattr(call.func, "id", getattr(call.func, "attr", "")) == "check"
+        if is_check and answer is not None and isinstance(asked, ast.Constant) and asked.value == exercise_id:
+            given.append(ast.unparse(answer))
+    return given
 
 
 def _defines(tree: ast.Module | str, name: str) -> bool:
     """Whether a cell defines a function or class of that name, or assigns to it; an import is no answer."""
     if isinstance(tree, str):
         return False
-    stored = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
-    return _definition([tree], name) is not None or any(node.id == name for node in stored)
+    return _definition([tree], name) is not None or name in _stored(tree)
 
 
 def _definition(trees: list[ast.Module], name: str) -> Definition | None:
-    found = [n for tree in trees for n in ast.walk(tree) if isinstance(n, Definition) and n.name == name]
-    return found[-1] if found else None
+    """The function or class of that name, where none was assigned to it afterwards."""
+    last: Definition | None = None
+    for statement in (statement for tree in trees for statement in tree.body):
+        defined = [n for n in ast.walk(statement) if isinstance(n, Definition) and n.name == name]
+        assigned = isinstance(statement, ast.Assign | ast.AnnAssign) and name in _stored(statement)
+        last = defined[-1] if defined else None if assigned else last
+    return last
+
+
+def _stored(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def _is_blank(definition: Definition, exercise: Exercise) -> bool:

@@ -22,8 +22,8 @@ FRAME = 8
 """Bytes in front of a message in a pipe, which hold its length."""
 
 
-def pack(value: Any) -> bytes:
-    """The message for `value`.
+def pack(value: Any, longest: int | None = MAX_TEXT) -> bytes:
+    """The message for `value`, text in it cut to `longest` characters if that is a number.
 
     Raises:
         ValueError: more than `MAX_LEAVES` parts, or parts inside each other without end.
@@ -43,15 +43,16 @@ def pack(value: Any) -> bytes:
         if isinstance(item, float | np.floating):
             return ["it", float(item)]
         if isinstance(item, str):
-            return ["it", str(item)[:MAX_TEXT]]
+            return ["it", str(item)[:longest]]
         if isinstance(item, list | tuple):
             return ["tuple" if isinstance(item, tuple) else "list", [node(part, depth + 1) for part in item]]
         if isinstance(item, dict) and all(type(key) in (str, int) for key in item):
             return ["dict", [[key, node(part, depth + 1)] for key, part in item.items()]]
         if isinstance(item, Tensor) and item.layout == torch.strided and item.device.type == "cpu":
             name = str(len(tensors))
-            tensors[name] = item.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format)
-            return ["tensor", name]
+            plain = item.detach().as_subclass(Tensor).clone(memory_format=torch.contiguous_format)
+            tensors[name] = torch.view_as_real(plain) if plain.is_complex() else plain
+            return ["complex" if plain.is_complex() else "tensor", name]
         return ["other", type(item).__name__[:100]]
 
     text = json.dumps(node(value, 0)).encode()
@@ -85,6 +86,8 @@ def _value(tree: Any, tensors: dict[str, Tensor]) -> Any:
         return {_key(key): _value(part, tensors) for key, part in content}
     if kind == "tensor":
         return tensors[content]
+    if kind == "complex":
+        return torch.view_as_complex(tensors[content])
     if kind == "other":
         return stand_in(content)()
     raise ValueError(f"not a message: {kind!s:.20}")

@@ -192,7 +192,7 @@ class Sandbox:
         """
         if self.ended:
             raise SandboxEnded(self.ended)
-        message = plain.pack(request)
+        message = plain.pack(request, longest=None)
         by = min(time.monotonic() + seconds, self._end)
         self._write(len(message).to_bytes(plain.FRAME, "big") + message, by)
         reply = self._receive(by)

@@ -71,9 +71,11 @@ def _device(name: str) -> Any:
         mps = torch.backends.mps.is_available()
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     try:
-        torch.empty(1, device=name)
+        float(torch.zeros(1, device=name))
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here ({str(error).splitlines()[0]}): try --device cpu") from None
+        raise ValueError(
+            f"no device {name!r} that holds data here ({str(error).splitlines()[0]}): try --device cpu"
+        ) from None
     return torch.device(name)
 
 
@@ -108,8 +110,10 @@ def train(
     root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Read a folder's images as grey.")] = False,
-    widths: Annotated[str, typer.Option(help="Channels per resolution of the U-Net.")] = "32,64,128",
-    layers_per_block: Annotated[int, typer.Option(help="ResNet blocks per resolution.")] = 1,
+    widths: Annotated[
+        str | None, typer.Option(help="Channels per resolution of the U-Net; by default 32,64,128.")
+    ] = None,
+    layers_per_block: Annotated[int | None, typer.Option(help="ResNet blocks per resolution; by default 1.")] = None,
     conditional: Annotated[bool, typer.Option("--conditional", help="Condition on the dataset's labels.")] = False,
     prediction_type: Annotated[str, typer.Option(help="epsilon, sample or v_prediction.")] = "epsilon",
     beta_schedule: Annotated[str, typer.Option(help="linear, scaled_linear, squaredcos_cap_v2 or sigmoid.")] = "linear",
@@ -139,7 +143,6 @@ def train(
     from ddpm_from_scratch import training
     from ddpm_from_scratch.data import load_dataset
     from ddpm_from_scratch.models import small_unet
-    from ddpm_from_scratch.pipelines import DDPMPipeline
     from ddpm_from_scratch.schedulers import DDPMScheduler
 
     processes = training.processes()
@@ -158,14 +161,16 @@ def train(
         num_workers=_workers(data, processes) if num_workers is None else num_workers,
         seed=seed,
     )
+    if conditional and not data.classes:
+        raise ValueError(f"--conditional: {dataset} has no classes: leave it out, or put each class into a sub-folder")
     torch.manual_seed(seed)
     if init is not None:
-        model = DDPMPipeline.from_pretrained(init).unet
+        model = _initial_model(init, widths, layers_per_block, conditional, learned_variance)
     else:
         model = small_unet(
             data.shape,
-            _numbers("--widths", widths),
-            layers_per_block,
+            _numbers("--widths", widths or "32,64,128"),
+            1 if layers_per_block is None else layers_per_block,
             num_classes=len(data.classes) if conditional else None,
             learned_variance=learned_variance,
         )
@@ -179,9 +184,44 @@ def train(
         watchers.append(cb.Previews(output / "previews", preview_every))
     if tensorboard:
         watchers.append(cb.TensorBoard(output / "tensorboard"))
+    if resume and processes.is_main_process:
+        _say_if_anew(output)
     done = training.train(model, scheduler, data, config, output, watchers, resume)
     if processes.is_main_process:
         _finish_training(output, done, steps, half)
+
+
+def _say_if_anew(output: Path) -> None:
+    """Tells who resumes that there is nothing to resume; a saved model without a checkpoint is refused elsewhere."""
+    from ddpm_from_scratch.training import CHECKPOINT, holds_model
+
+    if not (output / CHECKPOINT).exists() and not holds_model(output):
+        typer.echo(f"{output} has no checkpoint to resume: starting anew.")
+
+
+def _initial_model(init: str, widths: str | None, layers: int | None, conditional: bool, learned_variance: bool) -> Any:
+    """The network of `--init`.
+
+    Raises:
+        ValueError: an option asks for another one.
+    """
+    from ddpm_from_scratch.pipelines import DDPMPipeline
+
+    model = DDPMPipeline.from_pretrained(init).unet
+    has = model.config
+    learns = has.out_channels == 2 * has.in_channels
+    wrong = {
+        f"--widths {widths}": widths and _numbers("--widths", widths) != list(has.block_out_channels),
+        f"--layers-per-block {layers}": layers is not None and layers != has.layers_per_block,
+        "--conditional": conditional and has.num_class_embeds is None,
+        "--learned-variance": learned_variance and not learns,
+    }
+    for option, differs in wrong.items():
+        if differs:
+            raise ValueError(f"{option} does not fit the model of --init {init}: leave it out, or start without --init")
+    if learns and not learned_variance:
+        raise ValueError(f"the model of --init {init} learns the variance: add --learned-variance")
+    return model
 
 
 def _finish_training(output: Path, done: int, steps: int, half: bool) -> None:
@@ -249,6 +289,7 @@ def sample(
             f"--label {label}: the model knows {'no classes' if classes is None else f'0 to {classes - 1}'}"
         )
 
+    _check_file(output)
     film = output.suffix.lower() == ".gif"
     kept = set(frame_steps(steps) if film else [steps - 1])
     paths: list[list[torch.Tensor]] = []
@@ -259,7 +300,7 @@ def sample(
             "callback": lambda step, t, x, x0, path=path: path.append(x.cpu()) if step in kept else None
         }
         if classes is not None:
-            options["class_labels"] = [label if label is not None else i % (classes - 1) for i in indices]
+            options["class_labels"] = [label if label is not None else i % max(1, classes - 1) for i in indices]
         if scheduler is SamplerName.ddim:
             options["eta"] = eta
         pipeline.set_progress_bar_config(desc=f"images {first + 1} to {indices[-1] + 1} of {num}", unit="step")
@@ -272,6 +313,18 @@ def sample(
     else:
         save_sheet(frames[-1], output, scale)
     typer.echo(f"{num} images in {output}")
+
+
+def _check_file(path: Path) -> None:
+    """Refuses an output that cannot be written, before there is work to lose."""
+    from ddpm_from_scratch.training import check_writable
+
+    if path.is_dir():
+        raise ValueError(f"--output {path} is a folder: give the name of a file")
+    if not path.exists():
+        check_writable(path.parent)
+    elif not os.access(path, os.W_OK):
+        raise ValueError(f"--output {path} may not be written over: choose another name")
 
 
 @app.command("eval")
@@ -503,12 +556,20 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
+        if _is_lack_of_memory(error):
+            _fail("not enough memory: lower --batch-size or --image-size", 1)
         if "DataLoader worker" in str(error):
             _fail(f"a process that loads images has ended ({str(error).splitlines()[0]}): try --num-workers 0", 1)
         if not hasattr(error, "format_message"):
             raise
         _fail(f"{error.format_message()} (--help lists the options)", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Python says it with a class, PyTorch's devices with words."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in said or "DefaultCPUAllocator" in said
 
 
 def _sentence(error: Exception) -> str:

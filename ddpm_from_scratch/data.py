@@ -178,7 +178,10 @@ def read_image(path: str | Path, channels: int = 3) -> Image.Image:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB" if channels == 3 else "L")
     except Exception as error:  # decoders raise many kinds on damaged files
-        raise ValueError(f"{path} cannot be read as an image ({error}): remove or repair it") from None
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}): remove or repair it (a run is "
+            "resumed only with as many images: replace it by a whole one)"
+        ) from None
 
 
 def load_dataset(

@@ -15,6 +15,7 @@ from ddpm_from_scratch import metrics
 from ddpm_from_scratch.classifier import FeatureClassifier, train_classifier
 from ddpm_from_scratch.data import ImageDataset, load_dataset, to_model_range
 from ddpm_from_scratch.hub import read_shapes, read_weights, write_weights
+from ddpm_from_scratch.training import check_writable
 
 SHIPPED = ("digits", "fashion")
 REFERENCE = "reference.safetensors"
@@ -194,10 +195,12 @@ def make_reference_classifier(
 
     Raises:
         FileNotFoundError, ConnectionError, ValueError: as `load_dataset` and `train_classifier`.
+        OSError: `output` cannot be written to.
     """
     train, test = (load_dataset(dataset, split, root, image_size) for split in ("train", "test"))
     if not isinstance(train, ImageDataset) or not isinstance(test, ImageDataset):
         raise ValueError(f"{dataset} is a folder of images: a classifier needs a dataset with labels and a test split")
+    check_writable(Path(output))
     began = time.process_time()
     classifier = train_classifier(train, epochs=epochs, seed=seed)
     minutes = (time.process_time() - began) / 60

@@ -8,6 +8,7 @@ depends on the number of processes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -27,14 +28,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ddpm_from_scratch import gaussian, schedules
+from ddpm_from_scratch.data import to_pixels
 from ddpm_from_scratch.models import UNet2DModel
-from ddpm_from_scratch.pipelines import DDPMPipeline
+from ddpm_from_scratch.pipelines import INDEX, DDPMPipeline
 from ddpm_from_scratch.schedulers import DDPMScheduler
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 CHECKPOINT = "checkpoint.pt"
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""What a closed terminal sends; Windows has none."""
 
 
 @dataclass(frozen=True)
@@ -417,8 +421,17 @@ def _check_same_run(state: dict[str, Any], now: dict[str, dict[str, Any]], path:
         raise ValueError(f"{path} has {state['step']} steps already, more than steps={now['config']['steps']}")
 
 
-def _check_writable(folder: Path) -> None:
-    """Makes the folder and tries to write in it, so that a run does not fail at its first checkpoint."""
+def holds_model(folder: Path) -> bool:
+    """Whether `train` would write over a saved model there."""
+    return (folder / INDEX).exists() or (folder / "unet").exists()
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the folder and tries to write in it, so that no work is done for nothing.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
     probe = folder / f".{CHECKPOINT}.new"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -477,9 +490,11 @@ def train(
 ) -> int:
     """Trains `model` in place (Ho algorithm 1) and leaves it with its averaged weights, on the device it trained on.
 
-    Runs on every process that `accelerate launch` or `torchrun` starts. An interrupt, a termination signal or
-    `StopTraining` ends it after the step with a checkpoint; calling again with `resume=True` continues to the bit.
-    So does any other exception from a callback, which is raised again once the checkpoint is written.
+    Runs on every process that `accelerate launch` or `torchrun` starts. An interrupt, a termination signal, a closed
+    terminal or `StopTraining` ends it after the step with a checkpoint; calling again with `resume=True` continues to
+    the bit.
+    So does any other exception from a callback or from loading an image, which is raised again once the checkpoint is
+    written.
     The model's mode (train or eval) and the global random state are afterwards as they were.
 
     Args:
@@ -495,14 +510,14 @@ def train(
 
     Raises:
         ValueError: a batch that does not divide among the processes, images or labels that the model does not take,
-            a checkpoint of another run, or one that would be overwritten; or as `processes`.
+            a checkpoint of another run, or one or a saved model that would be overwritten; or as `processes`.
         OSError: `output_dir` cannot be written to.
         TrainingDiverged: the gradient is no longer finite. The model keeps the weights it had before that step, its
             own and not the averaged ones; the last checkpoint is kept.
     """
     run = _Run(model, scheduler, dataset, config, None if output_dir is None else Path(output_dir), resume)
     with run.settings_kept(), _stop_on_signal() as stop:
-        for batch in run.batches:
+        for batch in run.loaded():
             x0, noise, t, labels = run.prepare(*batch)
             with run.precision():
                 loss = diffusion_loss(run.network, scheduler, x0, noise, t, labels, config.snr_gamma)
@@ -549,7 +564,7 @@ class _Run:
         share = config.batch_size // n
         self.positions = range(rank * share, (rank + 1) * share)
         if folder is not None and self.is_main:
-            _check_writable(folder)
+            check_writable(folder)
         state = None if folder is None else self._saved_state(folder, resume)
 
         self.bf16 = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and bf16_is_fast(self.device))
@@ -596,6 +611,8 @@ class _Run:
     def _saved_state(self, folder: Path, resume: bool) -> dict[str, Any] | None:
         state = load_checkpoint(folder)
         if state is None:
+            if holds_model(folder):
+                raise ValueError(f"{folder} holds a finished model without a checkpoint: choose another folder")
             return None
         if not resume:
             raise ValueError(f"{folder} holds a checkpoint of step {state['step']}: resume it, or choose another")
@@ -619,6 +636,15 @@ class _Run:
     def _random_sources(self) -> list[Any]:
         """The modules whose global random state dropout draws from."""
         return [torch] if self.device.type == "cpu" else [torch, torch.get_device_module(self.device)]
+
+    def loaded(self) -> Iterator[tuple[Tensor, Tensor, Draw]]:
+        """The batches; where one cannot be loaded, the steps done are kept in a checkpoint."""
+        try:
+            yield from self.batches
+        except Exception:
+            if self.done:
+                self.checkpoint()
+            raise
 
     def precision(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
@@ -732,27 +758,53 @@ def _check_fits(dataset: Any, model: UNet2DModel, config: TrainingConfig) -> dic
         raise ValueError(f"the model takes images of shape {[channels, *sides]}, the dataset's are {shape}")
     if config.label_dropout and model.config.num_class_embeds is None:
         raise ValueError(f"label_dropout={config.label_dropout} needs a class-conditional model (num_class_embeds)")
-    return {"images": len(dataset), "shape": shape}
+    return {"images": len(dataset), "shape": shape} | _fingerprint(dataset)
+
+
+def _fingerprint(dataset: Any) -> dict[str, str]:
+    """A hash of eight images' 8-bit pixels; nothing where an image is not the same when it is read again."""
+    first, second = (_hash(dataset), _hash(dataset))
+    return {"pixels": first} if first == second else {}
+
+
+def _hash(dataset: Any) -> str:
+    """Of eight images, spread over the dataset."""
+    found = hashlib.sha256()
+    for index in sorted({i * (len(dataset) - 1) // 7 for i in range(8)}):
+        found.update(to_pixels(dataset[index][0]).cpu().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
     """A Ctrl-C or a launcher's signal reaches every process; those that load images go on until the step is done."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _stopping_signals():
         signal.signal(number, signal.SIG_IGN)
+
+
+def _stopping_signals() -> list[signal.Signals]:
+    """Ctrl-C, termination, and a closed terminal unless it is ignored (nohup)."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
+        numbers.append(HANGUP)
+    return numbers
 
 
 @contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a termination signal sets, so that a step is never cut in two; a second one is obeyed."""
+    """An event that a signal sets, so that a step is never cut in two.
+
+    A second one is obeyed at once, but for that of a closed terminal: shell and kernel both send it.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in _stopping_signals()}
 
     def request(number: int, frame: FrameType | None) -> None:
         event.set()
-        signal.signal(number, previous[signal.Signals(number)])
+        if number != HANGUP:
+            signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:
         signal.signal(number, request)

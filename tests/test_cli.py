@@ -7,13 +7,26 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from PIL import Image
 
-from ddpm_from_scratch import DDIMPipeline, UNet2DModel, cli, few_steps, hub, images, judges, load_dataset, training
+from ddpm_from_scratch import (
+    DDIMPipeline,
+    DDIMScheduler,
+    UNet2DModel,
+    cli,
+    few_steps,
+    hub,
+    images,
+    judges,
+    load_dataset,
+    reference,
+    training,
+)
+from ddpm_from_scratch.models import small_unet
 
 TINY = ["--dataset", "digits", "--widths", "16", "--batch-size", "4", "--preview-every", "0", "--warmup-steps", "0"]
 
@@ -80,6 +93,14 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["train", "--dataset", "digits", "--output", "x", "--widths", "32,64,128,256,512"], "halved"),
         (["train", "--dataset", "digits", "--output", "x", "--steps", "0"], "steps"),
         (["train", "--dataset", "digits"], "--output"),
+        (["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--conditional"], "--conditional does"),
+        (
+            ["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--learned-variance"],
+            "not fit the mod",
+        ),
+        (["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--widths", "16"], "--widths 16 does"),
+        (["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--layers-per-block", "9"], "-block 9"),
+        (["sample", "digits", "--device", "meta"], "holds data"),
         (["eval", "digits", "--classifier", "fashion", "--num", "4"], "trained on digits"),
         (["eval", "fashion", "--classifier", "digits"], "trained on"),
         (["eval", "digits", "--dataset", "mnist", "--table", "bits"], "trained on digits"),
@@ -124,6 +145,76 @@ def test_trains_resumes_to_the_bit_and_starts_from_another_model(ddpm, trained: 
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
 
 
+def test_a_resume_without_a_checkpoint_says_that_it_starts_anew(ddpm, tmp_path: Path) -> None:
+    run = ["train", *TINY, "--output", tmp_path / "out", "--resume"]
+    assert "no checkpoint to resume: starting anew" in ddpm(*run, "--steps", 1)[1]
+    assert "anew" not in ddpm(*run, "--steps", 2)[1]
+    (tmp_path / "out" / training.CHECKPOINT).unlink()
+    code, out, err = ddpm(*run, "--steps", 2)
+    assert code == 1 and "finished model without a checkpoint" in err and "anew" not in out
+
+
+def test_the_variance_of_the_first_model_is_learned_on(ddpm, tmp_path: Path) -> None:
+    learned, follower = tmp_path / "learned", ["--steps", 1, "--output", tmp_path / "follower"]
+    assert ddpm("train", *TINY, "--steps", 1, "--learned-variance", "--output", learned)[0] == 0
+    code, _, err = ddpm("train", *TINY, *follower, "--init", learned)
+    assert code == 1 and "add --learned-variance" in err and len(err.splitlines()) == 1
+    assert ddpm("train", *TINY, *follower, "--init", learned, "--learned-variance")[0] == 0
+
+
+def test_a_folder_without_classes_trains_no_conditional_model(ddpm, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    options = ["--image-size", 8, "--widths", "16", "--steps", 1, "--conditional", "--output", tmp_path / "out"]
+    code, _, err = ddpm("train", "--dataset", tmp_path, *options)
+    assert code == 1 and f"--conditional: {tmp_path} has no classes" in err and not (tmp_path / "out").exists()
+
+
+def test_a_model_of_one_class_is_sampled(ddpm, tmp_path: Path) -> None:
+    network = small_unet((1, 8, 8), (16,), num_classes=0)
+    DDIMPipeline(network, DDIMScheduler()).save_pretrained(tmp_path / "model")
+    sheet = tmp_path / "x.png"
+    assert ddpm("sample", tmp_path / "model", "--num", 2, "--steps", 1, "--output", sheet)[0] == 0 and sheet.is_file()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("folder.png", "folder.png is a folder: give the name of a file"),
+        ("file/a.png", "cannot write in file (File exists): choose another output folder"),
+        ("file/under/a.png", "cannot write in file/under (Not a directory): choose another output folder"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_sampling(
+    ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(DDIMPipeline, "__call__", lambda *_, **__: pytest.fail("images were made"))
+    code, _, err = ddpm("sample", "digits", "--num", 1, "--steps", 1, "--output", output)
+    assert code == 1 and err.startswith("ddpm: ") and err.endswith(said)
+
+
+def test_a_classifiers_folder_is_tried_before_training(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(reference, "train_classifier", lambda *_, **__: pytest.fail("a classifier was trained"))
+    code, _, err = ddpm("train-classifier", "--dataset", "digits", "--output", tmp_path / "file")
+    assert code == 1 and err.endswith("choose another output folder")
+
+
+def full_gpu(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has a total capacity of 1 GiB.")
+
+
+@pytest.mark.parametrize(
+    "fault", [lambda *_: torch.empty(2**60, dtype=torch.uint8), lambda *_: bytearray(2**60), full_gpu]
+)
+def test_too_little_memory_is_one_line(ddpm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: Any) -> None:
+    monkeypatch.setattr(training, "train", fault)
+    code, _, err = ddpm("train", *TINY, "--output", tmp_path / "out")
+    assert code == 1 and err == "ddpm: not enough memory: lower --batch-size or --image-size"
+
+
 def test_half_precision_is_stored_where_asked(ddpm, tmp_path: Path) -> None:
     assert ddpm("train", *TINY, "--steps", 1, "--half", "--output", tmp_path / "half")[0] == 0
     files = hub.weight_files(tmp_path / "half" / "unet")
@@ -134,12 +225,13 @@ def test_half_precision_is_stored_where_asked(ddpm, tmp_path: Path) -> None:
 def test_a_damaged_image_is_named_whoever_reads_it(ddpm, tmp_path: Path, workers: int) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    Image.new("RGB", (8, 8)).save(folder / "a.png")
-    (folder / "b.png").write_bytes(b"not an image")
-    options = ["--image-size", 8, "--widths", "16", "--batch-size", 2, "--preview-every", 0, "--num-workers", workers]
+    for name in "abcdefghijkl":
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    (folder / "c.png").write_bytes(b"not an image")  # not among the eight that are looked at before training
+    options = ["--image-size", 8, "--widths", "16", "--batch-size", 12, "--preview-every", 0, "--num-workers", workers]
     code, _, said = ddpm("train", "--dataset", folder, "--steps", 2, *options, "--output", tmp_path / "out")
-    assert code == 1 and said.startswith(f"ddpm: {folder / 'b.png'} cannot be read as an image")
-    assert said.endswith("remove or repair it") and "Traceback" not in said
+    assert code == 1 and said.startswith(f"ddpm: {folder / 'c.png'} cannot be read as an image")
+    assert said.endswith("replace it by a whole one)") and "Traceback" not in said
 
 
 def test_a_loading_process_that_ends_is_one_line(ddpm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

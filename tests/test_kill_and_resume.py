@@ -99,10 +99,12 @@ def test_killed_at_random_moments_until_it_is_through(whole: Path, tmp_path: Pat
     assert_same_run(whole, tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly(whole: Path, tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and launchers reach the whole process group, those that load images too."""
+    """Ctrl-C, launchers and a closed terminal reach the whole process group, those that load images too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     process = start(tmp_path, pause=0.1, num_workers=1)
+    signal.signal(signal.SIGHUP, before)
     wait_for_step(tmp_path, process, 2)
     os.killpg(process.pid, number)
     out, err = process.communicate()

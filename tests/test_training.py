@@ -537,11 +537,45 @@ def test_a_checkpoint_is_not_overwritten_by_another_run(tmp_path: Path) -> None:
         ({"scheduler": DDPMScheduler(beta_end=0.01)}, "scheduler: beta_end was 0.02, is 0.01"),
         ({"model": small_model(layers_per_block=2)}, "unet: layers_per_block was 1, is 2"),
         ({"data": digits(23)}, "dataset: images was 24, is 23"),
+        ({"data": negative(digits())}, "dataset: pixels was"),
     ]
     for changes, message in refused:
         with pytest.raises(ValueError, match=message):
             run(tmp_path, resume=True, **{"steps": 2, **changes})
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def negative(data: ImageDataset) -> ImageDataset:
+    """Other images, as many and as large."""
+    return ImageDataset(255 - data.pixels, data.labels, data.classes, data.name)
+
+
+def test_images_that_change_when_read_again_do_not_bar_a_resume(tmp_path: Path) -> None:
+    """Such as those that a dataset crops at random."""
+
+    class Restless(ImageDataset):
+        reads = 0
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            self.reads += 1
+            return torch.full((1, 8, 8), self.reads % 100 / 100), 0
+
+    data = Restless(digits().pixels, digits().labels)
+    run(tmp_path, data=data, callbacks=[stop_at(2)])
+    assert saved(tmp_path)["dataset"] == {"images": 24, "shape": [1, 8, 8]}
+    run(tmp_path, data=data, resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_model_without_a_checkpoint_is_not_overwritten(tmp_path: Path, resume: bool) -> None:
+    run(tmp_path, steps=1)
+    (tmp_path / CHECKPOINT).unlink()
+    for left in ("all of it", "the network alone"):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(ValueError, match="holds a finished model without a checkpoint: choose another folder"):
+            run(tmp_path, small_model(seed=1), steps=1, resume=resume)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before, left
+        (tmp_path / "model_index.json").unlink(missing_ok=True)
 
 
 def test_what_is_no_checkpoint_is_refused_and_kept(tmp_path: Path) -> None:
@@ -663,6 +697,74 @@ def test_an_error_in_a_callback_does_not_lose_the_run(tmp_path: Path) -> None:
     assert not differences(weights(run(tmp_path, resume=True)), weights(run()))
 
 
+LOOKED_AT = {i * 23 // 7 for i in range(8)}
+"""Those of 24 images whose pixels a checkpoint remembers."""
+
+
+class Fragile(ImageDataset):
+    """Digits of which one cannot be read, until it is repaired."""
+
+    broken: int | None = None
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == self.broken:
+            raise ValueError(f"image {index} cannot be read")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_does_not_lose_the_run(tmp_path: Path, workers: int) -> None:
+    """The last image of the order: three steps of eight make an epoch, so the third step asks for it."""
+    last = list(GlobalBatches(24, config(steps=3), 0, range(8)))[-1]
+    data = Fragile(digits().pixels, digits().labels)
+    data.broken = next(index for index in last if index not in LOOKED_AT)
+    with pytest.raises(ValueError, match="cannot be read"):
+        run(tmp_path, data=data, num_workers=workers)
+    assert saved(tmp_path)["step"] == 2
+    data.broken = None
+    assert not differences(weights(run(tmp_path, data=data, resume=True)), weights(run()))
+
+
+def test_an_image_that_cannot_be_read_at_first_leaves_no_checkpoint(tmp_path: Path) -> None:
+    data = Fragile(digits().pixels, digits().labels)
+    first = next(iter(GlobalBatches(24, config(), 0, range(8))))
+    data.broken = next(index for index in first if index not in LOOKED_AT)
+    with pytest.raises(ValueError, match="cannot be read"):
+        run(tmp_path, data=data)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+@contextmanager
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """Within it the signal is handled so, however the tests were started."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_closed_terminal_ends_the_run_after_the_step(tmp_path: Path) -> None:
+    """Shell and kernel both say so: a second signal cuts nothing short."""
+
+    def hang_up(progress: Progress) -> None:
+        if progress.step == 2:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+
+    with handled(signal.SIGHUP, signal.default_int_handler):  # which would raise KeyboardInterrupt
+        run(tmp_path, callbacks=[hang_up])
+        assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
+    assert saved(tmp_path)["step"] == 2
+
+
+def test_a_closed_terminal_is_ignored_under_nohup(tmp_path: Path) -> None:
+    with handled(signal.SIGHUP, signal.SIG_IGN):
+        run(tmp_path, callbacks=[lambda progress: signal.raise_signal(signal.SIGHUP)])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert saved(tmp_path)["step"] == 6
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step(tmp_path: Path, number: signal.Signals) -> None:
     def interrupt(progress: Progress) -> None:
@@ -704,7 +806,7 @@ def surroundings() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "numpy": np.random.get_state()[1].tobytes(),  # type: ignore[union-attr]
-        "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)],
+        "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "threads": torch.get_num_threads(),
         "grad": torch.is_grad_enabled(),
         "autocast": torch.is_autocast_enabled("cpu"),

@@ -871,7 +871,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 #
 # The lines *S against S* (digits) ask the question of the title, but where a row of $\eta$ has drifted (third error of the next section) they are a trap: ten steps of $\eta = 0$ come out *better* than a thousand. Compare with $S = 50$ instead: there both rows of $\eta$ are lower than at ten, with every seed. So ten steps come near, and do not do the whole work. For $\hat\sigma$, which does not drift, ten are far from a thousand.
 #
-# On `fashion` $\eta = 0$ is lower than $\eta = 1$ in every column that was made: at ten steps clear of the intervals, at fifty with every seed. At twenty the intervals overlap, and there is one seed only. And fifty steps of either are far better than ten.
+# On `fashion` $\eta = 0$ is lower than $\eta = 1$ up to fifty steps: at ten clear of the intervals, at fifty with every seed. At twenty the intervals overlap, and there is one seed only. At a hundred $\eta = 1$ has the lower figure; the intervals overlap, and there is one seed, so this is not settled either. And fifty steps of either are far better than ten.
 #
 # The share that is recognised with confidence is another measure, and it need not agree. It asks whether each image is a plain digit; the Fréchet distance asks whether the images together are *spread* like the real ones. A sampler that draws plain and similar digits gains in the one and loses in the other. Here too the ± tells whether there is anything to explain.
 #

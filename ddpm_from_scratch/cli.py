@@ -142,7 +142,6 @@ def train(
     from ddpm_from_scratch import callbacks as cb
     from ddpm_from_scratch import training
     from ddpm_from_scratch.data import load_dataset
-    from ddpm_from_scratch.models import small_unet
     from ddpm_from_scratch.schedulers import DDPMScheduler
 
     processes = training.processes()
@@ -167,13 +166,7 @@ def train(
     if init is not None:
         model = _initial_model(init, widths, layers_per_block, conditional, learned_variance)
     else:
-        model = small_unet(
-            data.shape,
-            _numbers("--widths", widths or "32,64,128"),
-            1 if layers_per_block is None else layers_per_block,
-            num_classes=len(data.classes) if conditional else None,
-            learned_variance=learned_variance,
-        )
+        model = _new_model(data, widths, layers_per_block, conditional, learned_variance)
     scheduler = DDPMScheduler(
         beta_schedule=beta_schedule,
         prediction_type=prediction_type,
@@ -197,6 +190,19 @@ def _say_if_anew(output: Path) -> None:
 
     if not (output / CHECKPOINT).exists() and not holds_model(output):
         typer.echo(f"{output} has no checkpoint to resume: starting anew.")
+
+
+def _new_model(data: Any, widths: str | None, layers: int | None, conditional: bool, learned_variance: bool) -> Any:
+    """The network that the options ask for, as it comes from initialisation."""
+    from ddpm_from_scratch.models import small_unet
+
+    return small_unet(
+        data.shape,
+        _numbers("--widths", widths or "32,64,128"),
+        1 if layers is None else layers,
+        num_classes=len(data.classes) if conditional else None,
+        learned_variance=learned_variance,
+    )
 
 
 def _initial_model(init: str, widths: str | None, layers: int | None, conditional: bool, learned_variance: bool) -> Any:
@@ -263,7 +269,6 @@ def sample(
     import torch
 
     from ddpm_from_scratch.images import frame_steps, save_gif, save_sheet
-    from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline
     from ddpm_from_scratch.training import seeded
 
     if output.suffix.lower() not in (".png", ".gif"):
@@ -272,15 +277,7 @@ def sample(
         raise ValueError("--num, --batch-size and --scale must be at least 1 (scale at most 32), --seed at least 0")
     if eta and scheduler is SamplerName.ddpm:
         raise ValueError("--eta belongs to --scheduler ddim")
-    loaded = DDPMPipeline.from_pretrained(model)
-    changes = {} if spacing is None else {"timestep_spacing": str(spacing)}
-    loaded.scheduler = type(loaded.scheduler).from_config(loaded.scheduler.config, **changes)
-    pipeline_class = DDIMPipeline if scheduler is SamplerName.ddim else DDPMPipeline
-    if scheduler is SamplerName.ddpm:
-        from ddpm_from_scratch.schedulers import DDPMScheduler
-
-        loaded.scheduler = DDPMScheduler.from_config(loaded.scheduler.config)
-    pipeline = pipeline_class(loaded.unet, loaded.scheduler).to(_device(device))
+    pipeline = _sampling_pipeline(model, scheduler, spacing).to(_device(device))
     if steps is None:
         steps = len(pipeline.scheduler) if scheduler is SamplerName.ddpm else min(50, len(pipeline.scheduler))
     classes = pipeline.unet.config.num_class_embeds
@@ -313,6 +310,18 @@ def sample(
     else:
         save_sheet(frames[-1], output, scale)
     typer.echo(f"{num} images in {output}")
+
+
+def _sampling_pipeline(model: str, scheduler: SamplerName, spacing: Spacing | None) -> Any:
+    """The model with the sampler asked for, of its own schedule."""
+    from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline
+    from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
+
+    loaded = DDPMPipeline.from_pretrained(model)
+    changes: dict[str, Any] = {} if spacing is None else {"timestep_spacing": str(spacing)}
+    if scheduler is SamplerName.ddim:
+        return DDIMPipeline(loaded.unet, DDIMScheduler.from_config(loaded.scheduler.config, **changes))
+    return DDPMPipeline(loaded.unet, DDPMScheduler.from_config(loaded.scheduler.config, **changes))
 
 
 def _check_file(path: Path) -> None:

@@ -763,7 +763,7 @@ def _check_fits(dataset: Any, model: UNet2DModel, config: TrainingConfig) -> dic
 
 def _fingerprint(dataset: Any) -> dict[str, str]:
     """A hash of eight images' 8-bit pixels; nothing where an image is not the same when it is read again."""
-    first, second = (_hash(dataset), _hash(dataset))
+    first, second = _hash(dataset), _hash(dataset)
     return {"pixels": first} if first == second else {}
 
 

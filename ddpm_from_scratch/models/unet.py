@@ -289,7 +289,7 @@ class UNet2DModel(ModelMixin):
             `UNet2DOutput` with `.sample`, (B, out_channels, H, W).
 
         Raises:
-            ValueError: a shape that does not fit, labels missing or not expected.
+            ValueError: a shape or dtype that does not fit, labels missing, not expected, or no classes of this model.
         """
         self._check_sample(sample)
         if self.config.center_input_sample:

@@ -123,7 +123,7 @@ class Scheduler(ConfigMixin):
         self.num_inference_steps = len(table)
         self.custom_timesteps = timesteps is not None
         self.timesteps = torch.tensor(table, dtype=torch.int64)
-        self._timesteps = self.timesteps.to(device=device)
+        self._timesteps = self.timesteps.to(device=device)  # their order is known by now: a GPU need not be asked
 
     def _spaced_timesteps(self, n: int) -> list[int]:
         """`n` timesteps placed by `timestep_spacing`, largest first (Lin et al. 2024, table 2)."""

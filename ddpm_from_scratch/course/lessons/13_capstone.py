@@ -340,7 +340,7 @@ final_loss = sum(losses[-100:]) / 100
 # <details><summary>Answer</summary>
 #
 # A little below, and on this axis the smaller learning rates bring little. Part of what is left is noise that cannot be told from the image, whatever the network, above all at small $t$ (lesson 03); how large a part, the curve does not say.
-# Nor does it say what a small fall is worth: in lesson 11 the samples gained much while the loss hardly fell. Do not wait for 0: look at samples.
+# Nor does it say what a small fall is worth: in lesson 11 the distance of the samples fell by a far larger share than the loss. Do not wait for 0: look at samples.
 #
 # </details>
 

@@ -106,7 +106,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in the output folder.")
     ] = False,
-    init: Annotated[str | None, typer.Option(help="Start from the weights of this model, with its shape.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from the weights of this model, with its shape and schedule.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Read a folder's images as grey.")] = False,
@@ -115,8 +117,13 @@ def train(
     ] = None,
     layers_per_block: Annotated[int | None, typer.Option(help="ResNet blocks per resolution; by default 1.")] = None,
     conditional: Annotated[bool, typer.Option("--conditional", help="Condition on the dataset's labels.")] = False,
-    prediction_type: Annotated[str, typer.Option(help="epsilon, sample or v_prediction.")] = "epsilon",
-    beta_schedule: Annotated[str, typer.Option(help="linear, scaled_linear, squaredcos_cap_v2 or sigmoid.")] = "linear",
+    prediction_type: Annotated[
+        str | None, typer.Option(help="epsilon, sample or v_prediction; by default that of --init, or epsilon.")
+    ] = None,
+    beta_schedule: Annotated[
+        str | None,
+        typer.Option(help="linear, scaled_linear, squaredcos_cap_v2 or sigmoid; by default that of --init, or linear."),
+    ] = None,
     learned_variance: Annotated[bool, typer.Option("--learned-variance", help="Learn the variance too.")] = False,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 10_000,
     batch_size: Annotated[int, typer.Option(help="Images per step, over all processes.")] = 128,
@@ -164,13 +171,16 @@ def train(
         raise ValueError(f"--conditional: {dataset} has no classes: leave it out, or put each class into a sub-folder")
     torch.manual_seed(seed)
     if init is not None:
-        model = _initial_model(init, widths, layers_per_block, conditional, learned_variance)
+        model, schedule = _initial_model(init, widths, layers_per_block, conditional, learned_variance)
     else:
-        model = _new_model(data, widths, layers_per_block, conditional, learned_variance)
-    scheduler = DDPMScheduler(
-        beta_schedule=beta_schedule,
-        prediction_type=prediction_type,
-        variance_type="learned_range" if learned_variance else "fixed_small",
+        model, schedule = _new_model(data, widths, layers_per_block, conditional, learned_variance), {}
+    chosen: dict[str, Any] = {
+        "beta_schedule": beta_schedule,
+        "prediction_type": prediction_type,
+        "variance_type": "learned_range" if learned_variance else None,
+    }
+    scheduler = DDPMScheduler.from_config(
+        schedule, **{key: value for key, value in chosen.items() if value is not None}
     )
     watchers: list[training.Callback] = [cb.ProgressBar(), cb.LogFile(output / "log.csv")]
     if preview_every:
@@ -205,16 +215,18 @@ def _new_model(data: Any, widths: str | None, layers: int | None, conditional: b
     )
 
 
-def _initial_model(init: str, widths: str | None, layers: int | None, conditional: bool, learned_variance: bool) -> Any:
-    """The network of `--init`.
+def _initial_model(
+    init: str, widths: str | None, layers: int | None, conditional: bool, learned_variance: bool
+) -> tuple[Any, Any]:
+    """The network of `--init`, and the configuration of its scheduler.
 
     Raises:
         ValueError: an option asks for another one.
     """
     from ddpm_from_scratch.pipelines import DDPMPipeline
 
-    model = DDPMPipeline.from_pretrained(init).unet
-    has = model.config
+    loaded = DDPMPipeline.from_pretrained(init)
+    has = loaded.unet.config
     learns = has.out_channels == 2 * has.in_channels
     wrong = {
         f"--widths {widths}": widths and _numbers("--widths", widths) != list(has.block_out_channels),
@@ -227,7 +239,7 @@ def _initial_model(init: str, widths: str | None, layers: int | None, conditiona
             raise ValueError(f"{option} does not fit the model of --init {init}: leave it out, or start without --init")
     if learns and not learned_variance:
         raise ValueError(f"the model of --init {init} learns the variance: add --learned-variance")
-    return model
+    return loaded.unet, loaded.scheduler.config
 
 
 def _finish_training(output: Path, done: int, steps: int, half: bool) -> None:
@@ -521,8 +533,8 @@ def grade(
     from ddpm_from_scratch.course.grading import gradebook
     from ddpm_from_scratch.course.grading.sandbox import Limits
 
-    if jobs < 0 or seconds <= 0 or memory < 100:
-        raise ValueError("--jobs must be at least 0, --seconds above 0, --memory at least 100")
+    if jobs < 0 or not 0 < seconds <= 86_400 or memory < 100:
+        raise ValueError("--jobs must be at least 0, --seconds above 0 and at most a day, --memory at least 100")
     place = output or folder
     limits = Limits(seconds=seconds, memory=memory)
     files = f"{place}: {gradebook.CSV}, {gradebook.TABLE}, {gradebook.JUNIT}"
@@ -530,7 +542,7 @@ def grade(
         try:
             rows = grading.grade_folder(folder, place, limits, jobs, trust, lambda name: bar.update())
         except KeyboardInterrupt:
-            _fail(f"stopped: what was graded so far is in {files}", 130)
+            _fail(f"stopped: what was graded so far is in {files}" if bar.n else "stopped before any was graded", 130)
     typer.echo(gradebook.as_table(rows))
     typer.echo(f"Gradebook in {files}")
 

@@ -133,23 +133,23 @@ class ConfigMixin:
         return self._internal_config
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+    def from_config(cls, config: dict[str, Any] | str | Path, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """An instance from another object's `config` or a loaded JSON dictionary.
 
         Keys left at their default in the source take this class's default; keys this class does not know are kept
         in `config`, so that a round trip through another class loses nothing.
 
         Args:
-            config: a dictionary.
+            config: a dictionary, or the folder that holds it as `config_name`.
             return_unused_kwargs: also return the dictionary of keys that were not used.
             kwargs: values that override `config`.
 
         Raises:
-            TypeError: `config` is not a dictionary, or an override has a name that this class does not know.
+            TypeError: `config` is neither, or an override has a name that this class does not know.
             ValueError: a value of the wrong type or out of range.
+            FileNotFoundError: no such file.
         """
-        if not isinstance(config, Mapping):
-            raise TypeError(f"from_config takes a dict, got {type(config).__name__}: from_pretrained takes folders")
+        config = config if isinstance(config, Mapping) else read_json(Path(config) / cls.config_name)
         left_at_default = set(config.get("_use_default_values", ()))
         accepted = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         given = {k: v for k, v in config.items() if not k.startswith("_") and k not in left_at_default}
@@ -187,9 +187,7 @@ class ConfigMixin:
         head = {"_class_name": type(self).__name__, "_diffusers_version": DIFFUSERS_VERSION}
         return json.dumps({**head, **values}, indent=2, sort_keys=True) + "\n"
 
-    def to_json_string(self) -> str:
-        """`to_json` under Diffusers' name."""
-        return self.to_json()
+    to_json_string = to_json  # Diffusers' name
 
     def save_config(self, save_directory: str | Path) -> None:
         """Writes `config_name` into the folder, which is made if missing."""

@@ -162,13 +162,13 @@ def read_image(path: str | Path, channels: int = 3) -> Image.Image:
     """An image file as 8-bit RGB or grey, upright, on white where it is transparent, 16-bit values scaled to 8.
 
     Raises:
-        ValueError: it cannot be read: damaged, no image, of floating-point values, or too large to decode safely.
+        ValueError: it cannot be read: damaged, no image, of 32-bit values, or too large to decode safely.
     """
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode == "F":
-                raise ValueError("its values are floating-point numbers of unknown range")
+            if image.mode == "F" or (image.mode == "I" and opened.format != "PNG"):  # a PNG has 16 bits at most
+                raise ValueError("its values are 32-bit numbers of unknown range")
             if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut off at 255
                 image = Image.fromarray(
                     ((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8)

@@ -77,6 +77,8 @@ class DiffusionPipeline(PushMixin):
         if output_type not in ("pil", "np", "numpy", "pt"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'pt', got {output_type!r}")
         shape, condition = self._image_shape(batch_size), self._condition(class_labels, batch_size)
+        if output_type == "pil" and shape[1] > 4:
+            raise ValueError(f"{shape[1]} channels make no picture: ask for output_type='np' or 'pt'")
         self.scheduler.set_timesteps(num_inference_steps)
         x = randn(shape, generator, self.device, self.unet.dtype) * self.scheduler.init_noise_sigma
 

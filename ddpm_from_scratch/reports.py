@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ddpm_from_scratch import evaluation, few_steps, judges, likelihood
-from ddpm_from_scratch.config import new_folder, write_file
+from ddpm_from_scratch.config import write_file
 from ddpm_from_scratch.data import ImageDataset, load_dataset
 from ddpm_from_scratch.pipelines import DiffusionPipeline
 from ddpm_from_scratch.provenance import command_line
 from ddpm_from_scratch.reference import SHIPPED, load_classifier, shipped_classifier
+from ddpm_from_scratch.training import check_writable
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,10 @@ def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image:
 
     Raises:
         ValueError: as `likelihood.likelihood`.
+        OSError: `asked.output` cannot be written to.
     """
+    if asked.output is not None:
+        check_writable(asked.output)
     options: dict[str, Any] = {
         "table": "bits",
         "num": num,
@@ -163,9 +167,8 @@ def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image:
         command=command_line("eval", asked.model, options),
     )
     if asked.output is not None:
-        folder = new_folder(asked.output)
         for name, text in (("json", found.to_json()), ("csv", found.to_csv()), ("md", found.to_markdown())):
-            write_file(folder / f"bits.{name}", text.encode())
+            write_file(asked.output / f"bits.{name}", text.encode())
     return found
 
 

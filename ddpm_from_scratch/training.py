@@ -15,8 +15,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -516,8 +516,8 @@ def train(
             own and not the averaged ones; the last checkpoint is kept.
     """
     run = _Run(model, scheduler, dataset, config, None if output_dir is None else Path(output_dir), resume)
-    with run.settings_kept(), _stop_on_signal() as stop:
-        for batch in run.loaded():
+    with run.settings_kept(), _stop_on_signal() as stop, closing(run.loaded()) as batches:
+        for batch in batches:
             x0, noise, t, labels = run.prepare(*batch)
             with run.precision():
                 loss = diffusion_loss(run.network, scheduler, x0, noise, t, labels, config.snr_gamma)
@@ -637,14 +637,17 @@ class _Run:
         """The modules whose global random state dropout draws from."""
         return [torch] if self.device.type == "cpu" else [torch, torch.get_device_module(self.device)]
 
-    def loaded(self) -> Iterator[tuple[Tensor, Tensor, Draw]]:
+    def loaded(self) -> Generator[tuple[Tensor, Tensor, Draw], None, None]:
         """The batches; where one cannot be loaded, the steps done are kept in a checkpoint."""
+        batches = iter(self.batches)
         try:
-            yield from self.batches
+            yield from batches
         except Exception:
             if self.done:
                 self.checkpoint()
             raise
+        finally:  # the processes that load ignore SIGTERM, with which Python would end them at its own end
+            getattr(batches, "_shutdown_workers", lambda: None)()
 
     def precision(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)

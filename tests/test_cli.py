@@ -16,6 +16,7 @@ from PIL import Image
 from ddpm_from_scratch import (
     DDIMPipeline,
     DDIMScheduler,
+    DDPMPipeline,
     UNet2DModel,
     cli,
     few_steps,
@@ -118,6 +119,8 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["bench", "widgets", "--rounds", "0"], "at least one"),
         (["course", "grade", "nowhere"], "holds the students' notebooks"),
         (["course", "grade", ".", "--seconds", "0"], "--seconds above 0"),
+        (["course", "grade", ".", "--seconds", "nan"], "at most a day"),
+        (["course", "grade", ".", "--seconds", "inf"], "at most a day"),
     ],
 )
 def test_a_fault_gets_one_line_and_writes_nothing(
@@ -160,6 +163,20 @@ def test_the_variance_of_the_first_model_is_learned_on(ddpm, tmp_path: Path) -> 
     code, _, err = ddpm("train", *TINY, *follower, "--init", learned)
     assert code == 1 and "add --learned-variance" in err and len(err.splitlines()) == 1
     assert ddpm("train", *TINY, *follower, "--init", learned, "--learned-variance")[0] == 0
+
+
+def test_the_schedule_of_the_first_model_is_kept(ddpm, tmp_path: Path) -> None:
+    first, follower = tmp_path / "first", ["train", *TINY, "--steps", 1, "--init", tmp_path / "first"]
+    asked = ("--prediction-type", "v_prediction", "--beta-schedule", "squaredcos_cap_v2")
+    assert ddpm("train", *TINY, "--steps", 1, *asked, "--output", first)[0] == 0
+    for options, expected in (
+        ([], ("v_prediction", "squaredcos_cap_v2", "fixed_small")),
+        (["--prediction-type", "epsilon"], ("epsilon", "squaredcos_cap_v2", "fixed_small")),
+    ):
+        output = tmp_path / f"follower-{len(options)}"
+        assert ddpm(*follower, *options, "--output", output)[0] == 0
+        config = DDPMPipeline.from_pretrained(output).scheduler.config
+        assert (config.prediction_type, config.beta_schedule, config.variance_type) == expected
 
 
 def test_a_folder_without_classes_trains_no_conditional_model(ddpm, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_an_unknown_argument_is_named() -> None:
         Example(f=1)  # type: ignore[call-arg]
 
 
-def test_from_config(caplog: pytest.LogCaptureFixture) -> None:
+def test_from_config(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     with caplog.at_level(logging.WARNING):
         example = Example.from_config({"a": 7, "strange": 1, "_private": 2}, d="new")
     assert example.config.a == 7 and example.config.d == "new" and example.config.strange == 1
@@ -102,8 +102,12 @@ def test_from_config(caplog: pytest.LogCaptureFixture) -> None:
     assert "_private" not in example.config
     same, unused = Example.from_config({"a": 7, "strange": 1}, return_unused_kwargs=True, other=3)
     assert same.config.a == 7 and unused == {"strange": 1, "other": 3}
-    with pytest.raises(TypeError, match="from_config takes a dict, got str: from_pretrained takes folders"):
-        Example.from_config("someone/model")  # type: ignore[arg-type]
+    example.save_config(tmp_path)
+    assert Example.from_config(tmp_path).config.a == Example.from_config(str(tmp_path)).config.a == 7
+    with pytest.raises(FileNotFoundError, match="model has no config.json: is it a folder"):
+        Example.from_config("someone/model")
+    with pytest.raises(TypeError, match="not int"):
+        Example.from_config(7)  # type: ignore[arg-type]
 
 
 def test_between_schedulers_nothing_is_lost_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:

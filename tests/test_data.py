@@ -345,12 +345,15 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     photo = (tmp_path / "good" / "b.jpg").read_bytes()
     float_image = tmp_path / "float.tif"
     Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(float_image)
+    long_image = tmp_path / "long.tif"
+    Image.fromarray(np.full((4, 4), 200, dtype=np.int32)).save(long_image)
     damaged = {
         "empty.png": b"",
         "text.png": b"hello",
         "cut.png": good[: len(good) // 2],
         "cut.jpg": photo[: len(photo) // 2],
         "float.tif": float_image.read_bytes(),
+        "long.tif": long_image.read_bytes(),
     }
     for name, content in damaged.items():
         folder = tmp_path / name.replace(".", "_")

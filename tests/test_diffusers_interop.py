@@ -204,6 +204,22 @@ def test_what_diffusers_tools_ask_a_class_and_a_loader(tmp_path: Path) -> None:
         assert len(part._deprecated_kwargs) == 0
 
 
+def test_diffusers_average_of_weights_is_saved_and_goes_on(tmp_path: Path) -> None:
+    from diffusers.training_utils import EMAModel
+
+    unet = UNet2DModel(**TINY)
+    average = EMAModel(unet.parameters(), decay=0.9, model_cls=UNet2DModel, model_config=unet.config)
+    average.step(unet.parameters())
+    average.save_pretrained(tmp_path)
+    for kind in (UNet2DModel, diffusers.UNet2DModel):
+        found = EMAModel.from_pretrained(tmp_path, kind)
+        assert found.state_dict().keys() == average.state_dict().keys()
+        assert (found.decay, found.optimization_step) == (0.9, 1)
+        names = [name for name, _ in kind(**TINY).named_parameters()]  # whose order is each library's own
+        kept = dict(zip(names, found.shadow_params, strict=True))
+        assert all(torch.equal(kept[name], value) for name, value in unet.named_parameters())
+
+
 def test_a_variant_that_is_not_there(tmp_path: Path) -> None:
     """Diffusers raises an OSError from a model and a ValueError from a pipeline: this error is both."""
     DDIMPipeline(unet(ours), DDPMScheduler()).save_pretrained(tmp_path, safe_serialization=False)

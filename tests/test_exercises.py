@@ -24,7 +24,7 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from line_counts import code_lines
-from mistake_bank import undiagnosed
+from mistake_bank import replay, undiagnosed
 from torch import Tensor, nn
 
 from ddpm_from_scratch import gaussian
@@ -72,13 +72,13 @@ def test_exercise_is_complete(exercise: Exercise) -> None:
 
 @every_exercise
 def test_bank_is_refused_and_alternatives_are_accepted(exercise: Exercise) -> None:
-    """Each mistake gets its own sentence, so none equals another one or the reference; float32 and float64 alike."""
-    assert undiagnosed(exercise) == []
+    """Each mistake gets its own sentence, so none equals another one or the reference; float32 and float64 alike.
 
-
-@every_exercise
-def test_sentences_speak_to_the_learner(exercise: Exercise) -> None:
-    messages = [grade(exercise, mistake.answer).message for mistake in exercise.mistakes]
+    The sentence speaks to the learner and does not give the answer away.
+    """
+    verdicts = replay(exercise)
+    assert undiagnosed(exercise, verdicts) == []
+    messages = [verdict.message for verdict in verdicts]
     assert len(set(messages)) == len(messages)
     for message in messages:
         assert message.startswith(("you ", "your ")), message
@@ -152,6 +152,20 @@ def test_picture_is_drawn(exercise: Exercise) -> None:
     if exercise.picture:
         figure = exercise.picture(exercise.reference)
         assert figure.get_axes()
+
+
+def test_an_answer_outside_the_bank_is_told_of_no_type_that_it_did_not_return() -> None:
+    loop, step = exercises.get("08.6"), exercises.get("08.2")
+
+    def levels_multiplied_again(predict: Any, x_T: Tensor, timesteps: Any, alpha_bar: Tensor, *rest: Any) -> Tensor:
+        return loop.reference(predict, x_T, timesteps, alpha_bar.cumprod(0), *rest)  # ends in a division by zero
+
+    def beyond_the_room(x_t: Tensor, eps: Tensor, noise: Tensor, *levels: float) -> Tensor:
+        return step.reference(x_t, eps, noise, *levels) + (levels[1] - 2) ** 0.5 * eps  # complex
+
+    for exercise, answer, says in ((loop, levels_multiplied_again, "not finite"), (step, beyond_the_room, "complex64")):
+        message = grade(exercise, answer).message
+        assert says in message and "`str`" not in message
 
 
 def test_unknown_id_is_told() -> None:
@@ -335,6 +349,18 @@ def test_what_is_wrong_outside_the_bank(spoil: Callable[[Tensor], Any], says: st
     assert says in message(lambda x, e, a: spoil(jump(x, e, a)))
 
 
+def test_a_whole_table_is_no_batch() -> None:
+    """Where the reference fails on one entry alone, nothing is known of entries depending on each other."""
+
+    def gaps(a: Tensor) -> Tensor:
+        if len(a) < 2:
+            raise ValueError("a table needs two entries")
+        return a.diff()
+
+    table = replace(JUMP, reference=gaps, inputs=lambda generator, index: Case({"a": torch.arange(4.0) ** 2 + index}))
+    assert "depends on the others" not in message(lambda a: a[1:] - a.mean(), table)
+
+
 def test_the_first_t_at_which_an_answer_departs_is_named() -> None:
     told = message(lambda x, e, a: jump(x, e, a) * (2 if a < 0.7 else 1))
     assert told.startswith("at t = 300 with x0 of shape (2, 1, 3, 3), your result is 2 times the right one")
@@ -432,6 +458,16 @@ def test_arrays_in_a_tuple_are_refused_in_words() -> None:
 
     told = message(lambda x, e, a: (x.numpy(), e.numpy()), replace(JUMP, reference=both))
     assert "output[0]: you returned `ndarray`, expected `Tensor`" in told
+
+
+@pytest.mark.parametrize("exercise_id", ["00.3", "01.3", "01.4", "01.7"])
+def test_what_is_no_tensor_is_told_as_such_where_more_than_the_value_is_compared(exercise_id: str) -> None:
+    """The check compares a dict there (value and dtype, or value and gradients), which the learner has not written."""
+    exercise = exercises.get(exercise_id)
+    for told, change in (("ndarray", lambda x: x.detach().float().numpy()), ("list", list), ("list", Tensor.tolist)):
+        said = message(lambda *args, change=change: change(exercise.reference(*args)), exercise)
+        assert f"output 'type': '{told}', expected 't" in said and "dict" not in said
+    assert message(lambda *args: None, exercise) == "you forgot to return: the function gave None"
 
 
 def test_what_two_cases_share_is_not_given_as_the_cause() -> None:
@@ -690,7 +726,7 @@ def test_what_the_package_wrote_is_not_counted_as_the_learners(shown: list[Panel
     assert not progress_file.exists()
 
 
-@pytest.mark.parametrize("content", ["{half", "[1, 2]", '{"00.1": 3}', "", "\x00"])
+@pytest.mark.parametrize("content", ["{half", "[1, 2]", "", "\x00"])
 def test_unreadable_progress_is_moved_aside(progress_file: Path, content: str) -> None:
     progress_file.write_text(content, encoding="utf-8")
     with pytest.warns(UserWarning, match=r"progress.json could not be read: it is now progress.json.unreadable"):
@@ -698,6 +734,14 @@ def test_unreadable_progress_is_moved_aside(progress_file: Path, content: str) -
     assert (progress_file.parent / "progress.json.unreadable").read_text(encoding="utf-8") == content
     record(BANK[0].id, grade(JUMP, jump))
     assert read()[BANK[0].id]["status"] == "right"
+
+
+@pytest.mark.parametrize("entry", [{"status": "odd", "attempts": 1}, {"status": "right", "attempts": "x"}, {}, 3])
+def test_a_damaged_entry_of_progress_is_left_out(progress_file: Path, entry: Any) -> None:
+    whole = {"status": "right", "attempts": 2}
+    progress_file.write_text(json.dumps({"01.1": entry, "01.2": whole}), encoding="utf-8")
+    assert read() == {"01.2": whole}
+    assert [row.id for row in rows("01") if row.status == "right"] == ["01.2"]
 
 
 def test_progress_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

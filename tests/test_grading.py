@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import json
@@ -186,7 +185,7 @@ def test_the_edition_has_what_the_rest_of_the_course_imports_from_exercises(less
     made = edition.exercise_modules(lesson)
     hidden = {edition.PACKAGE / "course" / name for name in ("exercises", "lessons")}
     asking = [path for path in edition.COURSE.rglob("*.py") if not hidden & set(path.parents)]
-    wanted = [edition._imports(ast.parse(path.read_text(encoding="utf-8"))) for path in asking]
+    wanted = [edition._imports(edition._module(path)) for path in asking]
     assert any(wanted), "no module of the course imports from exercises any more: this test can go"
     assert {module for names in wanted for module in names} <= made.keys()
 
@@ -342,7 +341,7 @@ def test_a_remote_answer_gets_the_verdict_that_a_local_one_gets(exercise_id: str
         assert (remote.status, remote.mistake) == (local.status, local.mistake), function.__name__
         assert remote.message.split(";")[0] == local.message.split(";")[0]
     assert "your code stopped: RuntimeError: no" in remote_verdict(exercise, broken).message
-    assert mistake_bank.undiagnosed(exercise) == []
+    assert mistake_bank.undiagnosed(exercise, mistake_bank.replay(exercise)) == []
 
 
 # ---------------------------------------------------------------- the sandbox itself
@@ -638,6 +637,26 @@ ROWS = [
     Row("=HYPERLINK(1)", "b.ipynb", "01.2", "What is left", Status.NOT_ATTEMPTED),
     Row("carl", "c.ipynb", comment="not a notebook \ud800\x00"),
 ]
+
+
+def test_who_handed_nothing_in_has_a_row(tmp_path: Path) -> None:
+    (tmp_path / "class/ada").mkdir(parents=True)
+    (tmp_path / "class/ada/a.ipynb").write_text("{", encoding="utf-8")
+    for name in ("bob", ".git", "__pycache__", "book"):
+        (tmp_path / "class" / name).mkdir()
+    rows = folder.grade_folder(tmp_path / "class", tmp_path / "class/book", trust=True)
+    assert [(row.student, row.status) for row in rows] == [("ada", Status.BROKEN), ("bob", Status.MISSING)]
+    assert "- bob/: no notebook here" in gradebook.as_table(rows)
+    names = sorted(path.name for path in (tmp_path / "class/book").iterdir())
+    assert names == [gradebook.CSV, gradebook.TABLE, gradebook.JUNIT]
+
+
+def test_an_older_gradebook_stays_until_there_is_a_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.ipynb").write_text("{", encoding="utf-8")
+    (tmp_path / gradebook.CSV).write_text("of last week", encoding="utf-8")
+    monkeypatch.setattr(folder, "_judged", lambda *_: iter(()))
+    folder.grade_folder(tmp_path, tmp_path, trust=True)
+    assert (tmp_path / gradebook.CSV).read_text(encoding="utf-8") == "of last week"
 
 
 def test_the_gradebook_as_csv() -> None:

@@ -113,6 +113,14 @@ def test_callback(kind: type[DiffusionPipeline]) -> None:
     torch.testing.assert_close(seen[-1][2], seen[-1][3])
 
 
+def test_more_channels_than_a_picture_has() -> None:
+    wide = DDIMPipeline(UNet2DModel(**TINY | {"in_channels": 5, "out_channels": 5}), DDPMScheduler())
+    wide.set_progress_bar_config(disable=True)
+    with pytest.raises(ValueError, match="5 channels make no picture: ask for output_type='np' or 'pt'"):
+        wide()
+    assert wide(1, generator(), num_inference_steps=2, output_type="np").images.shape[-1] == 5
+
+
 def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
     shown = tiny_pipeline()
     shown(num_inference_steps=2)

@@ -544,6 +544,8 @@ def test_a_timestep_is_one_whole_number(kind: str, timestep: Any) -> None:
         scheduler.step(x, timestep, x)
     with pytest.raises(ValueError, match="a timestep must be one whole number, got"):
         scheduler.set_timesteps(timesteps=[timestep, 1])
+    with pytest.raises(ValueError, match="a timestep must be one whole number, got '900'"):
+        scheduler.step(x, "900", x)  # type: ignore[arg-type]
     for same in (500, np.int64(500), torch.tensor(500), torch.tensor([500]), 500.0, torch.tensor(500.0)):
         assert torch.equal(stepped(scheduler, x, same, x), stepped(scheduler, x, 500, x))  # type: ignore[arg-type]
 
@@ -592,8 +594,16 @@ def test_a_part_of_the_timesteps_may_be_assigned(kind: str) -> None:
     visited = scheduler.timesteps.tolist()
     assert [int(scheduler.previous_timestep(t)) for t in visited] == [*visited[1:], -1]
     assert int(theirs.previous_timestep(visited[0])) == visited[1]
+    scheduler.timesteps = visited[1:]  # type: ignore[assignment]
+    assert torch.equal(scheduler.timesteps, torch.tensor(visited[1:]))
     scheduler.set_timesteps(torch.tensor(4))
     assert len(scheduler.timesteps) == 4 and int(scheduler.previous_timestep(750)) == 500
+
+
+@BOTH
+def test_a_scheduler_shows_its_configuration(kind: str) -> None:
+    scheduler = KINDS[kind](beta_end=0.03)
+    assert repr(scheduler) == f"{kind} {scheduler.to_json()}" and '"beta_end": 0.03' in repr(scheduler)
 
 
 @BOTH

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -718,8 +719,10 @@ def test_an_image_that_cannot_be_read_does_not_lose_the_run(tmp_path: Path, work
     last = list(GlobalBatches(24, config(steps=3), 0, range(8)))[-1]
     data = Fragile(digits().pixels, digits().labels)
     data.broken = next(index for index in last if index not in LOOKED_AT)
-    with pytest.raises(ValueError, match="cannot be read"):
+    others = set(active_children())
+    with pytest.raises(ValueError, match="cannot be read") as caught:
         run(tmp_path, data=data, num_workers=workers)
+    assert set(active_children()) == others, f"the processes that load outlive {caught.value!r}: Python waits for them"
     assert saved(tmp_path)["step"] == 2
     data.broken = None
     assert not differences(weights(run(tmp_path, data=data, resume=True)), weights(run()))

@@ -41,12 +41,12 @@ def progress_file() -> Path:
 
 
 def read() -> dict[str, dict[str, Any]]:
-    """What the file holds, by exercise. A file that cannot be read is moved aside, with a warning."""
+    """What the file holds, by exercise. What cannot be read is left out; a whole file, moved aside with a warning."""
     path = progress_file()
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(kept, dict) and all(isinstance(entry, dict) for entry in kept.values()):
-            return kept
+        if isinstance(kept, dict):
+            return {name: entry for name, entry in kept.items() if _is_entry(entry)}
     except FileNotFoundError:
         return {}
     except ValueError:
@@ -55,6 +55,11 @@ def read() -> dict[str, dict[str, Any]]:
     os.replace(path, aside)
     warnings.warn(f"{path.name} could not be read: it is now {aside.name}, and progress starts anew", stacklevel=2)
     return {}
+
+
+def _is_entry(entry: Any) -> bool:
+    status, attempts = (entry.get("status"), entry.get("attempts")) if isinstance(entry, dict) else (None, None)
+    return status in ("right", "wrong") and isinstance(attempts, int)
 
 
 def record(exercise_id: str, verdict: Verdict) -> None:

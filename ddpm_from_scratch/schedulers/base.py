@@ -30,7 +30,7 @@ def whole(timestep: int | Tensor, name: str = "a timestep") -> int:
         number = timestep.item() if isinstance(timestep, Tensor) else timestep
         if int(number) == number:
             return int(number)
-    raise ValueError(f"{name} must be one whole number, got {str(timestep)[:60]}")
+    raise ValueError(f"{name} must be one whole number, got {timestep!r:.60}")
 
 
 class Scheduler(ConfigMixin):
@@ -90,7 +90,8 @@ class Scheduler(ConfigMixin):
 
     @timesteps.setter
     def timesteps(self, timesteps: Tensor) -> None:
-        self._timesteps, self._ascending = timesteps, sorted(timesteps.tolist())
+        self._timesteps = torch.as_tensor(timesteps)
+        self._ascending = sorted(self._timesteps.tolist())
 
     def set_timesteps(
         self,
@@ -110,8 +111,7 @@ class Scheduler(ConfigMixin):
         """
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("set_timesteps takes exactly one of num_inference_steps and timesteps")
-        given = None if timesteps is None else [whole(t) for t in timesteps]
-        table = self._spaced_timesteps(num_inference_steps or 0) if given is None else given
+        table = self._spaced_timesteps(num_inference_steps or 0) if timesteps is None else [whole(t) for t in timesteps]
         T = len(self.betas)
         if not table or any(now <= later for now, later in zip(table, table[1:], strict=False)):
             raise ValueError(f"timesteps must be a strictly descending list (in descending order), got {table[:8]}")
@@ -122,8 +122,7 @@ class Scheduler(ConfigMixin):
             )
         self.num_inference_steps = len(table)
         self.custom_timesteps = timesteps is not None
-        self.timesteps = torch.tensor(table, dtype=torch.int64)
-        self._timesteps = self.timesteps.to(device=device)  # their order is known by now: a GPU need not be asked
+        self._timesteps, self._ascending = torch.tensor(table, device=device), table[::-1]  # a GPU need not be asked
 
     def _spaced_timesteps(self, n: int) -> list[int]:
         """`n` timesteps placed by `timestep_spacing`, largest first (Lin et al. 2024, table 2)."""
@@ -151,6 +150,9 @@ class Scheduler(ConfigMixin):
     def __len__(self) -> int:
         """The number of training timesteps T."""
         return len(self.betas)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json()}"
 
     # ------------------------------------------------------------ one step
 
@@ -253,9 +255,7 @@ class Scheduler(ConfigMixin):
 
     # ------------------------------------------------------------ disk
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Writes `scheduler_config.json` into the folder, in Diffusers' format."""
-        self.save_config(save_directory)
+    save_pretrained = ConfigMixin.save_config
 
     @classmethod
     def from_pretrained(

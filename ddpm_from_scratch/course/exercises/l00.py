@@ -256,12 +256,18 @@ def value_and_gradients(answer, mean, variance, noise):
     mean, variance = mean.requires_grad_(), variance.requires_grad_()
     value = answer(mean, variance, noise)
     if not isinstance(value, Tensor):
-        return value
+        names = ("draw", "gradient for mean", "gradient for variance")
+        return None if value is None else {"type": type(value).__name__, **dict.fromkeys(names)}
     gradients = [torch.zeros_like(mean), torch.zeros_like(variance)]
     if value.requires_grad:
         found = torch.autograd.grad(value.sum(), (mean, variance), allow_unused=True)
         gradients = [zero if g is None else g for zero, g in zip(gradients, found, strict=True)]
-    return {"draw": value.detach(), "gradient for mean": gradients[0], "gradient for variance": gradients[1]}
+    return {
+        "type": "tensor",
+        "draw": value.detach(),
+        "gradient for mean": gradients[0],
+        "gradient for variance": gradients[1],
+    }
 
 
 def draw_in_float64(mean, variance, noise):
@@ -491,6 +497,11 @@ CONDITION = Exercise(
             "(refresher C)",
         ),
         Mistake(
+            lambda m, c, y: torch.stack([m[0] + c[0, 1] / c[1, 1] * (y - m[0]), c[0, 0] - c[0, 1] ** 2 / c[1, 1]]),
+            "your variance is right, but you measured the surprise in y = {y} from E[x]: it is y that surprises "
+            "(refresher C)",
+        ),
+        Mistake(
             lambda m, c, y: _conditioned(
                 0 * m + torch.stack([0 * m[0], m[1]]), c, y, c[0, 1] / c[1, 1], c[0, 1] ** 2 / c[1, 1]
             ),
@@ -658,6 +669,14 @@ KL = Exercise(
         Mistake(
             lambda mq, vq, mp, vp: 0.5 * (torch.log(vp / vq) + (vq + (mq - mp) ** 2) / vq - 1),
             "you divided by q's variance where p's belongs: the distance is measured on the scale of p (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * (torch.log(vp / vq) + vq + (mq - mp) ** 2 / vp - 1),
+            "you divided only the square by p's variance, not q's variance: look at your brackets (refresher D)",
+        ),
+        Mistake(
+            lambda mq, vq, mp, vp: 0.5 * (torch.log(vp / vq) / 2 + (vq + (mq - mp) ** 2) / vp - 1),
+            "you halved the logarithm twice: log(σ_p/σ_q) is half of log(σ_p²/σ_q²) already (refresher D)",
         ),
         Mistake(
             lambda mq, vq, mp, vp: kl(mq, vq, mp, vp).sum(),

@@ -15,10 +15,12 @@ from ddpm_from_scratch.data import load_dataset
 BETAS = schedules.linear()
 
 
-def value_and_dtype(answer, *args):
-    """What an answer gives and its dtype, for docstrings that name one: the engine alone would let a wider one pass."""
+def value_and_type(answer, *args):
+    """What an answer gives and its type, for docstrings that name a dtype: the engine would let a wider one pass."""
     value = answer(*args)
-    return {"dtype": str(value.dtype), "value": value} if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return {"type": f"{value.dtype} tensor", "value": value}
+    return None if value is None else {"type": type(value).__name__, "value": None}
 
 
 # ---------------------------------------------------------------- 01.1
@@ -180,7 +182,7 @@ def alpha_bars(betas: Tensor) -> Tensor:
     """ᾱ of every timestep from the β of every timestep.
 
     betas: shape (T,), each in (0, 1); entry 0 holds the papers' β_1.
-    Returns shape (T,); entry 0 holds the papers' ᾱ_1.
+    Returns shape (T,), in betas' dtype; entry 0 holds the papers' ᾱ_1.
     """
     return torch.cumprod(1 - betas, dim=0)
 
@@ -636,7 +638,7 @@ ADD_NOISE = Exercise(
     ),
     alternatives=(add_noise_by_loop, add_noise_roots_first, add_noise_in_place, add_noise_flat),
     picture=draw_add_noise,
-    run=value_and_dtype,
+    run=value_and_type,
     cases=5,
 )
 
@@ -772,6 +774,10 @@ TO_MODEL_RANGE = Exercise(
             lambda u: u.float() / 127.5,
             lambda at: f"you mapped to [0, 2]: {_range(at)}; the noise is centred on 0, so the data should be too",
         ),
+        Mistake(
+            lambda u: u.float() / u.max() * 2 - 1,
+            "you divided by the brightest pixel of this batch, {high}: the map must be the same for every batch",
+        ),
     ),
     alternatives=(
         to_model_range_by_halves,
@@ -781,7 +787,7 @@ TO_MODEL_RANGE = Exercise(
         to_model_range_by_loop,
     ),
     package="ddpm_from_scratch.data.to_model_range",
-    run=value_and_dtype,
+    run=value_and_type,
 )
 
 
@@ -941,6 +947,15 @@ PRIOR_KL = Exercise(
         Mistake(
             lambda x0, a: (0.5 * (a**0.5 * x0 - a - math.log(1 - a))).flatten(1).sum(1),
             "you did not square the mean: a dark image is as far away as a bright one",
+        ),
+        Mistake(
+            lambda x0, a: (0.5 * a * x0**2 - a - math.log(1 - a)).flatten(1).sum(1),
+            "your ½ is on μ² alone: it belongs to all of the terms, look at your brackets",
+        ),
+        Mistake(
+            lambda x0, a: _prior_kl(x0, a**0.5 * x0, (1 - a) ** 2),
+            "you squared 1-ᾱ_T, or gave it to PyTorch's `Normal`, which takes a standard deviation: it is the variance "
+            "already",
         ),
     ),
     alternatives=(prior_kl_simplified, prior_kl_in_float64, prior_kl_by_loop, prior_kl_by_torch),
@@ -1141,12 +1156,13 @@ def clinic_inputs(generator: torch.Generator, index: int) -> Case:
     return Case({"x0": x0, "noise": noise, "alpha_bar": ALPHA_BAR, "t": t}, {"first": first, "last": int(t[-1])})
 
 
-def value_dtype_and_digits(answer, x0, noise, alpha_bar, t):
-    """What an answer gives in bfloat16 or float32, its dtype, and whether all digits of float32 are there."""
+def value_type_and_digits(answer, x0, noise, alpha_bar, t):
+    """What an answer gives in bfloat16 or float32, its type, and whether all digits of float32 are there."""
     if x0.dtype == torch.float64:  # never asked for
         x0, noise = x0.float(), noise.float()
-    result = value_and_dtype(answer, x0, noise, alpha_bar, t)
-    if isinstance(result, dict) and x0.dtype == torch.float32 and result["value"].shape == x0.shape:
+    result = value_and_type(answer, x0, noise, alpha_bar, t)
+    right_shape = result is not None and getattr(result["value"], "shape", None) == x0.shape
+    if right_shape and x0.dtype == torch.float32:
         level = alpha_bar[t].reshape(-1, *[1] * (x0.ndim - 1))
         exact = gaussian.q_sample(x0.double(), noise.double(), level)
         rounding = torch.finfo(torch.float32).eps * (exact.abs() + exact.abs().median())
@@ -1282,7 +1298,7 @@ CLINIC = Exercise(
         ),
     ),
     alternatives=(clinic_in_float64, clinic_by_loop, clinic_in_place, clinic_subtract_first, clinic_rounded_signal),
-    run=value_dtype_and_digits,
+    run=value_type_and_digits,
     rtol=0.02,
     cases=5,
 )

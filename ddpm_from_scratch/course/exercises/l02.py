@@ -123,6 +123,11 @@ SCALED_LINEAR = Exercise(
             lambda T, b0, b1: torch.linspace(b0**0.5, b1**0.5, T) ** 2,
             "you made the table in float32: tables stay in float64, and only the last coefficient is rounded",
         ),
+        Mistake(
+            lambda T, b0, b1: _line(T, float(torch.tensor(b0).sqrt()), float(torch.tensor(b1).sqrt())) ** 2,
+            "you took the roots of the two ends in float32, which is what `torch.tensor` makes of a Python number: the "
+            "table is float64, but holds float32's digits",
+        ),
     ),
     alternatives=(
         scaled_linear_by_loop,
@@ -153,6 +158,13 @@ def betas_from_alpha_bars_inputs(generator: torch.Generator, index: int) -> Case
     betas = torch.rand(T, generator=generator, dtype=FLOAT64) * 0.3 + 0.05
     alpha_bar = LINEAR_BAR if index == 0 else torch.cumprod(1 - betas, 0)
     return Case({"alpha_bar": COSINE_BAR[:500] if index == 2 else alpha_bar}, {"T": 500 if index == 2 else T})
+
+
+def _divided_by_overwritten(alpha_bar: Tensor) -> Tensor:
+    result = alpha_bar.clone()
+    for t in range(1, len(result)):
+        result[t] /= result[t - 1]
+    return 1 - result
 
 
 def _before(alpha_bar: Tensor, first: Tensor | float = 1.0) -> Tensor:
@@ -262,6 +274,15 @@ BETAS_FROM_ALPHA_BARS = Exercise(
         Mistake(
             lambda a: 1 - (a / _before(a)) ** 0.5,
             "you took a square root: ᾱ is a product of variances' shares, and so is β, with no root in between",
+        ),
+        Mistake(
+            lambda a: torch.cat([a[:1], 1 - a[1:] / a[:-1]]),
+            "your β are right but the first: ᾱ_1 is what the first step keeps, and β_1 what it loses",
+        ),
+        Mistake(
+            _divided_by_overwritten,
+            "you overwrote the table while you still needed it: from the third entry on you divide by a ratio, not by "
+            "the ᾱ before",
         ),
     ),
     alternatives=(
@@ -474,6 +495,11 @@ COSINE = Exercise(
             lambda T, s, m: _capped(_squared_cosine(T, s).float(), m),
             "you rounded f to float32: the first β are differences of numbers close to 1, and lose their digits",
         ),
+        Mistake(
+            lambda T, s, m: torch.minimum(_capped(_squared_cosine(T, s), 1.0), torch.tensor(m)),
+            "you rounded the cap to float32, which is what `torch.tensor` makes of a Python number: your last β is not "
+            "{max_beta}",
+        ),
     ),
     alternatives=(cosine_by_loop, cosine_by_alpha_bar, cosine_by_numpy, cosine_in_place),
     package="ddpm_from_scratch.schedules.cosine",
@@ -642,6 +668,10 @@ RESCALE = Exercise(
             lambda b: _betas((_root(b) - _root(b)[-1] * torch.linspace(0, 1, len(b), dtype=FLOAT64)) ** 2),
             "you took away a share of r_T that grows evenly with t; a straight-line map takes the same shift from "
             "every r_t",
+        ),
+        Mistake(
+            lambda b: _betas(_rescaled_root(b) ** 2).clamp(max=0.999),
+            "you capped the last β, as in exercise 02.3: then something of x_0 is left, and here nothing should be",
         ),
     ),
     alternatives=(rescale_by_loop, rescale_by_numpy, rescale_in_place, rescale_by_ratios),

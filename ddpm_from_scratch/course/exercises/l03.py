@@ -68,6 +68,11 @@ def posterior_variance_by_loop(alpha_bar_t, alpha_bar_prev):
     return torch.tensor(values, dtype=alpha_bar_t.dtype).reshape(alpha_bar_t.shape)
 
 
+def posterior_variance_in_float32(alpha_bar_t, alpha_bar_prev):
+    beta_t = 1 - torch.as_tensor(alpha_bar_t) / torch.as_tensor(alpha_bar_prev)
+    return (1 - alpha_bar_prev) / (1 - alpha_bar_t) * beta_t
+
+
 def posterior_variance_in_tensors(alpha_bar_t, alpha_bar_prev):
     now, prev = (torch.as_tensor(a, dtype=torch.float64) for a in (alpha_bar_t, alpha_bar_prev))
     return (1 - prev) / (1 - now) * (prev - now) / prev
@@ -146,10 +151,11 @@ POSTERIOR_VARIANCE = Exercise(
         posterior_variance_by_precision,
         posterior_variance_by_conditioning,
         posterior_variance_by_loop,
+        posterior_variance_in_float32,
         posterior_variance_in_tensors,
     ),
     package="ddpm_from_scratch.gaussian.posterior_variance",
-    rtol=1e-5,
+    rtol=5e-5,
 )
 
 
@@ -322,6 +328,16 @@ POSTERIOR_MEAN = Exercise(
             lambda x, c, a, p: _posterior_mean(x, c, a, p, on_x0=p**0.5),
             "you left out β_t in front of x_0 (t = {t}): then x_0 pulls far too hard",
         ),
+        Mistake(
+            lambda x, c, a, p: _posterior_mean(x, c, float(a), float(p)),
+            "you made one Python number of a level: a level may be a tensor, one for each image, and `math.sqrt` and "
+            "`float` take a single number only; `** 0.5` takes the root of both",
+        ),
+        Mistake(
+            lambda x, c, a, p: _posterior_mean(x, c, a, p, on_x0=torch.sqrt(p) * (1 - a / p)),
+            "you took the levels for tensors: they may be plain numbers, which `torch.sqrt` refuses; `** 0.5` takes "
+            "the root of both",
+        ),
     ),
     alternatives=(
         posterior_mean_by_conditioning,
@@ -470,6 +486,14 @@ EPS_WEIGHT = Exercise(
             lambda b, v: b**2 / (2 * v * (1 - b) * _levels(b)[1]),
             "you used ᾱ_t where 1-ᾱ_t belongs: it is the noise that is divided out, not what is left of x_0",
         ),
+        Mistake(
+            lambda b, v: b**2 / 2 * v * (1 - b) * (1 - _levels(b)[1]),
+            "you multiplied by σ_t², α_t and 1-ᾱ_t: Python divides by the 2 alone, look at your brackets",
+        ),
+        Mistake(
+            lambda b, v: b**2 / (2 * v * ((1 - b) * (1 - _levels(b)[1])).sqrt()),
+            "you kept the roots on α_t and 1-ᾱ_t: the factor in front of ε is squared as a whole",
+        ),
     ),
     alternatives=(eps_weight_by_logarithm, eps_weight_by_loop, eps_weight_by_squares, eps_weight_in_place),
     rtol=1e-4,
@@ -490,9 +514,9 @@ def eps_from_v(x_t: Tensor, v: Tensor, alpha_bar_t: float | Tensor) -> Tensor:
 
 
 def eps_from_v_inputs(generator: torch.Generator, index: int) -> Case:
-    """Images and points at three levels, ᾱ = 0 among them, and a batch with a level for each image."""
+    """Images and points at three levels, ᾱ = 0 among them, and a batch with a level for each image, one of them 0."""
     shape = ((3, 3, 6, 6), (6, 2), (5,), (2, 1, 4, 4))[index]
-    alpha_bar = (0.3, 0.9, 0.0, torch.tensor([0.7, 0.2]).reshape(2, 1, 1, 1))[index]
+    alpha_bar = (0.3, 0.9, 0.0, torch.tensor([0.7, 0.0]).reshape(2, 1, 1, 1))[index]
     x_t, v = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     level = "one each" if index == 3 else alpha_bar
     return Case({"x_t": x_t, "v": v, "alpha_bar_t": alpha_bar}, {"level": level})
@@ -590,6 +614,21 @@ EPS_FROM_V = Exercise(
         Mistake(
             lambda x, v, a: (1 - a**0.5) * x + a**0.5 * v,
             "you took 1-√ᾱ where √(1-ᾱ) belongs (ᾱ = {level})",
+        ),
+        Mistake(
+            lambda x, v, a: (1 - float(a)) ** 0.5 * x + float(a) ** 0.5 * v,
+            "you made one Python number of ᾱ_t: it may be a tensor with a level for each image, and `math.sqrt` and "
+            "`float` take a single number only; `** 0.5` takes the root of both",
+        ),
+        Mistake(
+            lambda x, v, a: torch.sqrt(1 - a) * x + torch.sqrt(a) * v,
+            "you took ᾱ_t for a tensor: it may be a plain number, which `torch.sqrt` refuses; `** 0.5` takes the root "
+            "of both",
+        ),
+        Mistake(
+            lambda x, v, a: x if a == 0 else (v + (1 - a) ** 0.5 * (a**0.5 * x - (1 - a) ** 0.5 * v)) / a**0.5,
+            "you treat ᾱ = 0 apart: ᾱ_t may be a tensor with a level for each image, which is no single yes or no; "
+            "there is a way that never divides",
         ),
     ),
     alternatives=(eps_from_v_through_x0, eps_from_v_in_float64, eps_from_v_by_rotation, eps_from_v_by_loop),
@@ -737,6 +776,13 @@ def _divided_by_the_root(x_t, a, weights, centres, stds):
     return share, eps * (a * stds**2 + 1 - a)[:, None] ** 0.5
 
 
+def _by_normal_with_variance(x_t, a, weights, centres, stds):
+    variances = a * stds**2 + 1 - a
+    density = torch.distributions.Normal(a**0.5 * centres, variances[:, None])
+    share = torch.softmax(weights.log() + density.log_prob(x_t[:, None]).sum(-1), 1)
+    return share, _mixture(x_t, a, weights, centres, stds)[1]
+
+
 def _softmax_over_points(x_t, a, weights, centres, stds):
     variances = a * stds**2 + 1 - a
     away = x_t[:, None] - a**0.5 * centres
@@ -749,7 +795,7 @@ MIXTURE_EPS = Exercise(
     title="The perfect answer for a mixture",
     difficulty=3,
     minutes=10,
-    equation="Ho section 3.2",
+    equation="",
     where="A mixture, exactly",
     lines=6,
     reference=mixture_eps,
@@ -864,6 +910,16 @@ MIXTURE_EPS = Exercise(
         Mistake(
             lambda x, a, w, c, s: mixture_eps(x, a, w, c, s) / (1 - a) ** 0.5,
             "you left out √(1-ᾱ_t), the covariance of x_t and ε (t = {t})",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: mixture_eps(x, a, w, c, s) * (1 - a) ** 0.5,
+            "you left out the root in E[ε | x_t, k] (t = {t}): 1-ᾱ_t is a variance, and the covariance of x_t and ε is "
+            "not that",
+        ),
+        Mistake(
+            lambda x, a, w, c, s: _weighted(_by_normal_with_variance(x, a, w, c, s)),
+            "you put V_k where the density has its root, or gave it to PyTorch's `Normal`, which takes a standard "
+            "deviation: V_k is the variance of a component",
         ),
         Mistake(
             lambda x, a, w, c, s: _weighted(_softmax_over_points(x, a, w, c, s)),
@@ -1089,6 +1145,22 @@ ANCESTRAL_STEP = Exercise(
             lambda x, e, z, a, p: (x - (1 - a / p) ** 0.5 * e) / (a / p) ** 0.5 + _std(a, p) * z,
             "you undid the forward step with ε as the noise of one step (t = {t}): ε is the noise of all steps, and a "
             "step has only the share β_t/√(1-ᾱ_t) of it",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: x / (a / p) ** 0.5 - (1 - a / p) / (1 - a) ** 0.5 * e + _std(a, p) * z,
+            "you divided x_t alone by √α_t (t = {t}): in Ho eq. 11 the whole bracket is divided",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: (x - (1 - a / p) / (1 - a) * e) / (a / p) ** 0.5 + _std(a, p) * z,
+            "you left out the root on 1-ᾱ_t in front of ε (t = {t}): see Ho eq. 11",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: (x - (1 - a / p) / (1 - a) ** 0.5 * e) / a**0.5 + _std(a, p) * z,
+            "you divided by √ᾱ_t where Ho eq. 11 has √α_t (t = {t}): that undoes the shrinking of all steps",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: _mean(x, x - (1 - a) ** 0.5 * e, a, p) + _std(a, p) * z,
+            "you took the noise out of x_t and did not undo its shrinking (t = {t}): eq. 15 divides by √ᾱ_t",
         ),
     ),
     alternatives=(

@@ -191,6 +191,19 @@ DDPM_MEAN = Exercise(
             lambda x, e, a, p: _mean(x, e, a, p, shrink=(p / a) ** 0.5),
             "you shrink once more where a step back has to undo the shrinking (t = {t})",
         ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=(1 - a / p) / (1 - a**0.5)),
+            "you divided by 1-√ᾱ_t, with ᾱ_t alone under the root: in eq. 11 the difference stands there (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a, p: _mean(x, e, a, p, push=(1 - p) / (1 - a) ** 0.5, shrink=p**0.5),
+            "you took ᾱ_prev for the α of this step: it is the share left after all the steps before, and at the last "
+            "step your x stays as it was (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a, p: ddpm_mean(x, e, a, p).clamp(-1, 1),
+            "you clipped the mean: x_prev is noisy, and noise goes beyond [-1, 1] by right (t = {t})",
+        ),
     ),
     alternatives=(
         ddpm_mean_through_x0,
@@ -286,6 +299,16 @@ REVERSE_VARIANCE = Exercise(
         Mistake(
             lambda a, p, s2: 1 - a / p + 0 * s2,
             "you returned β_t, which is right for data of variance 1; `data_variance` is not used (t = {t})",
+        ),
+        Mistake(
+            lambda a, p, s2: gaussian.posterior_variance(a, p),
+            "you returned β̃_t, one number even where `data_variance` holds several: it is right when x_0 is known "
+            "(t = {t})",
+        ),
+        Mistake(
+            lambda a, p, s2: 1 - a / p,
+            "you returned β_t, one number even where `data_variance` holds several: it is right for data of variance 1 "
+            "(t = {t})",
         ),
         Mistake(
             lambda a, p, s2: (1 - a / p) * _total(a, s2) / _total(p, s2),
@@ -404,12 +427,12 @@ def ddpm_step(
 
 def ddpm_step_inputs(generator: torch.Generator, index: int) -> Case:
     """Both variances at neighbouring and at distant steps, and the last step from t = 19."""
-    shape = ((3, 1, 6, 6), (2, 3, 4, 4), (5, 1, 5, 5), (7, 16))[index]
-    t, t_prev = ((100, 99), (40, 39), (300, 250), (19, -1))[index]
+    shape = ((3, 1, 6, 6), (2, 3, 4, 4), (5, 1, 5, 5), (7, 16), (2, 1, 6, 6))[index]
+    t, t_prev = ((100, 99), (40, 39), (300, 250), (19, -1), (500, 400))[index]
     clean = torch.rand(shape, generator=generator) * 2.4 - 1.2
     eps, off, noise = (torch.randn(shape, generator=generator) for _ in range(3))
     x_t = gaussian.q_sample(clean, eps, float(ALPHA_BAR[t]))
-    args = {"x_t": x_t, "eps": eps + 0.2 * off, "noise": noise, **levels(t, t_prev), "large": index in (1, 3)}
+    args = {"x_t": x_t, "eps": eps + 0.2 * off, "noise": noise, **levels(t, t_prev), "large": index in (1, 3, 4)}
     return Case(args, {"t": t})
 
 
@@ -617,6 +640,18 @@ DDPM_STEP = Exercise(
             "you returned one output at the last step: a pair is asked for there, too",
         ),
         Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, z, a, p, large, std=(p - a) ** 0.5 if large else None),
+            "you took ᾱ_prev-ᾱ_t for β_t where `large` is true: a step multiplies ᾱ, their quotient counts (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, large: _step(x, e, z, a, p, large, std=None if large else ((1 - p) / (1 - a)) ** 0.5),
+            "you took (1-ᾱ_prev)/(1-ᾱ_t) for β̃_t where `large` is false: near 1, far more than one step adds (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, large: _step(x, e.clamp(-1, 1), z, a, p, large),
+            "you clipped ε: noise may have any size, it is pixels that have a range (t = {t})",
+        ),
+        Mistake(
             lambda x, e, z, a, p, large: _step(x, e, torch.randn_like(x), a, p, large),
             "you drew noise of your own and left the argument `noise` unused: no one can repeat your step",
         ),
@@ -630,6 +665,7 @@ DDPM_STEP = Exercise(
     ),
     picture=lambda answer: side_by_side(draw_digits(answer), draw_digits(ddpm_step)),
     rtol=1e-3,
+    cases=5,
 )
 
 
@@ -819,6 +855,18 @@ SPACED_TIMESTEPS = Exercise(
         Mistake(
             _floored,
             "you cut the fraction off where the definition rounds: some timesteps are one too small",
+        ),
+        Mistake(
+            _other("trailing", lambda n, T: [int(T - i * T / n) - 1 for i in range(n)]),
+            "your trailing timesteps are cut off where the definition rounds: some are one too small",
+        ),
+        Mistake(
+            _other("trailing", lambda n, T: [T - i * T // n - 1 for i in range(n)]),
+            "your trailing timesteps round what is taken off T down, and so themselves up: round the whole of it",
+        ),
+        Mistake(
+            _other("linspace", lambda n, T: [int(i * (T - 1) / (n - 1)) for i in range(n)][::-1]),
+            "your linspace timesteps are cut off where the definition rounds: some are one too small",
         ),
         Mistake(
             lambda n, T, s: [*spaced_timesteps(n, T, s), -1],

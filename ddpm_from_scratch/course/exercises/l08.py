@@ -20,14 +20,12 @@ ALPHA_BAR = schedules.alpha_bars(schedules.linear())
 
 
 def in_kind(yours, like):
-    """The answer's output; the name of its kind where that is not `like`'s: "float64", "complex" or "ndarray"."""
+    """The answer's output; the name of its kind where that is not `like`'s: "float64" or "ndarray"."""
     if isinstance(yours, list | tuple):
-        kinds = [in_kind(one, like) for one in yours]
+        kinds = tuple(in_kind(one, like) for one in yours)
         return next((kind for kind in kinds if isinstance(kind, str)), kinds)
     if isinstance(yours, np.ndarray):
         return "ndarray"
-    if isinstance(yours, Tensor) and yours.is_complex():
-        return "complex"
     if isinstance(yours, Tensor) and yours.dtype == torch.float64 != like.dtype:
         return "float64"
     return yours
@@ -389,6 +387,18 @@ DDIM_STEP = Exercise(
             "ε: your result is complex there; eq. 16 has another root in front",
         ),
         Mistake(
+            lambda x, e, z, a, p, eta: _step(x, e, z, a, p, 1.0),
+            "you did not use `eta`: yours adds as much noise as DDPM, whatever η is (η = {eta} here)",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: _step(x, e, z, a, p, eta, direction=1 - p + _sigma(a, p, eta) ** 2),
+            "you added σ² under the root in front of ε: the fresh noise needs room, yours takes it away (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, z, a, p, eta: _step(x, e, z, a, p, eta, direction=((1 - p) ** 0.5 - _sigma(a, p, eta)) ** 2),
+            "you subtracted σ from the root in front of ε: variances add up, not standard deviations (t = {t})",
+        ),
+        Mistake(
             lambda x, e, z, a, p, eta: _step(x, e, torch.randn_like(x), a, p, eta),
             "you drew fresh noise and left the argument `noise` unused: no one can repeat your step",
         ),
@@ -570,6 +580,10 @@ BETAS_FROM_SONG = Exercise(
             "you put α_1 in the place of α_0, so your first β is 0: before the first step nothing is lost, α_0 is 1",
         ),
         Mistake(
+            lambda s: 1 - s / torch.cat([torch.zeros_like(s[:1]), s[:-1]]),
+            "you put 0 in the place of α_0, and divided by it: the α are shares that are left, and α_0 is the largest",
+        ),
+        Mistake(
             lambda s: torch.cat([torch.zeros_like(s[:1]), betas_from_song(s)]),
             "you returned a β for α_0 as well, T + 1 values in all: no step leads there, and {T} steps have {T} values",
         ),
@@ -601,7 +615,7 @@ BETAS_FROM_SONG = Exercise(
 
 
 def quadratic_timesteps(T: int, n: int) -> list[int]:
-    """The n timesteps of the quadratic spacing, largest first, none taken twice (Song section 4.2).
+    """The n timesteps of the quadratic spacing, largest first, none taken twice (Song appendix D.2).
 
     T: number of training steps; timesteps are whole numbers from 0 to T-1.
     n: how many are visited, from 1 to T.
@@ -627,7 +641,7 @@ def quadratic_timesteps_inputs(generator: torch.Generator, index: int) -> Case:
 def as_table(answer, T, n):
     """The answer's numbers as a tensor, whatever sequence they came in."""
     found = answer(T, n)
-    if found is None or isinstance(found, Tensor):
+    if found is None or isinstance(found, Tensor | int | float):
         return found
     return torch.as_tensor(np.asarray(list(found)))
 
@@ -699,7 +713,7 @@ QUADRATIC_TIMESTEPS = Exercise(
     title="Dense at the clean end",
     difficulty=2,
     minutes=6,
-    equation="Song section 4.2",
+    equation="Song appendix D.2",
     where="Subsequences",
     lines=5,
     reference=quadratic_timesteps,
@@ -756,6 +770,14 @@ QUADRATIC_TIMESTEPS = Exercise(
         Mistake(
             lambda T, n: _without_repeats([round((T - 1) * i * i / n**2) for i in range(1, n + 1)]),
             "you rounded to the nearest: here it is rounded down (T = {T}, n = {n})",
+        ),
+        Mistake(
+            lambda T, n: _without_repeats([(T - 1) * i * i / n**2 for i in range(1, n + 1)]),
+            "you did not round: a timestep is a whole number, an index into tables (T = {T}, n = {n})",
+        ),
+        Mistake(
+            lambda T, n: [(T - 1) * i * i / n**2 for i in range(n, 0, -1)],
+            "you did not round, and so saw no repeats: a timestep is a whole number, an index (T = {T}, n = {n})",
         ),
         Mistake(
             lambda T, n: [T - 1 - t for t in quadratic_timesteps(T, n)[::-1]],
@@ -1015,12 +1037,12 @@ def ddim_sample_inputs(generator: torch.Generator, index: int) -> Case:
 
 
 def run_loop(answer, predict, x_T, timesteps, alpha_bar, eta, noises):
-    """The answer's sample, or what happened instead in a word; NaN after a step to a noisier level."""
+    """The answer's sample, or what happened in a word; NaN after a step to a noisier level, infinity after one to 0."""
     given = list(timesteps)
     try:
         made = answer(predict, x_T, timesteps, alpha_bar, eta, noises)
     except ZeroDivisionError:
-        return "divided by zero"
+        return torch.full_like(x_T, math.inf)
     except ValueError as error:
         if "ᾱ_prev" not in str(error):
             raise
@@ -1050,8 +1072,9 @@ def _loop(
     noise=None,
     scale=None,
     bend=None,
+    mean=None,
 ):
-    """The loop with another rule for the step moved to, the levels, what the network is asked, the noise, σ or x̂_0."""
+    """The loop with another rule for the step moved to, levels, what the network is asked, noise, σ, x̂_0 or mean."""
     previous = previous or (lambda i: timesteps[i + 1] if i + 1 < len(timesteps) else -1)
     for i, t in enumerate(timesteps):
         now, before = _level(alpha_bar, t), level(alpha_bar, previous(i))
@@ -1059,7 +1082,7 @@ def _loop(
         sigma = gaussian.ddim_sigma(now, before, eta) if scale is None else scale(now, before, t)
         x0 = gaussian.x0_from_eps(x, eps, now)
         x0, eps = (x0, eps) if bend is None else bend(x, x0, eps, now)
-        x = gaussian.ddim_mean(x0, eps, before, sigma)
+        x = gaussian.ddim_mean(x0, eps, before, sigma) if mean is None else mean(x, x0, now, before)
         x = x + sigma * (noises[i] if noise is None else noise(i))
     return x
 
@@ -1237,6 +1260,15 @@ DDIM_SAMPLE = Exercise(
         Mistake(
             lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, noise=lambda i: z[i - 1]),
             "you used noises[i-1]: the step from timesteps[i] uses noises[i]; does your loop count from 1 there?",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts, ab, eta, z, mean=gaussian.posterior_mean),
+            "you took DDPM's mean and only scaled its noise: with less noise the mean has to change too, or variance "
+            "gets lost; right at η = 1 only",
+        ),
+        Mistake(
+            lambda f, x, ts, ab, eta, z: _loop(f, x, ts[-1:], ab, eta, z[-1:]),
+            "you do not carry x on: every step starts from x_T again, and only the last one is left",
         ),
         Mistake(
             _without_room,

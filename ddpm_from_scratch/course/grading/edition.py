@@ -11,6 +11,7 @@ import ast
 import os
 import shutil
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 import ddpm_from_scratch
@@ -84,13 +85,12 @@ def exercise_modules(lesson: str, asked: Collection[str] = ()) -> dict[str, str]
         asked: ids of exercises whose answers are no secret any more.
     """
     own = f"l{lesson}"
-    modules = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in _sources("exercises", "l[0-9]*.py")}
+    modules = {path.stem: _module(path) for path in _sources("exercises", "l[0-9]*.py")}
     bare = _bare_exercises(modules[own])
     needed = _closure(modules, {own: _used(bare)}, set())
     shown: Names = {}
     for path in [*_sources("lessons", f"{lesson}_*.py"), *_sources("widgets", "*.py"), *_sources(".", "*.py")]:
-        for module, names in _imports(ast.parse(path.read_text(encoding="utf-8"))).items():
-            shown.setdefault(module, set()).update(names)
+        shown = _union(shown, _imports(_module(path)))
     secret = {(own, name) for name in _answers(lesson, asked) - needed.get(own, set())}
     kept = _closure(modules, _union(needed, shown), secret)
     none = ast.parse("EXERCISES = ()").body[0]
@@ -99,6 +99,12 @@ def exercise_modules(lesson: str, asked: Collection[str] = ()) -> dict[str, str]
 
 def _sources(folder: str, pattern: str) -> list[Path]:
     return sorted((COURSE / folder).glob(pattern))
+
+
+@cache
+def _module(path: Path) -> ast.Module:
+    """A source, read once: a notebook asks for its edition after every answer."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _answers(lesson: str, asked: Collection[str]) -> set[str]:
@@ -126,7 +132,7 @@ def _closure(modules: dict[str, ast.Module], wanted: Names, secret: set[tuple[st
                 if _bound(statement) & wanted[module]:
                     used = {name for name in _used(statement) if (module, name) not in secret}
                     found = _union(found, {module: used})
-                    found = _union(found, _imports(ast.Module([statement], []), wanted[module]))
+                    found = _union(found, _imports(statement, wanted[module]))
         if found == wanted:
             return wanted
         wanted = found
@@ -166,6 +172,7 @@ def _is_exercise(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Exercise"
 
 
+@cache
 def _statements(module: ast.Module) -> list[ast.stmt]:
     """The statements of a module that define no exercise."""
     return [
@@ -175,17 +182,23 @@ def _statements(module: ast.Module) -> list[ast.stmt]:
     ]
 
 
-def _imports(module: ast.Module, wanted: set[str] | None = None) -> Names:
+def _imports(part: ast.AST, wanted: set[str] | None = None) -> Names:
     """What is imported from exercise modules under a wanted name."""
     found: Names = {}
-    for node in ast.walk(module):
-        origin = (node.module or "").rpartition(".")[2] if isinstance(node, ast.ImportFrom) else ""
-        if isinstance(node, ast.ImportFrom) and origin[:1] == "l" and origin[1:].isdigit():
+    for node in _import_statements(part):
+        origin = (node.module or "").rpartition(".")[2]
+        if origin[:1] == "l" and origin[1:].isdigit():
             names = {alias.name for alias in node.names if wanted is None or (alias.asname or alias.name) in wanted}
             found.setdefault(origin, set()).update(names)
     return found
 
 
+@cache
+def _import_statements(part: ast.AST) -> list[ast.ImportFrom]:
+    return [node for node in ast.walk(part) if isinstance(node, ast.ImportFrom)]
+
+
+@cache
 def _bound(statement: ast.stmt) -> set[str]:
     """Names that a statement at the top of a module binds."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
@@ -195,6 +208,7 @@ def _bound(statement: ast.stmt) -> set[str]:
     return {part.id for part in ast.walk(statement) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
 
 
+@cache
 def _used(statement: ast.stmt) -> set[str]:
     """Names that a statement uses."""
     return {part.id for part in ast.walk(statement) if isinstance(part, ast.Name)}

@@ -40,6 +40,13 @@ def find(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def idle(folder: Path, output: Path) -> list[str]:
+    """The students who handed nothing in: sub-folders without a notebook, the gradebook's own apart."""
+    busy = {path.relative_to(folder).parts[0] for path in find(folder)}
+    others = [path for path in folder.iterdir() if path.is_dir() and path.name not in busy and path != output]
+    return [gradebook.plain_line(path.name) for path in others if not path.name.startswith((".", "_"))]
+
+
 def student_of(path: Path, folder: Path) -> str:
     """Whose a notebook is: the name of its folder below `folder`, or of the file."""
     parts = path.relative_to(folder).parts
@@ -75,8 +82,10 @@ def grade_folder(
         raise ValueError("grading needs Linux, or with --trust a Mac")
     if not trust and (reason := why_not()):
         raise ValueError(f"{reason}; with --trust the notebooks run without one, with all your rights")
-    rows: list[Row] = []
-    gradebook.write(rows, output)
+    rows = [Row(name, f"{name}/", status=Status.MISSING, comment="no notebook here") for name in idle(folder, output)]
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=output):  # found out now, not after the first notebook
+        pass
     with tempfile.TemporaryDirectory() as place:
         tasks = [(path, student_of(path, folder), str(path.relative_to(folder))) for path in paths]
         for name, some in _judged(tasks, (Path(place), limits or Limits(), trust), jobs or os.cpu_count() or 1):

@@ -683,7 +683,7 @@ plots.image_grid(
 # Compute $L_T$ for each sample of a batch.
 
 # %% [markdown] id=prior-predict
-# > **Predict before you run.** With all 1000 steps the paper reports $L_T \approx 10^{-5}$ bits per dimension for CIFAR-10 (Ho section 4). Keep every
+# > **Predict before you run.** With all 1000 steps the paper reports $L_T \approx 10^{-5}$ bits per dimension, that is per element, for CIFAR-10 (Ho section 4). Keep every
 # > $\beta_t$ as it is and stop after 100 steps: a tenth of the work. Is $L_T$ then about ten times as large, a thousand times, or more?
 
 
@@ -722,7 +722,7 @@ assert abs(off) < 4
 # %% [markdown] id=prior-answer
 # <details><summary>Answer</summary>
 #
-# More, thousands of times: compare the first row with the last, which is the paper's quantity for our images. The chain has not arrived. $\sqrt{\bar\alpha_T}$ in
+# More: tens of thousands of times. Compare the first row with the last, which is the paper's quantity for our images. The chain has not arrived. $\sqrt{\bar\alpha_T}$ in
 # the first row is close to 1, so its end still shows nearly the whole image.
 #
 # </details>

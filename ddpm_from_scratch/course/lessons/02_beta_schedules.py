@@ -5,7 +5,7 @@
 #
 # Lesson 01 took the numbers $\beta_1, \dots, \beta_T$ as given. Somebody has to choose them. Nothing is learned in that choice, and no
 # error message warns of a bad one. But a network can only be as good as the schedule lets it be, and some published models had one
-# that spoiled every sample. This lesson shows the common choices, and what goes wrong with each.
+# that kept every sample at medium brightness. This lesson shows the common choices, and what goes wrong with each.
 #
 # **You will build** the module `ddpm_from_scratch.schedules`.
 #

@@ -87,7 +87,7 @@ with plots.figure(
     "bell at 0.25, in which both kinds of runs are mixed.",
     caption="Where runs that are at 0.25 now were 350 steps ago (left) and one step ago "
     "(right), coloured by their x_0. Among the runs of one colour, the shape is a "
-    "Gaussian in both pictures. Mind the axes: the right picture is five times as fine.",
+    "Gaussian in both pictures. Mind the axes: the right picture is about six times as fine.",
 ) as axes:
     for ax, (earlier, (points, clean)) in zip(axes, slices.items(), strict=True):
         groups = [points[clean == sign].numpy() for sign in (1.0, -1.0)]

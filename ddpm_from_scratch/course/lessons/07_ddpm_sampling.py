@@ -518,7 +518,7 @@ assert torch.allclose(batch[2], alone[0], atol=1e-3)
 # %% [markdown] id=diffusers-note
 # <details><summary>Going deeper (not needed later)</summary>
 #
-# *Where Diffusers differs.* Its `DDPMScheduler` gives the same numbers, with one exception. With `trailing` spacing and `fixed_large` it adds noise at the last step: its rule is "no noise at $t = 0$", and the last timestep of `trailing` is not 0. Algorithm 2 says "no noise at the last step", and so does this
+# *Where Diffusers differs.* In the settings of this lesson its `DDPMScheduler` gives the same numbers, with one exception. With `trailing` spacing and `fixed_large` it adds noise at the last step: its rule is "no noise at $t = 0$", and the last timestep of `trailing` is not 0. Algorithm 2 says "no noise at the last step", and so does this
 # package. You have seen above how such grain looks.
 #
 # </details>
@@ -687,7 +687,7 @@ for name, step in BROKEN.items():
 # - **Noise at the last step.** Invisible with 1000 steps, plain with 20. Test with few steps.
 # - **Clipping what has no bounds**: latents, points, a $v$-prediction's intermediate values. Clip $\hat x_0$ of pixels, never $x_t$.
 # - **Tables in half precision.** $1 - \bar\alpha_t$ at small $t$ is a small difference of two numbers near 1. The tables here are float64, and the step works with Python floats.
-# - **`leading` spacing with few steps** starts the network at $t = 900$ while $x$ is pure noise: it is told a lie about the level. `trailing` is not.
+# - **`leading` spacing.** With ten steps it starts the network at $t = 900$ while $x$ is pure noise: it is told a lie about the level. With `trailing` it is not.
 # - **`eval()` and `no_grad()` forgotten.** Dropout is noise that nobody asked for; gradients fill the memory.
 
 # %% [markdown] id=summary

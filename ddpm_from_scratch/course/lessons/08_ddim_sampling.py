@@ -482,7 +482,7 @@ for count in (10, 50, 1000):
 # %% [markdown] id=sigma-hat
 # ### One step beyond: σ̂
 #
-# The larger variance of DDPM, $\sigma^2 = \beta_t$, is for a stride $\hat\sigma_t = \sqrt{1-\bar\alpha_t/\bar\alpha_{\text{prev}}}$, more than $\sigma_t(1)$. The *mean* stays Ho's posterior mean, that of $\eta = 1$: near the clean end, eq. 12 with $\hat\sigma$ in it would have the root of a negative number (the lines marked below). So $\hat\sigma$ is no member of the family. With a thousand steps the two hardly differ. With ten:
+# The larger variance of DDPM, $\sigma^2 = \beta_t$, is for a stride $\hat\sigma_t = \sqrt{1-\bar\alpha_t/\bar\alpha_{\text{prev}}}$, more than $\sigma_t(1)$. The *mean* stays Ho's posterior mean, that of $\eta = 1$: near the clean end, eq. 12 with $\hat\sigma$ in it would have the root of a negative number (the lines marked below). So $\hat\sigma$ is no member of the family. With a thousand steps the two differ near the clean end alone. With ten:
 
 # %% id=sigma-table
 print("ten steps, leading                fresh noise that is added         room for noise")
@@ -519,7 +519,7 @@ for t, t_prev in zip(visited, visited[1:], strict=False):
 #
 # Whoever types Song eq. 12 from the paper into a program whose table `alphas` holds $1-\beta_t$ gets no error message. What one gets:
 #
-# > **Predict before you run.** With $\alpha_t = 1-\beta_t$ in the place of $\bar\alpha_t$, all levels are above 0.98. What will eq. 12 do to pure noise?
+# > **Predict before you run.** With $\alpha_t = 1-\beta_t$ in the place of $\bar\alpha_t$, all levels are 0.98 or more. What will eq. 12 do to pure noise?
 
 # %% id=trap-run
 alphas = 1 - betas
@@ -568,7 +568,7 @@ plots.image_grid(
 # - **leading**: $0, \lfloor T/n\rfloor, 2\lfloor T/n\rfloor, \dots$ Contains $t = 0$. Starts below $T-1$: with ten steps, the network is told that pure noise is $x_{900}$.
 # - **trailing**: $T-1$, then down in strides of $T/n$, each rounded. Starts in pure noise.
 # - **linspace**: both ends, evenly spaced between them.
-# - **quadratic**: $\tau_i \propto i^2$, denser at the clean end. The paper uses it for CIFAR-10. It is given to `set_timesteps` as a list.
+# - **quadratic**: $\tau_i \propto i^2$, denser at the clean end. The paper uses it for CIFAR-10 (Song appendix D.2). It is given to `set_timesteps` as a list.
 
 # %% exercise 08.4
 # *Going deeper.* Near 0 the squares lie so close that many of them round to the same timestep. Write the quadratic list so that none is taken twice.
@@ -670,7 +670,7 @@ assert abs(ours - true_radius) < 0.06 < abs(theirs - true_radius)
 #
 # a move that does not shrink with the step. More steps repeat it more often.
 #
-# > **Predict before you run.** $\eta = 0$, the eight noises of the top, with 10, 100 and 1000 steps. With $\varepsilon$ kept, does a thousand steps' result differ in detail, or is it another digit? And with the other two ways, not clipped and $\varepsilon$ re-derived?
+# > **Predict before you run.** $\eta = 0$, the eight noises of the top, with 10, 100 and 1000 steps. At the top, with $\varepsilon$ kept, a thousand steps ended in other digits than ten. Will they with the other two ways, not clipped and $\varepsilon$ re-derived? And with $\varepsilon$ kept, do a hundred steps suffice for it?
 
 # %% id=clipping-check
 stored = thousand_steps.load()
@@ -726,7 +726,7 @@ assert (ends["η = 1, ε kept"] - ends["DDPM fixed_small"]).abs().max() > 1e-3
 # %% [markdown] id=clipping-answer
 # <details><summary>Answer</summary>
 #
-# $\varepsilon$ kept. Its distance grows with the steps, while the other two settle: more steps change details there, and no more. So a thousand steps of $\eta = 0$ end in other images than ten, as at the top of this lesson, and not because ten were too few. Where the map from $x_T$ to $x_0$ matters (lesson 09), do not clip, or re-derive $\varepsilon$.
+# No. With $\varepsilon$ kept the distance grows with the steps, at a hundred already beyond the other two; theirs settles: more steps change details there, and no more. So a thousand steps of $\eta = 0$ end in other images than ten, as at the top of this lesson, and not because ten were too few. Where the map from $x_T$ to $x_0$ matters (lesson 09), do not clip, or re-derive $\varepsilon$.
 #
 # The last lines say the same of $\eta = 1$: with clipping on, it equals DDPM only if $\varepsilon$ is derived anew from the clipped $\hat x_0$.
 #
@@ -738,7 +738,7 @@ assert (ends["η = 1, ε kept"] - ends["DDPM fixed_small"]).abs().max() > 1e-3
 # %% [markdown] id=loop
 # ## The loop
 #
-# All pieces are there. The loop is a dozen lines, and has two places to stumble over: what comes after the last timestep, and what the network is told.
+# All pieces are there. The loop is eight lines, and has two places to stumble over: what comes after the last timestep, and what the network is told.
 
 # %% exercise 08.6
 # Write it. When you are right, your loop samples lesson 03's mixture in ten steps, without a network.
@@ -1275,7 +1275,7 @@ progress("08")
 # {{equations 08}}
 #
 # - J. Song, C. Meng, S. Ermon, *Denoising Diffusion Implicit Models* (2021), arXiv 2010.02502: eq. 4 (the jump), 5 ($L_\gamma$), 6 and 7 (the family), 8 (its forward process), 9 (predicted $x_0$), 10 and 11 (model and bound), 12 (the sampler), 16 ($\sigma(\eta)$); lemma 1,
-#   theorem 1; section 4.2 (subsequences); table 1.
+#   theorem 1; section 4.2 (subsequences); appendix D.2 (quadratic ones); table 1.
 # - J. Ho, A. Jain, P. Abbeel, *Denoising Diffusion Probabilistic Models* (2020), arXiv 2006.11239: eq. 7 (the posterior, here $\eta = 1$), 12 (weights), 15 ($\hat x_0$).
 # - S. Lin et al., *Common Diffusion Noise Schedules and Sample Steps are Flawed* (2024), arXiv 2305.08891: table 2 (spacings), and why the first timestep should be the last of training.
 # - A. Nichol, P. Dhariwal, *Improved Denoising Diffusion Probabilistic Models* (2021), arXiv 2102.09672: eq. 19 ($\beta$ of a strided schedule).

@@ -308,7 +308,7 @@ def test_every_mode_becomes_eight_bit_colour(tmp_path: Path) -> None:
     Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
     Image.fromarray(np.full((4, 4), 128 * 257, dtype=np.uint16)).save(tmp_path / "sixteen.png")
-    Image.fromarray(np.full((4, 4), 65535, dtype=np.int32)).save(tmp_path / "thirtytwo.tif")
+    Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16)).save(tmp_path / "sixteen.tif")
     expected = {
         "palette.png": red,
         "clear_palette.png": [255] * 3,
@@ -318,7 +318,7 @@ def test_every_mode_becomes_eight_bit_colour(tmp_path: Path) -> None:
         "bit.png": [255] * 3,
         "cmyk.tif": red,
         "sixteen.png": [128] * 3,
-        "thirtytwo.tif": [255] * 3,
+        "sixteen.tif": [255] * 3,
     }
     for name, colour in expected.items():
         image = read_image(tmp_path / name)

@@ -58,8 +58,11 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def _is_entry(entry: Any) -> bool:
-    status, attempts = (entry.get("status"), entry.get("attempts")) if isinstance(entry, dict) else (None, None)
-    return status in ("right", "wrong") and isinstance(attempts, int)
+    return (
+        isinstance(entry, dict)
+        and entry.get("status") in ("right", "wrong")
+        and isinstance(entry.get("attempts", 0), int)
+    )
 
 
 def record(exercise_id: str, verdict: Verdict) -> None:

@@ -45,7 +45,7 @@ class LogFile:
     COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "seconds")
 
     def __init__(self, path: str | Path, every: int = 50) -> None:
-        self.path, self.every = Path(path), every
+        self.path, self.every = Path(path).expanduser(), every
         self._losses: list[float] = []
         self._last_step: int | None = None
 
@@ -88,7 +88,7 @@ class Previews:
     def __init__(
         self, folder: str | Path, every: int = 500, count: int = 16, num_inference_steps: int = 25, seed: int = 0
     ) -> None:
-        self.folder, self.every, self.count = Path(folder), every, count
+        self.folder, self.every, self.count = Path(folder).expanduser(), every, count
         self.num_inference_steps, self.seed = num_inference_steps, seed
 
     def __call__(self, progress: Progress) -> None:

@@ -25,7 +25,7 @@ class FeatureClassifier(ModelMixin):
         widths: channels after each convolution; the last is the number of features.
 
     Raises:
-        ValueError: a size or number that is not positive.
+        ValueError: a size or number that is not positive, or images that are halved to nothing.
     """
 
     @register_to_config
@@ -39,6 +39,8 @@ class FeatureClassifier(ModelMixin):
         super().__init__()
         if min(image_size, in_channels, num_classes, *widths) < 1 or len(widths) != 4:
             raise ValueError(f"sizes must be positive and widths four, got {image_size=}, {in_channels=}, {widths=}")
+        if image_size < 3:
+            raise ValueError(f"the classifier halves images twice: they must be 3×3 at least, got {image_size}")
         a, b, c, d = widths
         self.body = nn.Sequential(
             *_convolution(in_channels, a, kernel_size=5, stride=2),
@@ -89,8 +91,10 @@ def train_classifier(
         seed: of the first weights, the order and the shifts.
 
     Raises:
-        ValueError: images that are not square, or without labels.
+        ValueError: images that are not square, or without labels; fewer than one epoch.
     """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
     channels, height, width = dataset.shape
     if height != width or int(dataset.labels.min()) < 0:
         raise ValueError(f"a classifier needs square images with labels, {dataset.name} is {height}×{width}")

@@ -61,6 +61,14 @@ class Features(StrEnum):
     inception = "inception"
 
 
+REPORTS: dict[str, tuple[TableName | None, ...]] = {
+    **dict.fromkeys(("scheduler", "steps", "eta"), (None,)),
+    **dict.fromkeys(("rows", "columns", "long_num", "repeats", "quadratic", "features"), (TableName.ddim,)),
+    **dict.fromkeys(("precision", "no_clip"), (None, TableName.ddim)),
+    "per_image": (TableName.bits,),
+}
+"""The tables that an option of `ddpm eval` belongs to, None being the report without one."""
+
 DDIM_ROWS = "0,0.2,0.5,1,sigma-hat"
 
 
@@ -151,7 +159,7 @@ def train(
     from ddpm_from_scratch.data import load_dataset
     from ddpm_from_scratch.schedulers import DDPMScheduler
 
-    processes = training.processes()
+    output, processes = output.expanduser(), training.processes()
     with processes.main_process_first():  # which alone downloads
         data = load_dataset(dataset, root=root, image_size=image_size, channels=1 if grey else 3)
     config = training.TrainingConfig(
@@ -169,6 +177,8 @@ def train(
     )
     if conditional and not data.classes:
         raise ValueError(f"--conditional: {dataset} has no classes: leave it out, or put each class into a sub-folder")
+    if preview_every:
+        _check_apart(output, dataset, data)
     torch.manual_seed(seed)
     if init is not None:
         model, schedule = _initial_model(init, widths, layers_per_block, conditional, learned_variance)
@@ -192,6 +202,20 @@ def train(
     done = training.train(model, scheduler, data, config, output, watchers, resume)
     if processes.is_main_process:
         _finish_training(output, done, steps, half)
+
+
+def _check_apart(output: Path, dataset: str, data: Any) -> None:
+    """Refuses previews that would become images of the dataset: a resumed run would find it changed."""
+    from ddpm_from_scratch.data import ImageFolder
+
+    folder, place = (Path(os.path.realpath(Path(path).expanduser())) for path in (dataset, output))
+    if not isinstance(data, ImageFolder) or not place.is_relative_to(folder):
+        return
+    if not any(part.startswith(".") for part in place.relative_to(folder).parts):
+        raise ValueError(
+            f"--output {output} lies among the images of {dataset}, which previews would join: choose another folder, "
+            "or --preview-every 0"
+        )
 
 
 def _say_if_anew(output: Path) -> None:
@@ -283,6 +307,7 @@ def sample(
     from ddpm_from_scratch.images import frame_steps, save_gif, save_sheet
     from ddpm_from_scratch.training import seeded
 
+    output = output.expanduser()
     if output.suffix.lower() not in (".png", ".gif"):
         raise ValueError(f"--output must end in .png or .gif, got {output}")
     if num < 1 or batch_size < 1 or not 1 <= scale <= 32 or seed < 0:
@@ -317,6 +342,8 @@ def sample(
         pipeline(len(indices), generators, num_inference_steps=steps, output_type="pt", **options)
         paths.append(path)
     frames = [torch.cat(batches) for batches in zip(*paths, strict=True)]
+    if not frames[-1].isfinite().all():
+        raise ValueError(f"{model} makes images of NaN: its weights are damaged")
     if film:
         save_gif(frames, output, scale)
     else:
@@ -350,6 +377,7 @@ def _check_file(path: Path) -> None:
 
 @app.command("eval")
 def evaluate(
+    context: typer.Context,
     model: Model,
     classifier: Annotated[
         str | None, typer.Option(help="The judge: digits, fashion, or a folder; a shipped model has its own.")
@@ -393,6 +421,7 @@ def evaluate(
     from ddpm_from_scratch.evaluation import SamplingSettings
     from ddpm_from_scratch.pipelines import DDPMPipeline
 
+    _check_options(context, table)
     judges.check_dataset(model, dataset or classifier or model)
     pipeline = DDPMPipeline.from_pretrained(model).to(_device(device))
     asked = reports.Request(
@@ -400,7 +429,7 @@ def evaluate(
         classifier=classifier,
         dataset=dataset,
         root=root,
-        output=output,
+        output=output and output.expanduser(),
         seed=seed,
         precision=precision,
         batch_size=batch_size,
@@ -426,6 +455,15 @@ def evaluate(
     typer.echo(text)
 
 
+def _check_options(context: typer.Context, table: TableName | None) -> None:
+    """Refuses options that the report asked for would not heed."""
+    for name, tables in REPORTS.items():
+        source = context.get_parameter_source(name)
+        if table not in tables and source is not None and source.name == "COMMANDLINE":
+            what = f"--table {table}" if table else "the report without --table"
+            raise ValueError(f"--{name.replace('_', '-')} says nothing to {what}: leave it out")
+
+
 @app.command()
 def train_classifier(
     dataset: Annotated[str, typer.Option(help="A dataset with labels and a test split.")],
@@ -438,6 +476,7 @@ def train_classifier(
     """Train the classifier that judges samples, and measure real images with it."""
     from ddpm_from_scratch.reference import make_reference_classifier
 
+    output = output.expanduser()
     real = make_reference_classifier(dataset, output, root, image_size, epochs, seed)
     typer.echo(f"{float(real.accuracy):.2%} of the test images are right. Saved in {output}.")
 
@@ -579,6 +618,8 @@ def main() -> None:
     except Exception as error:
         if _is_lack_of_memory(error):
             _fail("not enough memory: lower --batch-size or --image-size", 1)
+        if "home directory" in str(error):  # what Python says of ~name
+            _fail("there is no user of the name after ~", 1)
         if "DataLoader worker" in str(error):
             _fail(f"a process that loads images has ended ({str(error).splitlines()[0]}): try --num-workers 0", 1)
         if not hasattr(error, "format_message"):

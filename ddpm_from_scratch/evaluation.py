@@ -113,7 +113,8 @@ def generate(
         bar: a progress bar to move by samples × steps, instead of one of its own.
 
     Raises:
-        ValueError: a number below 1, or a folder that holds samples of another model or of other settings.
+        ValueError: a number below 1, a folder that holds samples of another model or of other settings, or images that
+            are not finite.
     """
     if num_samples < 1 or batch_size < 1:
         raise ValueError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
@@ -185,6 +186,8 @@ class _Sampler:
                 callback=lambda *_: bar.update(len(indices)),
                 **options,
             ).images
+        if not images.isfinite().all():
+            raise ValueError("the model makes images of NaN: its weights are damaged, or too large for this precision")
         return (images.float() * 255).round().to(torch.uint8).cpu()
 
 

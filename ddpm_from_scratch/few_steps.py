@@ -391,7 +391,8 @@ def few_steps_table(
 
 def _facts(cell: Cell, judge: Judge, weights: str, settings: SamplingSettings) -> dict[str, Any]:
     """What figures depend on, in the form in which they are saved."""
-    facts = {"cell": asdict(cell), "judge": judge.name, "model": weights, "settings": settings.facts()}
+    who = f"{judge.name} {judge.weights}".strip()
+    facts = {"cell": asdict(cell), "judge": who, "model": weights, "settings": settings.facts()}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain
 

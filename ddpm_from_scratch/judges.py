@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ddpm_from_scratch import metrics, uncertainty
 from ddpm_from_scratch.classifier import FeatureClassifier
 from ddpm_from_scratch.data import ImageDataset
+from ddpm_from_scratch.provenance import model_hash
 from ddpm_from_scratch.reference import (
     KERNEL_FEATURES,
     SHIPPED,
@@ -64,6 +65,7 @@ class Judge:
         train, test: statistics of the training images' features and of those held out.
         train_features: (n, D), of training images, for the kernel distance.
         kernel_floor: kernel distance between these and the images held out.
+        weights: hash of the extractor's weights; empty for one that never changes.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Judge:
     test: metrics.GaussianStatistics
     train_features: Tensor
     kernel_floor: float
+    weights: str = ""
 
     @property
     def floor(self) -> float:
@@ -118,6 +121,7 @@ def classifier_judge(classifier: FeatureClassifier, reference: Reference, name: 
         test=reference.test,
         train_features=reference.train_features,
         kernel_floor=float(reference.kernel_floor),
+        weights=model_hash(classifier),
     )
 
 

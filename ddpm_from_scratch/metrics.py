@@ -187,8 +187,10 @@ def bits_per_dimension(
         show_progress: with a bar.
 
     Raises:
-        ValueError: fewer than two images, or a number of timesteps out of range.
+        ValueError: fewer than two images, a number of timesteps out of range, or batches of none.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     T, n = len(scheduler), len(images)
     asked = T - 1 if timesteps_per_image is None else timesteps_per_image
     if n < 2 or not min(1, T - 1) <= asked <= T - 1:

@@ -13,6 +13,8 @@ import json
 import math
 import os
 import signal
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -432,13 +434,37 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: it cannot be made or written to.
     """
-    probe = folder / f".{CHECKPOINT}.new"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OSError(f"cannot write in {folder} ({_reason(error)}): choose another output folder") from None
+
+
+@contextmanager
+def _alone_in(folder: Path | None) -> Iterator[None]:
+    """Within it no other process trains in the folder: a lock that ends with its process, where the system has it.
+
+    Raises:
+        ValueError: another one does.
+    """
+    if folder is None or sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run trains in {folder}: wait for its end, or choose another folder") from None
+        except OSError:  # some network drives lock no folder
+            pass
+        yield
+    finally:
+        os.close(place)
 
 
 def _reason(error: Exception) -> str:
@@ -510,13 +536,16 @@ def train(
 
     Raises:
         ValueError: a batch that does not divide among the processes, images or labels that the model does not take,
-            a checkpoint of another run, or one or a saved model that would be overwritten; or as `processes`.
-        OSError: `output_dir` cannot be written to.
+            a checkpoint of another run, one or a saved model that would be overwritten, or a folder in which another
+            run trains; or as `processes`.
+        OSError: `output_dir` cannot be written to, or another process could not load its images.
         TrainingDiverged: the gradient is no longer finite. The model keeps the weights it had before that step, its
             own and not the averaged ones; the last checkpoint is kept.
     """
-    run = _Run(model, scheduler, dataset, config, None if output_dir is None else Path(output_dir), resume)
-    with run.settings_kept(), _stop_on_signal() as stop, closing(run.loaded()) as batches:
+    folder = None if output_dir is None else Path(output_dir).expanduser()
+    run = _Run(model, scheduler, dataset, config, folder, resume)
+    alone = _alone_in(folder if run.is_main else None)
+    with alone, run.settings_kept(), _stop_on_signal() as stop, closing(run.loaded()) as batches:
         for batch in batches:
             x0, noise, t, labels = run.prepare(*batch)
             with run.precision():
@@ -638,16 +667,26 @@ class _Run:
         return [torch] if self.device.type == "cpu" else [torch, torch.get_device_module(self.device)]
 
     def loaded(self) -> Generator[tuple[Tensor, Tensor, Draw], None, None]:
-        """The batches; where one cannot be loaded, the steps done are kept in a checkpoint."""
+        """The batches; where a process cannot load one, the steps done are kept in a checkpoint and all end."""
         batches = iter(self.batches)
         try:
-            yield from batches
-        except Exception:
-            if self.done:
-                self.checkpoint()
-            raise
+            while self.done < self.config.steps:
+                yield self._next(batches)
         finally:  # the processes that load ignore SIGTERM, with which Python would end them at its own end
             getattr(batches, "_shutdown_workers", lambda: None)()
+
+    def _next(self, batches: Iterator[tuple[Tensor, Tensor, Draw]]) -> tuple[Tensor, Tensor, Draw]:
+        failure: Exception | None = None
+        try:
+            batch = next(batches)
+        except Exception as error:
+            failure = error
+        if self.any_process(failure is not None):
+            if self.done:
+                self.checkpoint()
+            self.accelerator.wait_for_everyone()  # a launcher ends all as soon as one has ended
+            raise failure or OSError("another process could not load its images")
+        return batch
 
     def precision(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)

@@ -11,8 +11,21 @@ import torch
 from small_runs import config, digits, small_model, weights
 from torch import nn
 
+from ddpm_from_scratch.data import ImageDataset
 from ddpm_from_scratch.schedulers import DDPMScheduler
 from ddpm_from_scratch.training import Progress, StopTraining, train
+
+
+class Damaged(ImageDataset):
+    """Digits that the second process cannot read in its third step: it reads 17 before the first, then 4 a step."""
+
+    reads = 0
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        self.reads += 1
+        if os.environ.get("RANK") == "1" and self.reads > 17 + 2 * 4:
+            raise ValueError("damaged")
+        return super().__getitem__(index)
 
 
 def main(output: Path) -> None:
@@ -45,6 +58,10 @@ def main(output: Path) -> None:
         train(small_model(), scheduler, digits(), config(batch_size=7), None)
     except ValueError as error:
         found["refused"] = str(error)
+    try:
+        train(small_model(), scheduler, Damaged(digits().pixels, digits().labels), config(), output / "damaged")
+    except (ValueError, OSError) as error:
+        found["damaged"] = str(error)
     torch.save(found, output / f"found_{rank}.pt")
 
 

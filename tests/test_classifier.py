@@ -63,6 +63,11 @@ def test_shapes(size: int, channels: int, classes: int) -> None:
 def test_wrong_sizes_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be positive and widths four"):
         FeatureClassifier(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3×3 at least, got 2"):
+        FeatureClassifier(2)
+    assert FeatureClassifier(3).eval()(torch.zeros(1, 1, 3, 3)).shape == (1, 10)
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        train_classifier(bars(4, 0), epochs=0)
 
 
 def test_saved_and_loaded_it_says_the_same(trained: FeatureClassifier, tmp_path: Path) -> None:

@@ -107,6 +107,13 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["eval", "digits", "--dataset", "mnist", "--table", "bits"], "trained on digits"),
         (["eval", "digits", "--table", "bits", "--num", "2"], "unresized"),
         (["eval", "digits", "--table", "ddim"], "--output"),
+        (["eval", "digits", "--features", "inception"], "--features says nothing to the report without --table"),
+        (["eval", "digits", "--table", "bits", "--no-clip"], "--no-clip says nothing to --table bits"),
+        (
+            ["eval", "digits", "--table", "ddim", "--output", "x", "--steps", "9"],
+            "--steps says nothing to --table ddim",
+        ),
+        (["train", "--dataset", "~nobody-here/x", "--output", "x"], "no user of the name after ~"),
         (["eval", "digits", "--table", "ddim", "--rows", "0,two", "--output", "x"], "sigma-hat"),
         (["eval", "digits", "--table", "ddim", "--columns", "ten", "--output", "x"], "--columns"),
         (["eval", "digits", "--table", "ddim", "--columns", "100", "--quadratic", "100", "--output", "x"], "twice"),
@@ -184,6 +191,40 @@ def test_a_folder_without_classes_trains_no_conditional_model(ddpm, tmp_path: Pa
     options = ["--image-size", 8, "--widths", "16", "--steps", 1, "--conditional", "--output", tmp_path / "out"]
     code, _, err = ddpm("train", "--dataset", tmp_path, *options)
     assert code == 1 and f"--conditional: {tmp_path} has no classes" in err and not (tmp_path / "out").exists()
+
+
+def test_previews_do_not_join_the_images_that_are_trained_on(ddpm, tmp_path: Path) -> None:
+    """A resumed run would find another dataset."""
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    options = ["train", "--dataset", tmp_path, "--image-size", 8, "--widths", "16", "--batch-size", 2]
+    for output in (tmp_path / "run", tmp_path):
+        code, _, err = ddpm(*options, "--steps", 1, "--output", output)
+        assert code == 1 and "lies among the images of" in err and not (tmp_path / "run").exists()
+    for output, more in ((tmp_path / ".run", ["--preview-every", 1]), (tmp_path / "run", ["--preview-every", 0])):
+        for steps in (1, 2):
+            assert ddpm(*options, *more, "--steps", steps, "--output", output, "--resume")[0] == 0
+
+
+def test_outputs_at_home_lie_there(ddpm, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ddpm("train", *TINY, "--steps", 1, "--output", "~/run")[0] == 0
+    assert ddpm("sample", trained, "--num", 1, "--steps", 1, "--output", "~/x.png")[0] == 0
+    assert ddpm("eval", "digits", "--num", 4, "--steps", 1, "--output", "~/eval")[0] == 0
+    assert ddpm("train-classifier", "--dataset", "digits", "--epochs", 1, "--output", "~/judge")[0] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "run", "x.png", "eval", "judge"}
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_sheet_of_nan_is_not_drawn_black(ddpm, tmp_path: Path) -> None:
+    network = small_unet((1, 8, 8), (16,))
+    with torch.no_grad():
+        network.conv_in.weight.fill_(float("nan"))
+    DDIMPipeline(network, DDIMScheduler()).save_pretrained(tmp_path / "model")
+    code, _, err = ddpm("sample", tmp_path / "model", "--num", 1, "--steps", 1, "--output", tmp_path / "x.png")
+    assert code == 1 and "images of NaN" in err and not (tmp_path / "x.png").exists()
 
 
 def test_a_model_of_one_class_is_sampled(ddpm, tmp_path: Path) -> None:

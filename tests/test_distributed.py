@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import differences
 
-from ddpm_from_scratch.training import processes
+from ddpm_from_scratch.training import load_checkpoint, processes
 
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
 
@@ -58,6 +58,10 @@ def test_two_processes_do_what_one_does(tmp_path: Path, alone: dict[str, Any]) -
         "scheduler",
         "unet",
     ]
+    # what one cannot load ends all, with a checkpoint of the steps done
+    assert first["damaged"] == "another process could not load its images" and second["damaged"] == "damaged"
+    checkpoint = load_checkpoint(tmp_path / "damaged")
+    assert checkpoint is not None and checkpoint["step"] == 2 and "damaged" not in alone
     assert first["refused"] == second["refused"] == "batch_size=7 does not divide among 2 processes"
 
 

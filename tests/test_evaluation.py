@@ -217,6 +217,14 @@ def test_no_samples_are_refused(samples: int, batch: int) -> None:
         generate(small_pipeline(), samples, FAST, batch)
 
 
+def test_images_of_nan_are_not_taken_for_black() -> None:
+    pipeline = small_pipeline()
+    with torch.no_grad():
+        next(pipeline.unet.parameters()).fill_(math.nan)
+    with pytest.raises(ValueError, match="images of NaN"):
+        generate(pipeline, 2, FAST)
+
+
 def test_a_classifier_of_other_images_is_refused_before_any_work(
     judges: tuple[FeatureClassifier, Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:

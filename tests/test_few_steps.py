@@ -19,10 +19,14 @@ from table_process import CELLS, PLAN, small_judge, small_pipeline
 from torch import Tensor
 
 from ddpm_from_scratch import evaluation, few_steps
+from ddpm_from_scratch.classifier import FeatureClassifier
+from ddpm_from_scratch.data import ImageDataset
 from ddpm_from_scratch.evaluation import SamplingSettings, generate, sampling_minutes
 from ddpm_from_scratch.few_steps import SIGMA_HAT, Cell, Plan, Table, few_steps_table, quadratic_timesteps
+from ddpm_from_scratch.judges import classifier_judge
 from ddpm_from_scratch.pipelines import DDPMPipeline
 from ddpm_from_scratch.provenance import command_line, machine, model_hash
+from ddpm_from_scratch.reference import measure
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 
 SCRIPT = Path(__file__).with_name("table_process.py")
@@ -234,6 +238,15 @@ def test_another_judge_and_more_samples_use_the_samples_there_are(
     monkeypatch.setattr(evaluation._Sampler, "__call__", lambda *_: pytest.fail("samples were made again"))
     other = few_steps_table(small_pipeline(), small_judge("other"), tmp_path, ONE)
     assert other.judge == "other" and figures(other) == figures(first)
+
+
+def test_a_judge_trained_anew_under_its_old_name_judges_anew(tmp_path: Path) -> None:
+    classifiers = [FeatureClassifier(8, widths=(4, 4, 4, 4 + i)).eval() for i in range(2)]
+    data = ImageDataset(torch.arange(256, dtype=torch.uint8).view(4, 1, 8, 8), torch.arange(4))
+    judges = [classifier_judge(one, measure(one, data, data), "mine") for one in classifiers]
+    before, after = (few_steps_table(small_pipeline(), judge, tmp_path, ONE) for judge in judges)
+    fresh = few_steps_table(small_pipeline(), judges[1], tmp_path / "fresh", ONE)
+    assert figures(after) == figures(fresh) != figures(before)
 
 
 def test_minutes_are_those_of_all_batches(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_resized_images_and_wrong_numbers_are_refused() -> None:
     for count in (1, 298):
         with pytest.raises(ValueError, match=r"\[2, 297\]"):
             likelihood(small_pipeline(), digits(), count)
+    for batch_size in (0, -1):
+        with pytest.raises(ValueError, match="batch_size must be at least 1"):
+            likelihood(small_pipeline(), digits(), 3, 20, batch_size=batch_size)
 
 
 def test_the_model_is_asked_without_dropout() -> None:

@@ -23,7 +23,7 @@ from small_runs import config, differences, digits, run, small_model, weights
 from torch import Tensor, nn
 
 from ddpm_from_scratch import training
-from ddpm_from_scratch.callbacks import Previews
+from ddpm_from_scratch.callbacks import LogFile, Previews
 from ddpm_from_scratch.data import ImageDataset, load_dataset
 from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.models.unet import UNet2DOutput
@@ -642,6 +642,39 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Pa
             run(Path(folder), model)
         assert not list(Path(folder).iterdir())
     assert not differences(weights(model), before)
+
+
+def test_looking_at_a_folder_leaves_a_checkpoint_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = torch.save
+    monkeypatch.setattr(torch, "save", lambda *args: (write(*args), training.check_writable(tmp_path)))
+    training.save_checkpoint(tmp_path, {"step": 1})
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such lock")
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
+    def second(progress: Progress) -> None:
+        with pytest.raises(ValueError, match="another run trains in"):
+            run(tmp_path, resume=True)
+        raise KeyError("the first fails")
+
+    with pytest.raises(KeyError, match="the first fails"):
+        run(tmp_path, callbacks=[second])
+    assert not differences(weights(run(tmp_path, resume=True)), weights(run()))
+
+
+def test_a_folder_at_home_is_the_same_for_checkpoint_log_and_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    watchers = [LogFile("~/run/log.csv"), Previews("~/run/previews", count=1, num_inference_steps=1)]
+    run(Path("~/run"), steps=1, callbacks=watchers)
+    assert not list((tmp_path / "here").iterdir())
+    assert {"checkpoint.pt", "log.csv", "previews", "unet"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 # ---------------------------------------------------------------- stopping and failing

@@ -69,7 +69,7 @@ def test_sliders_choose_an_image_and_decode_nothing(explorer, decode):
     explorer.across.value, explorer.down.value = 3, 2
     assert explorer.picture.value != before
     np.testing.assert_allclose(explorer.large.get_array(), plots.montage(explorer.images[2, 3, None], 1))
-    assert "60% of the way from A to B" in explorer.text.value and "67% of the way down" in explorer.text.value
+    assert "60% of the way from A to B" in explorer.text.value and "66.7% of the way down" in explorer.text.value
     assert decode.calls == calls
 
 

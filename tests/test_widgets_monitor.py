@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 from small_runs import config, differences, digits, run, small_model, weights
 
-from ddpm_from_scratch.course import widgets
+from ddpm_from_scratch.course import plots, widgets
 from ddpm_from_scratch.schedulers import DDPMScheduler
 from ddpm_from_scratch.training import EMA, Progress, load_checkpoint
 
@@ -94,6 +96,31 @@ def test_the_smoothed_loss_of_a_constant_is_that_constant_from_the_start() -> No
     steps, values = record.smoothed()
     assert list(steps) == list(range(1, 50))
     np.testing.assert_allclose(values, 0.25, rtol=1e-12)
+
+
+def test_the_smoothed_loss_while_a_run_adds_to_the_record() -> None:
+    """A slider that is moved asks for it in another thread than the one that trains."""
+    record, over = recorder(), threading.Event()
+    record.losses = dict.fromkeys(range(2000), 0.5)
+
+    def grow() -> None:
+        for step in range(2000, 100_000):
+            if over.is_set():
+                break
+            record.losses[step] = 0.5
+
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        for _ in range(5):
+            steps, values = record.smoothed()
+            assert len(steps) == len(values)
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(switch)
 
 
 def test_the_record_does_not_disturb_the_run(tmp_path: Path) -> None:
@@ -217,6 +244,14 @@ def test_one_figure_and_labelled_controls() -> None:
     assert plt.get_fignums() == []
     assert all(control.description for control in (one.start_button, one.stop_button, one.shown))
     assert "samples" in one.picture.tooltip
+
+
+def test_the_lines_of_the_fixed_picture_differ_in_more_than_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, figures = finish(monitor()), []
+    monkeypatch.setattr(plots, "to_png", lambda figure: figures.append(figure) or b"")
+    one._repr_mimebundle_()
+    lines = figures[0].axes[1].patches
+    assert len({str(line.get_linestyle()) for line in lines}) == len(lines) == 3
 
 
 @pytest.mark.parametrize("trained", [True, False])

@@ -110,6 +110,29 @@ def test_more_steps_back_than_there_are_get_a_sentence(explorer):
     assert "at most 1 step back" in explorer.text.value
 
 
+@pytest.mark.parametrize("T", [3, 1000])
+def test_both_dots_are_within_the_axes_at_every_t(T):
+    short = widgets.posterior_explorer(schedules.alpha_bars(schedules.linear(T)), t=0, back=1)
+    axes = short.ends.axes
+    short.t.value = T - 1
+    low, high = axes.transData.inverted().transform([axes.bbox.p0, axes.bbox.p1])[:, 0]
+    left, right = short.ends.get_xdata()
+    assert low < left and right < high
+    if T == 1000:
+        radius = short.ends.get_markersize() / 2 * axes.figure.dpi / 72
+        assert axes.transData.transform((right, 0))[0] + radius <= axes.bbox.x1
+
+
+def test_a_share_is_not_rounded_to_all_or_nothing(explorer):
+    explorer.t.value, explorer.back.value, explorer.x_t.value = 80, 40, 0.25
+    low = explorer.before(1.0, 0.25, 80, 40)[2].weights[1]
+    assert 0 < low < 0.005
+    assert "(over 99% from +1, under 1% from -1)" in explorer.text.value
+    explorer.t.value, explorer.back.value = 500, 350
+    assert re.search(r"\(\d\d% from \+1, \d\d% from -1\)", explorer.text.value)
+    assert "(100% from +3)" in widgets.posterior_explorer(ALPHA_BAR, (1.0,), (3.0,), (0.1,)).text.value
+
+
 def test_a_frame_equals_the_figure_drawn_from_scratch(explorer):
     explorer.t.value = 777
     frame = np.array(Image.open(io.BytesIO(explorer.picture.value)).convert("RGB"))

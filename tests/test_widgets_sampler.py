@@ -201,6 +201,37 @@ def test_sampling_again_ends_what_runs(explorer: widgets.SamplerExplorer, unet: 
     assert "3 steps" in explorer.text.value
 
 
+def test_choices_not_yet_sampled_are_said_to_be_so(explorer: widgets.SamplerExplorer) -> None:
+    picture = explorer.picture.value
+    assert "seed 0" in explorer.text.value and "Press Sample" not in explorer.text.value
+    explorer.seed.value = 3
+    assert "seed 0. Press Sample for the new choices." in explorer.text.value
+    assert explorer.picture.value == picture
+    explorer.start()
+    assert explorer.work.join(20)
+    assert "seed 3" in explorer.text.value and "Press Sample" not in explorer.text.value
+    for name, value in (("steps", 5), ("eta", 0.5), ("spacing", "trailing"), ("sampler", LARGE)):
+        explorer.sides[0][name].value = value
+        assert "Press Sample" in explorer.text.value
+        explorer.sides[0][name].value = getattr(explorer.choices[0], name)
+        assert "Press Sample" not in explorer.text.value
+
+
+@pytest.mark.parametrize(
+    ("choice", "first"),
+    [
+        (Choice(steps=1), 0),
+        (Choice(steps=600), 599),
+        (Choice(steps=334), 666),
+        (Choice(spacing="linspace", steps=1), 0),
+    ],
+)
+def test_pure_noise_at_an_early_t_is_told(unet: StandIn, choice: Choice, first: int) -> None:
+    explorer = widgets.sampler_explorer(unet, DDPMScheduler(), (Choice(steps=4), choice), count=2)
+    assert f"B begins at t = {first} with pure noise" in explorer.text.value
+    assert 'role="status"' in explorer.text.value and "A begins" not in explorer.text.value
+
+
 def test_a_failure_in_the_thread_is_told(explorer: widgets.SamplerExplorer) -> None:
     def broken(x: torch.Tensor, t: Any) -> Any:
         raise RuntimeError("out of <luck>")

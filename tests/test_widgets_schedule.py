@@ -88,6 +88,24 @@ def test_images_are_noised_to_the_level_of_each_share(explorer, images):
     assert SHARES[0] == 0 and SHARES[-1] == 1
 
 
+def test_the_strip_names_the_steps_that_it_shows(explorer):
+    titles = [f"{share:.0%}".replace("%", " %") if share else "$x_0$" for share in SHARES]
+    assert [title.get_text() for title in explorer.titles] == titles
+    explorer.steps.value = 2
+    expected = ["$x_0$"] * 3 + ["50 %"] * 3 + ["100 %"] * 3
+    assert [title.get_text() for title in explorer.titles] == expected
+    shown = explorer.noised(torch.tensor(drawn(explorer)[1]), SHARES)[: len(SHARES)]
+    for image, title in zip(shown, expected, strict=True):
+        assert torch.equal(image, shown[{"$x_0$": 0, "50 %": 4, "100 %": 8}[title]])
+
+
+def test_what_is_left_is_not_rounded_to_all(explorer):
+    explorer.steps.value = 2
+    assert "ᾱ half way = 1 - 0.0001, ᾱ at the end = 0.98" in explorer.text.value
+    explorer.beta_start.value = explorer.beta_end.value = 1e-6
+    assert "ᾱ half way = 1 - 1e-06, ᾱ at the end = 1 - 2e-06" in explorer.text.value
+
+
 BAD = {
     "T = 1": ({"T": 1}, "T = 1 is a single jump"),
     "T = 1 and zero SNR": ({"T": 1, "zero_snr": True}, "T = 1 is a single jump"),
@@ -95,6 +113,10 @@ BAD = {
     "β from 1": ({"beta_start": 1.0, "beta_end": 1.0}, "must stay below 1"),
     "falling β": ({"beta_start": 0.02, "beta_end": 1e-4}, "β would fall, from 0.02 to 0.0001"),
     "nothing left in float64": ({"beta_end": 0.9, "T": 2000}, "ᾱ leaves (0, 1)"),
+    "nothing left after the rescale": (
+        {"beta_start": 0.1, "beta_end": 0.3, "T": 4000, "zero_snr": True},
+        "ᾱ is 0 before the last step",
+    ),
 }
 
 
@@ -104,6 +126,7 @@ def test_no_schedule_gives_a_sentence_and_no_curve(images, choice, says):
     assert says in explorer.text.value and 'role="status"' in explorer.text.value
     assert explorer.picture.value == explorer.frame(None)
     explorer.steps.value, explorer.beta_start.value, explorer.beta_end.value = 1000, 1e-4, 0.02
+    assert "nan" not in explorer.text.value
     assert explorer.picture.value != explorer.frame(None)
     assert "status" not in explorer.text.value
 

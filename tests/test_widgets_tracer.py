@@ -111,16 +111,34 @@ def test_controls_redraw_and_have_labels(tracer):
     assert tracer.picture.value == tracer.frame(1, 40) != before
     tracer.block.value = 4
     assert tracer.picture.value == tracer.frame(4, 40)
-    assert "mid_block at t = 40: 8 maps of 8×8, 8 of them shown. It makes no skip" in tracer.text.value
+    assert "mid_block at t = 40: 8 maps of 8×8, full colour from ±" in tracer.text.value
+    assert tracer.text.value.endswith("It makes no skip and takes none.")
     assert [label for label, _ in tracer.block.options][4] == "5. mid_block"
 
 
 def test_the_words_count_the_channels(tracer):
     tracer.block.value = 6
-    assert "8 channels from below and 4 from down_blocks.0.downsamplers.0, 12 in all" in tracer.text.value
+    assert "8 channels from the stop before and 4 from down_blocks.0.downsamplers.0, 12 in all" in tracer.text.value
     assert tracer.unet.up_blocks[0].resnets[1].conv1.in_channels == 12
+    tracer.block.value = len(tracer.nodes) - 1
+    assert "conv_out at t = 300: 1 map of 16×16, full colour from ±" in tracer.text.value
     tracer.block.value = 0
     assert "A copy of them goes to up_blocks.1.resnets.1." in tracer.text.value
+
+
+def test_the_plan_names_the_stops_of_each_part(tracer):
+    texts = [text.get_text() for text in tracer.live.figure.axes[0].texts]
+    assert {"down: 2–4", "middle: 5", "up: 6–10"} <= set(texts)
+    assert [node.name.split("_")[0] for node in tracer.nodes[1:-1]] == ["down"] * 3 + ["mid"] + ["up"] * 5
+
+
+@pytest.mark.parametrize(("channels", "rows"), [(1, 1), (2, 1), (3, 2), (8, 2), (9, 4), (64, 4)])
+def test_few_maps_are_drawn_larger(tracer, channels, rows):
+    tracer.kept[5] = dict(tracer.maps(300), conv_out=torch.ones(channels, 16, 16))
+    tracer.frame(len(tracer.nodes) - 1, 5)
+    page = tracer.grid.get_array()
+    assert page.shape == feature_page(torch.ones(channels, 16, 16), rows, 2 * rows).shape
+    assert (page[..., 0] < 1).sum() == min(channels, 32) * 16 * 16
 
 
 def test_moving_opens_no_figures_and_keeps_few_maps(tracer):

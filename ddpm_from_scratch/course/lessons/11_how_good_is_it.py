@@ -795,8 +795,9 @@ with plots.figure(
                 linestyle=plots.DASHES[place],
                 capsize=2,
             )
-        ax.axhline(
-            table.results[0].figures.frechet_floor,
+        ax.plot(
+            table.columns,
+            [table.result("0", steps).figures.frechet_floor for steps in table.columns],
             color=plots.INK,
             linewidth=1,
             linestyle=":",

@@ -120,7 +120,7 @@ class InterpolationExplorer(Explorer):
     def _words(self, down: float, across: float) -> str:
         """Where the image shown is, and between which seeds."""
         corners = ", ".join(f"{name[0]} {seed}" for name, seed in zip(CORNERS, self.seeds, strict=True))
-        place = f"{across:.0%} of the way from A to B (and from C to D), {down:.0%} of the way down"
+        place = f"{100 * across:.3g}% of the way from A to B (and from C to D), {100 * down:.3g}% of the way down"
         new = [box.value for box in self.boxes] != self.seeds
         return f"Seeds {corners}: {place}." + " Press Decode for the images of the new seeds." * new
 

@@ -93,10 +93,11 @@ class Recorder:
     def smoothed(self) -> tuple[np.ndarray, np.ndarray]:
         """Steps and a moving average of their losses, without the pull of its start (see lesson 06)."""
         values, mean = [], 0.0
-        for count, loss in enumerate(self.losses.values(), start=1):
+        losses = dict(self.losses)  # a run in another thread adds to it
+        for count, loss in enumerate(losses.values(), start=1):
             mean = MEMORY * mean + (1 - MEMORY) * loss
             values.append(mean / (1 - MEMORY**count))
-        return np.array(list(self.losses), dtype=float), np.array(values)
+        return np.array(list(losses), dtype=float), np.array(values)
 
 
 class TrainingMonitor(Explorer):
@@ -282,11 +283,12 @@ class TrainingMonitor(Explorer):
             dots, line = _draw_loss(left, self.config.steps)
             dots.set_data(list(record.losses), list(record.losses.values()))
             line.set_data(*record.smoothed())
-            for step, colour in zip(steps, plots.COLOURS, strict=False):
-                _draw_by_t(right, record.bins, len(self.scheduler), colour, f"step {step}").set_data(record.by_t[step])
+            for step, colour, dash in zip(steps, plots.COLOURS, plots.DASHES, strict=False):
+                stairs = _draw_by_t(right, record.bins, len(self.scheduler), colour, f"step {step}")
+                stairs.set(data=record.by_t[step], linestyle=dash)
             bottom = parts[1].subplots()
             if steps:
-                right.legend(fontsize=8)
+                right.legend()
                 images = torch.cat([record.samples[step] for step in steps])
                 plots.draw_images(bottom, images, record.shown, row_labels=[f"step {step}" for step in steps])
             else:

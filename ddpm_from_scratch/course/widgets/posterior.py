@@ -127,7 +127,8 @@ class PosteriorExplorer(Explorer):
         any_mean, any_std = reverse.moments()
         place = f"x at t = {t - back}" if back <= t else "x_0"
         shares = ", ".join(
-            f"{share:.0%} from {centre:+.3g}" for share, centre in zip(reverse.weights, self.data.means, strict=True)
+            f"{_percent(share)} from {centre:+.3g}"
+            for share, centre in zip(reverse.weights, self.data.means, strict=True)
         )
         self.text.value = (
             f"{place}, with x_0 known: mean {mean:+.3f}, standard deviation {std:.3f}. With only the data known: mean "
@@ -176,7 +177,9 @@ class PosteriorExplorer(Explorer):
         columns = [self.data.noised(self.bars[round(k)]).density(x) for k in np.linspace(0, T, 240)]
         shade = np.stack([column / column.max() for column in columns], axis=1) ** 0.5
         ax.imshow(shade, origin="lower", extent=(-1, T - 1, -LIMIT, LIMIT), aspect="auto", cmap="Greys", vmin=0, vmax=2)
-        ax.set(xlim=(-0.03 * T, T), ylim=(-LIMIT, LIMIT), xlabel="timestep t", title="x over t; grey: all data, noised")
+        edge = 0.03 * T  # as wide as half a dot
+        ax.set(xlim=(-1 - edge, T - 1 + edge), ylim=(-LIMIT, LIMIT), xlabel="timestep t")
+        ax.set_title("x over t; grey: all data, noised")
         ax.grid(False)
 
     def _fixed(self) -> str:
@@ -220,6 +223,13 @@ def _profiles(mean: float, std: float, reverse: Mixture) -> list[tuple[np.ndarra
     known = _normal(x, mean, std**2)
     peak = max(known.max(), exact.max())
     return [(known / peak, x), (exact / peak, x)]
+
+
+def _percent(share: float) -> str:
+    """A share in whole percent; what is not quite all or nothing is not rounded to it."""
+    if 0 < share < 0.005:
+        return "under 1%"
+    return "over 99%" if 0.995 < share < 1 else f"{share:.0%}"
 
 
 def _scale(ax: Axes) -> None:

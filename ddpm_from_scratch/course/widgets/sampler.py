@@ -19,7 +19,7 @@ from ddpm_from_scratch.gaussian import randn
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 from ddpm_from_scratch.schedulers.base import TIMESTEP_SPACINGS
 
-from .base import LIVE_DPI, Explorer, LiveFigure, Work, one_call
+from .base import LIVE_DPI, Explorer, LiveFigure, Work, notice, one_call
 
 DDIM, SMALL, LARGE = "DDIM", "DDPM, σ² = β̃", "DDPM, σ² = β"
 SHORT = (("DDIM", DDIM), ("DDPM, β̃", SMALL), ("DDPM, β", LARGE))
@@ -27,6 +27,8 @@ SHORT = (("DDIM", DDIM), ("DDPM, β̃", SMALL), ("DDPM, β", LARGE))
 SIDES = ("A", "B")
 STRIP = 7
 FRAME_SECONDS = 0.15
+LATE = 0.75
+"""The share of the timesteps below which a trajectory begins too late: pure noise is no x_t there."""
 
 SAMPLER_ALT = (
     "Two halves, sampler A and sampler B. In each, the top row shows the noisy images x_t at the chosen moment, the "
@@ -45,7 +47,7 @@ class Choice:
 
     def __str__(self) -> str:
         eta = f", η = {self.eta:g}" if self.sampler == DDIM else ""
-        return f"{self.sampler}{eta}, {self.steps} steps, {self.spacing}"
+        return f"{self.sampler}{eta}, {self.steps} step{'s' * (self.steps > 1)}, {self.spacing}"
 
 
 @dataclass
@@ -131,7 +133,7 @@ class SamplerExplorer(Explorer):
     ) -> None:
         self.unet, self.config, self.count = unet.eval(), scheduler.config, count
         self.paths = [trajectory(self.unet, self.config, choice, count, seed) for choice in choices]
-        self.choices = list(choices)
+        self.choices, self.drawn_seed = list(choices), seed
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
         super().__init__(self._controls(seed), SAMPLER_ALT, self._fixed())
@@ -151,7 +153,8 @@ class SamplerExplorer(Explorer):
         self.paused = threading.Event()
         self._set_range()
         self.play.observe(self._play_or_pause, names="value")
-        self.moment.observe(lambda change: self.redraw(), names="value")
+        for control in (*(control for side in self.sides for control in side.values()), self.seed, self.moment):
+            control.observe(lambda change: self.redraw(), names="value")
         columns = [ipywidgets.VBox(list(side.values())) for side in self.sides]
         return [*columns, ipywidgets.VBox([self.seed, self.work]), ipywidgets.HBox([self.play, self.moment])]
 
@@ -206,17 +209,21 @@ class SamplerExplorer(Explorer):
 
     def start(self) -> None:
         """Sample with what the controls say, in a thread."""
-        choices = [Choice(**{name: control.value for name, control in side.items()}) for side in self.sides]
-        seed = self.seed.value
+        choices, seed = self._chosen()
 
         def job(step_done: Callable[[], None]) -> None:
             paths = [trajectory(self.unet, self.config, choice, self.count, seed, step_done) for choice in choices]
             with self.live.lock:
-                self.choices, self.paths = choices, paths
+                self.choices, self.paths, self.drawn_seed = choices, paths, seed
                 self._set_range()
                 self.redraw()
 
         self.work.start(sum(choice.steps for choice in choices), job)
+
+    def _chosen(self) -> tuple[list[Choice], int]:
+        """What the controls say: the choice of each side, and the seed."""
+        sides = [{name: control.value for name, control in side.items()} for side in self.sides]
+        return [Choice(**side) for side in sides], self.seed.value
 
     # ------------------------------------------------------------ drawing
 
@@ -234,8 +241,22 @@ class SamplerExplorer(Explorer):
         """Show the moment that the slider says."""
         with self.live.lock:
             self.picture.value = self.frame(self.moment.value)
-            named = (f"<b>{side}</b>: {choice}" for side, choice in zip(SIDES, self.choices, strict=True))
-            self.text.value = " &nbsp; ".join(named)
+            self.say(self._words())
+
+    def _words(self) -> str:
+        """What is drawn, whether the controls ask for something else, and which side begins too late."""
+        named = [f"<b>{side}</b>: {choice}" for side, choice in zip(SIDES, self.choices, strict=True)]
+        words = " &nbsp; ".join([*named, f"seed {self.drawn_seed}"])
+        if self._chosen() != (self.choices, self.drawn_seed):
+            words += ". Press Sample for the new choices."
+        T = self.config.num_train_timesteps
+        for side, path in zip(SIDES, self.paths, strict=True):
+            if path.t[0] < LATE * T:
+                words += notice(
+                    f"{side} begins at t = {path.t[0]} with pure noise, where the network expects an image in it. "
+                    f"Trailing spacing begins at t = {T - 1}."
+                )
+        return words
 
     def _draw(self) -> tuple[Figure, list[Artist]]:
         figure = plots.new_figure(plots.WIDTH, 2.35, 1, 2)

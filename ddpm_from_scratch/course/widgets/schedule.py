@@ -60,7 +60,12 @@ def checked_betas(name: str, beta_start: float, beta_end: float, T: int, zero_sn
                 "smaller one"
             )
     betas = schedules.make_betas(NAMES[name], T, beta_start, beta_end)
-    return schedules.rescale_zero_terminal_snr(betas) if zero_snr else betas
+    if not zero_snr:
+        return betas
+    rescaled = schedules.rescale_zero_terminal_snr(betas)
+    if rescaled.isnan().any():  # β = 1 - 0/0
+        raise ValueError("rescaled, ᾱ is 0 before the last step, in float64: choose smaller β or fewer steps")
+    return rescaled
 
 
 def levels_at(alpha_bar: Tensor, shares: Sequence[float]) -> list[float]:
@@ -131,13 +136,13 @@ class ScheduleExplorer(Explorer):
         half, last = levels_at(alpha_bar, (0.5, 1.0))
         end = f"{_bars(betas)[1][-1]:+.1f}" if last else "-∞: ε cannot be the target there"
         self.text.value = (
-            f"{name}, T = {T}: Σβ = {float(betas.sum()):.4g}, ᾱ half way = {half:.3g}, ᾱ at the end = {last:.2g}, "
-            f"log-SNR at the end = {end}"
+            f"{name}, T = {T}: Σβ = {float(betas.sum()):.4g}, ᾱ half way = {_level(half, 3)}, "
+            f"ᾱ at the end = {_level(last, 2)}, log-SNR at the end = {end}"
         )
 
     def frame(self, betas: Tensor | None) -> bytes:
-        """The picture of a schedule as a PNG file; without one, the empty axes and blank images."""
-        for artist in (*self.lines, self.strip):
+        """The picture of a schedule as a PNG file; without one, the empty axes."""
+        for artist in (*self.lines, self.strip, *self.titles):
             artist.set_visible(betas is not None)
         if betas is not None:
             alpha_bar = schedules.alpha_bars(betas)
@@ -146,6 +151,8 @@ class ScheduleExplorer(Explorer):
                 line.set_data(share.numpy(), y.numpy())
                 line.set_marker("o" if len(betas) <= DOTS_UP_TO else "")
             self.strip.set_data(plots.montage(self.noised(alpha_bar, SHARES), len(SHARES)))
+            for title, words in zip(self.titles, _titles(SHARES, len(betas)), strict=True):
+                title.set_text(words)
         return self.live.png()
 
     def noised(self, alpha_bar: Tensor, shares: Sequence[float]) -> Tensor:
@@ -170,9 +177,9 @@ class ScheduleExplorer(Explorer):
         blank = torch.ones(len(self.images) * len(SHARES), *self.images.shape[1:])
         plots.draw_images(images, blank, len(SHARES), titles=_titles(SHARES))
         images.set_anchor("C")
-        self.strip = images.images[0]
+        self.strip, self.titles = images.images[0], list(images.texts)
         moving = [artist for ax, line in zip(axes, self.lines, strict=True) for artist in (line, *ax.spines.values())]
-        return figure, [*moving, self.strip]  # in drawing order
+        return figure, [*moving, self.strip, *self.titles]  # in drawing order
 
     def _fixed(self) -> str:
         choices = {
@@ -219,8 +226,16 @@ def _bars(betas: Tensor) -> tuple[Tensor, Tensor]:
     return alpha_bar, schedules.log_snr(alpha_bar)
 
 
-def _titles(shares: Sequence[float]) -> list[str]:
-    return ["$x_0$" if share == 0 else f"{100 * share:.0f} %" for share in shares]
+def _titles(shares: Sequence[float], T: int = 1000) -> list[str]:
+    """What share of T steps is over at the step nearest to each of the shares."""
+    steps = [round(share * T) for share in shares]
+    return [f"{100 * step / T:.0f} %" if step else "$x_0$" for step in steps]
+
+
+def _level(alpha_bar: float, digits: int) -> str:
+    """ᾱ in a few digits; where it would round to 1, as 1 less the rest."""
+    short = f"{alpha_bar:.{digits}g}"
+    return f"1 - {1 - alpha_bar:.{digits}g}" if short == "1" else short
 
 
 def _scale(axes: np.ndarray) -> None:

@@ -152,7 +152,9 @@ class UNetTracer(Explorer):
     def frame(self, block: int, t: int) -> bytes:
         """The picture of stop `block` at timestep t as a PNG file."""
         maps, node = self.maps(t), self.nodes[block]
-        self.grid.set_data(feature_page(maps[node.module]))
+        channels = len(maps[node.module])
+        rows = next((rows for rows in (1, 2) if channels <= 2 * rows**2), ROWS)  # few maps are drawn larger
+        self.grid.set_data(feature_page(maps[node.module], rows, 2 * rows))
         self.input.set_data(plots.to_pixels(maps["x_t"][None])[0])
         self.ring.set_data([block], [-node.level])
         self.arc.set_data(*([], []) if node.partner is None else arc(self.nodes, block))
@@ -168,16 +170,18 @@ class UNetTracer(Explorer):
         """Shape and skip of stop `block`, in a sentence or two."""
         node, maps = self.nodes[block], self.maps(t)
         channels, height, width = maps[node.module].shape
-        shown = min(channels, ROWS * COLUMNS)
+        size = f"{channels} map{'s' * (channels > 1)} of {height}×{width}"
+        shown = f", {ROWS * COLUMNS} of them shown" * (channels > ROWS * COLUMNS)
         name = node.name + " with attention" * (node.module != node.name)
-        text = f"{name} at t = {t}: {channels} maps of {height}×{width}, {shown} of them shown. "
+        text = f"{name} at t = {t}: {size}{shown}, full colour from ±{full_colour(maps[node.module]):.2g} on. "
         if node.partner is None:
             return text + "It makes no skip and takes none."
         other = self.nodes[node.partner].name
         if node.makes:
             return text + f"A copy of them goes to {other}."
         before, skip = (maps[self.nodes[k].module].shape[0] for k in (block - 1, node.partner))
-        return text + f"Its input: {before} channels from below and {skip} from {other}, {before + skip} in all."
+        text += f"Its input: {before} channels from the stop before and {skip} from {other}, {before + skip} in all."
+        return text
 
     def _draw(self) -> tuple[Figure, list[Artist]]:
         figure = plots.blank_figure(plots.WIDTH, 3.5)
@@ -225,6 +229,11 @@ class UNetTracer(Explorer):
         return plots.to_html(png, plots.WIDTH, alt, caption)
 
 
+def full_colour(maps: Tensor) -> float:
+    """The size of a number that `feature_page` draws in full colour; larger ones look the same."""
+    return max(float(maps.abs().quantile(0.995)), 1e-6)
+
+
 def feature_page(maps: Tensor, rows: int = ROWS, columns: int = COLUMNS) -> np.ndarray:
     """Up to rows · columns feature maps side by side, coloured by sign and size on a common scale.
 
@@ -237,7 +246,7 @@ def feature_page(maps: Tensor, rows: int = ROWS, columns: int = COLUMNS) -> np.n
     channels, height, width = maps.shape
     pad = max(1, round(GAP * width))
     page = np.ones((rows * (height + pad) - pad, columns * (width + pad) - pad, 3))
-    limit = max(float(maps.abs().quantile(0.995)), 1e-6)
+    limit = full_colour(maps)
     for k, one in enumerate(maps[: rows * columns].float().numpy()):
         top, left = k // columns * (height + pad), k % columns * (width + pad)
         page[top : top + height, left : left + width] = SIGNED(0.5 + one / (2 * limit))[..., :3]
@@ -274,9 +283,12 @@ def draw_plan(ax: Axes, nodes: list[Node]) -> None:
     ax.set(xlim=(-0.6, len(nodes) - 0.4), ylim=(-levels - 0.5, max(arcs, default=0) + 0.15), xticks=[], yticks=[])
     ax.grid(False)
     ax.spines[:].set_visible(False)
-    for x, text, colour in ((0.0, "down", plots.BLUE), (0.5, "middle", plots.PURPLE), (1.0, "up", plots.GREEN)):
-        align = {0.0: "left", 0.5: "center", 1.0: "right"}[x]
-        ax.text(x, -0.02, text, transform=ax.transAxes, ha=align, va="top", color=colour, fontsize=10)
+    for x, text, align in ((0.0, "down", "left"), (0.5, "middle", "center"), (1.0, "up", "right")):
+        stops = [k + 1 for k, node in enumerate(nodes) if node.name.startswith(text[:3])]
+        if not stops:
+            continue
+        which = "–".join(str(k) for k in sorted({stops[0], stops[-1]}))
+        ax.text(x, -0.02, f"{text}: {which}", transform=ax.transAxes, ha=align, va="top", fontsize=10)
 
 
 def _short(name: str) -> str:

@@ -154,10 +154,8 @@ def train(
     """Train a DDPM and save it as a pipeline."""
     import torch
 
-    from ddpm_from_scratch import callbacks as cb
     from ddpm_from_scratch import training
     from ddpm_from_scratch.data import load_dataset
-    from ddpm_from_scratch.schedulers import DDPMScheduler
 
     output, processes = output.expanduser(), training.processes()
     with processes.main_process_first():  # which alone downloads
@@ -184,24 +182,37 @@ def train(
         model, schedule = _initial_model(init, widths, layers_per_block, conditional, learned_variance)
     else:
         model, schedule = _new_model(data, widths, layers_per_block, conditional, learned_variance), {}
-    chosen: dict[str, Any] = {
-        "beta_schedule": beta_schedule,
-        "prediction_type": prediction_type,
-        "variance_type": "learned_range" if learned_variance else None,
-    }
-    scheduler = DDPMScheduler.from_config(
-        schedule, **{key: value for key, value in chosen.items() if value is not None}
-    )
-    watchers: list[training.Callback] = [cb.ProgressBar(), cb.LogFile(output / "log.csv")]
-    if preview_every:
-        watchers.append(cb.Previews(output / "previews", preview_every))
-    if tensorboard:
-        watchers.append(cb.TensorBoard(output / "tensorboard"))
+    scheduler = _scheduler(schedule, beta_schedule, prediction_type, learned_variance)
+    watchers = _watchers(output, preview_every, tensorboard)
     if resume and processes.is_main_process:
         _say_if_anew(output)
     done = training.train(model, scheduler, data, config, output, watchers, resume)
     if processes.is_main_process:
         _finish_training(output, done, steps, half)
+
+
+def _scheduler(base: Any, beta_schedule: str | None, prediction_type: str | None, learned_variance: bool) -> Any:
+    """The scheduler of a configuration, changed by the options that were given."""
+    from ddpm_from_scratch.schedulers import DDPMScheduler
+
+    given: dict[str, Any] = {
+        "beta_schedule": beta_schedule,
+        "prediction_type": prediction_type,
+        "variance_type": "learned_range" if learned_variance else None,
+    }
+    return DDPMScheduler.from_config(base, **{key: value for key, value in given.items() if value is not None})
+
+
+def _watchers(output: Path, preview_every: int, tensorboard: bool) -> list[Any]:
+    """Progress bar and log, and what else was asked for."""
+    from ddpm_from_scratch import callbacks as cb
+
+    watchers: list[Any] = [cb.ProgressBar(), cb.LogFile(output / "log.csv")]
+    if preview_every:
+        watchers.append(cb.Previews(output / "previews", preview_every))
+    if tensorboard:
+        watchers.append(cb.TensorBoard(output / "tensorboard"))
+    return watchers
 
 
 def _check_apart(output: Path, dataset: str, data: Any) -> None:

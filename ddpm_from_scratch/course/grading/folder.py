@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ddpm_from_scratch.course.grading import gradebook
 from ddpm_from_scratch.course.grading.gradebook import Row, Status
 from ddpm_from_scratch.course.grading.sandbox import Limits, why_not
+from ddpm_from_scratch.training import check_writable
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext  # the first of them not on Windows
@@ -76,6 +77,7 @@ def grade_folder(
 
     Raises:
         ValueError: no notebooks, or no sandbox here and no `trust`.
+        OSError: `output` cannot be written to.
     """
     paths = find(folder)
     if sys.platform == "win32":
@@ -83,9 +85,7 @@ def grade_folder(
     if not trust and (reason := why_not()):
         raise ValueError(f"{reason}; with --trust the notebooks run without one, with all your rights")
     rows = [Row(name, f"{name}/", status=Status.MISSING, comment="no notebook here") for name in idle(folder, output)]
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=output):  # found out now, not after the first notebook
-        pass
+    check_writable(output)
     with tempfile.TemporaryDirectory() as place:
         tasks = [(path, student_of(path, folder), str(path.relative_to(folder))) for path in paths]
         for name, some in _judged(tasks, (Path(place), limits or Limits(), trust), jobs or os.cpu_count() or 1):

@@ -216,12 +216,12 @@ def load_dataset(
         dataset = _fashion_10k(split)
     elif name in TORCHVISION:
         dataset = _torchvision(str(name), split, Path(root or DEFAULT_ROOT).expanduser())
-    elif Path(name).expanduser().is_dir():
+    elif name and Path(name).expanduser().is_dir():
         if split != "train":
             raise ValueError(f"a folder has no {split!r} split: give the test images' own folder")
         return ImageFolder(name, image_size or 32, channels)
     else:
-        raise FileNotFoundError(f"{name} is neither a folder nor a known dataset ({', '.join(DATASETS)})")
+        raise FileNotFoundError(f"{str(name)!r} is neither a folder nor a known dataset ({', '.join(DATASETS)})")
     return dataset if image_size is None else dataset.resized(image_size)
 
 

@@ -90,6 +90,7 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["sample", "digits", "--label", "3"], "no classes"),
         (["sample", "digits", "--device", "quantum"], "--device cpu"),
         (["train", "--dataset", "nowhere", "--output", "x"], "neither a folder nor a known dataset"),
+        (["train", "--dataset", "", "--output", "x"], "'' is neither a folder nor a known dataset"),
         (["train", "--dataset", "digits", "--output", "x", "--widths", "a,b"], "32,64"),
         (["train", "--dataset", "digits", "--output", "x", "--widths", "32,64,128,256,512"], "halved"),
         (["train", "--dataset", "digits", "--output", "x", "--steps", "0"], "steps"),

@@ -241,7 +241,7 @@ def test_downloading(tmp_path: Path, web: tuple[Path, str], monkeypatch: pytest.
 
 
 def test_names_and_splits(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="imagenet is neither a folder nor a known dataset .*digits"):
+    with pytest.raises(FileNotFoundError, match="'imagenet' is neither a folder nor a known dataset .*digits"):
         load_dataset("imagenet")
     with pytest.raises(ValueError, match="split must be 'train' or 'test', got 'valid'"):
         load_dataset("digits", "valid")

@@ -746,8 +746,8 @@ assert (ends["η = 1, ε kept"] - ends["DDPM fixed_small"]).abs().max() > 1e-3
 # %% [markdown] id=figures
 # ## Ten steps against a thousand, in figures
 #
-# First the paper's own figures (Song table 1, CIFAR-10, FID, lower is better), then ours: the Fréchet distance (lesson 11) between the images that a model makes and its training images, seen by a small classifier. So few samples bias it upwards, all cells alike: compare the cells of a table with each other, never with another table's.
-# Ours are two: one of the `digits` model of this lesson, one of `fashion` (28×28 pixels), trained far longer, its rows of $\eta$ sampled without clipping. They took longer than a notebook may, so they are stored, with all that is needed to repeat them. Lesson 11 says how such a figure and its interval come about.
+# First the paper's own figures (Song table 1, CIFAR-10, FID, lower is better), then ours: the Fréchet distance (lesson 11) between the images that a model makes and its training images, seen by a small classifier. Few samples bias it upwards, the more the fewer they are: compare cells of the same number of samples, never one table with another.
+# Ours are two: one of the `digits` model of this lesson, one of `fashion` (28×28 pixels), trained far longer, its rows of $\eta$ sampled without clipping, with 5,000 samples a cell but 1,000 at $S = 1000$: compare within a column there. They took longer than a notebook may, so they are stored, with all that is needed to repeat them. Lesson 11 says how such a figure and its interval come about.
 #
 # > **Predict before you run.** In the paper, which row wins at $S = 10$, and which at $S = 1000$?
 
@@ -871,7 +871,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 #
 # The lines *S against S* (digits) ask the question of the title, but where a row of $\eta$ has drifted (third error of the next section) they are a trap: ten steps of $\eta = 0$ come out *better* than a thousand. Compare with $S = 50$ instead: there both rows of $\eta$ are lower than at ten, with every seed. So ten steps come near, and do not do the whole work. For $\hat\sigma$, which does not drift, ten are far from a thousand.
 #
-# On `fashion` $\eta = 0$ is lower than $\eta = 1$ up to fifty steps: at ten clear of the intervals, at fifty with every seed. At twenty the intervals overlap, and there is one seed only. At a hundred $\eta = 1$ has the lower figure; the intervals overlap, and there is one seed, so this is not settled either. And fifty steps of either are far better than ten.
+# On `fashion` $\eta = 0$ is lower than $\eta = 1$ up to fifty steps: at ten clear of the intervals, at fifty with every seed. At twenty the intervals overlap, and there is one seed only. At a hundred and at a thousand $\eta = 1$ has the lower figure; the intervals overlap, and there is one seed, so this is not settled either. And fifty steps of either are far better than ten. (That both are higher at a thousand than at a hundred says nothing: the samples are fewer. Lesson 11 has a measure for that.) $\hat\sigma$ comes from far above down to the level of the other two, though not below them as in the paper.
 #
 # The share that is recognised with confidence is another measure, and it need not agree. It asks whether each image is a plain digit; the Fréchet distance asks whether the images together are *spread* like the real ones. A sampler that draws plain and similar digits gains in the one and loses in the other. Here too the ± tells whether there is anything to explain.
 #

@@ -733,7 +733,7 @@ print(
 # %% [markdown] id=table
 # ## The few-steps table
 #
-# Now the question of lesson 08, with figures: *how good are few steps?* Song's Table 1 (CIFAR-10, FID, 50,000 samples) puts the samplers down the side, $\eta = 0$ to 1 and $\hat\sigma$, and the number of steps across. Here are two tables of the course's own, of two models: `fashion`, trained far longer, and the small `digits`. Both are made alike: 5,000 samples a cell, $\hat x_0$ in the rows of $\eta$ not clipped, as in the paper, and three seeds for some cells. They were made by
+# Now the question of lesson 08, with figures: *how good are few steps?* Song's Table 1 (CIFAR-10, FID, 50,000 samples) puts the samplers down the side, $\eta = 0$ to 1 and $\hat\sigma$, and the number of steps across. Here are two tables of the course's own, of two models: `fashion`, trained far longer, and the small `digits`. Both are made alike: 5,000 samples a cell (1,000 at $S = 1000$, which only `fashion` has), $\hat x_0$ in the rows of $\eta$ not clipped, as in the paper, and three seeds for some cells. They were made by
 # `ddpm eval`: that takes longer than a notebook may, so the results are stored, with all that is needed to repeat them.
 #
 # > **Predict before you run.** In the paper's table $\eta = 0$ is lowest at 50 steps. Which row is lowest there for `fashion`, and which for `digits`?
@@ -771,10 +771,12 @@ with plots.figure(
     "the digits model, with error bars, right the paper's. In all of them the line "
     "of σ̂ starts far above the others and falls most steeply. The line of η = 1 starts "
     "above that of η = 0; left they cross between 50 and 100 steps, in the middle near 20, "
-    "right they do not, but σ̂ comes down below all others at 1000 steps.",
+    "right they do not. At 1000 steps σ̂ has come down, left between the other two, right "
+    "below all others.",
     caption="Left and middle, this course's models with 95 % bootstrap intervals, and the "
     "floor: what as many real images would score, reckoned from the held-out ones that there "
-    "are (of digits fewer than 300). Right, Song's Table 1.",
+    "are (of digits fewer than 300). At 1000 steps the samples are fewer, so figures and "
+    "floor lie higher. Right, Song's Table 1.",
 ) as panels:
     for table, ax in zip(tables.values(), panels, strict=False):
         for place, row in enumerate(table.rows):
@@ -844,7 +846,7 @@ for name, table in tables.items():
 # %% [markdown] id=table-reading
 # <details><summary>Answer</summary>
 #
-# For `digits` it is $\eta = 1$, with every seed, far below $\eta = 0$; at ten steps it is the other way round. For `fashion` no row up to $\eta = 0.5$ is settled to be the lowest there, since their intervals overlap, but $\eta = 1$ is above $\eta = 0$ up to 50 steps, as in the paper, at 10 and at 50 with every seed. At 100 steps it is below, though within the intervals. (In the paper $\eta = 1$ never comes below $\eta = 0$. What does, with 1000 steps, is $\hat\sigma$.) Two models make no law, but they fit the reason given below: noise repairs errors, and in the model that was trained far longer, which makes fewer, it begins to pay later.
+# For `digits` it is $\eta = 1$, with every seed, far below $\eta = 0$; at ten steps it is the other way round. For `fashion` no row up to $\eta = 0.5$ is settled to be the lowest there, since their intervals overlap, but $\eta = 1$ is above $\eta = 0$ up to 50 steps, as in the paper, at 10 and at 50 with every seed. At 100 and at 1000 steps it is below, though within the intervals. (In the paper $\eta = 1$ never comes below $\eta = 0$. What does, with 1000 steps, is $\hat\sigma$; here too, but within the intervals.) Two models make no law, but they fit the reason given below: noise repairs errors, and in the model that was trained far longer, which makes fewer, it begins to pay later.
 #
 # </details>
 #
@@ -854,8 +856,6 @@ for name, table in tables.items():
 # process would add on the same stretch, and after the last long stretch no step is left that could take it away. That is the grain of the first sheet.
 #
 # **With many steps, noise may help**, since it replaces part of the errors that the network has made; *where* the order turns depends on the model (lesson 08, *When does the claim hold?*). A table for one model does not speak for another.
-#
-# **With very many steps, clipping counts.** The table of lesson 08, which reaches 1000 steps, was made with $\hat x_0$ clipped and $\varepsilon$ kept, as Diffusers does by default, and the small push of each step adds up (lesson 08, *Clipping*): there the rows of $\eta$ rise again at the right end. That says more about clipping than about steps. Song's DDIM does not clip; $\hat\sigma$, Ho's sampler, takes its mean from the clipped $\hat x_0$ and stays right.
 #
 # **A difference counts if it is large against the interval, and comes back with another seed.** Where intervals overlap, the matter is not settled; new seeds may settle it. The stored tables have three for some cells:
 
@@ -870,6 +870,25 @@ for name, table in tables.items():
                 + ", ".join(f"{value:.3f}" for value in found)
                 + f"; interval of the first [{first.frechet_low:.3f}, {first.frechet_high:.3f}]"
             )
+
+# %% [markdown] id=table-thousand
+# ### A thousand steps
+#
+# In the last column of `fashion` the figures of $\eta = 0$ and $\eta = 1$ are higher than at 100 steps. But there the samples are fewer, and the floor is higher too. The kernel distance has no such bias, so it may be compared:
+
+# %% id=table-kernel
+for row in ("0", "1", few_steps.SIGMA_HAT):
+    for steps in (100, 1000):
+        f = tables["fashion"].result(row, steps).figures
+        print(
+            f"fashion, {few_steps.row_title(row):<5} S = {steps:>4}: kernel distance × 1000 {1000 * f.kernel:5.1f} "
+            f"[{1000 * f.kernel_low:5.1f}, {1000 * f.kernel_high:5.1f}]"
+        )
+
+# %% [markdown] id=table-kernel-reading
+# Nine hundred steps more change nothing for $\eta = 0$ and $\eta = 1$ that these samples could show. For $\hat\sigma$ they make the difference: it ends level with the others, while in the paper it ends below them.
+#
+# **With very many steps, clipping counts.** In the table of lesson 08 for `digits` the rows of $\eta$ rise towards 1000 steps far above their floor. It was made with $\hat x_0$ clipped and $\varepsilon$ kept, as Diffusers does by default, and the small push of each step adds up (lesson 08, *Clipping*). That says more about clipping than about steps. Song's DDIM does not clip, nor does the table above; $\hat\sigma$, Ho's sampler, takes its mean from the clipped $\hat x_0$ and stays right.
 
 # %% [markdown] id=table-live
 # ### A cell of it, live

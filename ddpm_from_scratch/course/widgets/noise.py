@@ -92,7 +92,7 @@ class NoiseSlider(Explorer):
         _draw_standard_normal(histogram)
         histogram.set_title("pixels of $x_t$; dashed: N(0, 1)")
         ratio.plot(np.arange(len(self.alpha_bar)), self.snr.numpy(), color=plots.BLUE)
-        (self.dot,) = ratio.plot([0], [1.0], "o", color=plots.VERMILION, markersize=9)
+        (self.dot,) = ratio.plot([0], [1.0], "o", color=plots.VERMILION, markersize=9, clip_on=False)
         ratio.set(yscale="log", xlabel="timestep t", title="signal-to-noise ratio")
         return figure, [
             self.grid,

@@ -71,7 +71,7 @@ def resolve(
         ValueError: a subfolder that leaves the model's folder.
     """
     if others := sorted(set(options) - {*HUB_OPTIONS}):
-        raise TypeError(f"from_pretrained has no {', '.join(others)}; hub options are {', '.join(HUB_OPTIONS)}")
+        raise TypeError(f"loading has no {', '.join(others)}; hub options are {', '.join(HUB_OPTIONS)}")
     inside = Path(subfolder or ".")
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"subfolder {subfolder!r} leaves the model's folder")
@@ -95,7 +95,7 @@ def _listing(folder: Path) -> str:
 
 def _fetch(repo: str, wanted: Wanted, inside: Path, revision: str | None, options: dict[str, Any]) -> Path:
     """The folder in the hub's cache that holds the wanted files, downloaded where they are not there yet."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 
     with hub_errors(repo, revision):
         try:
@@ -105,10 +105,11 @@ def _fetch(repo: str, wanted: Wanted, inside: Path, revision: str | None, option
             found = hub.model_info(repo, revision=revision, timeout=10)  # asks once, without retries
             there = [sibling.rfilename for sibling in found.siblings or ()]
         except Exception as error:
-            cached = _cached_folder(repo, revision, options.get("cache_dir"))
             needed = inside / (wanted(()) if callable(wanted) else wanted)[0]
-            if is_passing(error) and (cached / needed).is_file():
-                return cached
+            cache = Path(options.get("cache_dir") or constants.HF_HUB_CACHE).expanduser()
+            found_before = try_to_load_from_cache(repo, needed.as_posix(), cache, revision)
+            if is_passing(error) and isinstance(found_before, str):
+                return Path(found_before).parents[len(needed.parts) - 1]
             raise
         prefix = "" if inside == Path(".") else f"{inside.as_posix()}/"
         names = [name.removeprefix(prefix) for name in there if name.startswith(prefix)]
@@ -118,16 +119,6 @@ def _fetch(repo: str, wanted: Wanted, inside: Path, revision: str | None, option
             listing = ", ".join(there[:20]) or "nothing"
             raise FileNotFoundError(f"{repo} on the hub has no {prefix}{asked[0]}: it has {listing}")
         return Path(snapshot_download(repo, allow_patterns=files, revision=revision, **options))
-
-
-def _cached_folder(repo: str, revision: str | None, cache_dir: str | Path | None) -> Path:
-    """Where that lies which was fetched before of a revision."""
-    from huggingface_hub import constants
-
-    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{repo.replace('/', '--')}"
-    reference = cache / "refs" / (revision or "main")
-    commit = reference.read_text().strip() if reference.is_file() else (revision or "main")
-    return cache / "snapshots" / commit
 
 
 # ---------------------------------------------------------------- reading weights
@@ -281,7 +272,25 @@ def check_shapes(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tu
 # ---------------------------------------------------------------- models
 
 
-class ModelMixin(nn.Module, ConfigMixin, PushMixin):
+class HubMixin(ConfigMixin):
+    """A configuration that lies in a folder or on the hub."""
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> dict[str, Any]:
+        """The dictionary in the configuration's file, for `from_config`: no weights are read.
+
+        Args:
+            pretrained_model_name_or_path: as in `from_pretrained`.
+            options: `subfolder`, `revision`, and the hub's, as in `UNet2DModel.from_pretrained`.
+
+        Raises:
+            FileNotFoundError, ConnectionError, PermissionError: nothing there, or not within reach.
+            ValueError: not a JSON object.
+        """
+        return read_json(resolve(pretrained_model_name_or_path, [cls.config_name], **options) / cls.config_name)
+
+
+class ModelMixin(nn.Module, HubMixin, PushMixin):
     """Saving, loading and a few facts about a network."""
 
     config_name: ClassVar[str] = "config.json"

@@ -204,6 +204,16 @@ def test_what_diffusers_tools_ask_a_class_and_a_loader(tmp_path: Path) -> None:
         assert len(part._deprecated_kwargs) == 0
 
 
+def test_a_configuration_is_loaded_by_itself(tmp_path: Path) -> None:
+    """As Diffusers' training script does: the dictionary of a file, then an untrained network from it."""
+    DDPMPipeline(unet(ours), DDPMScheduler(beta_end=0.03)).save_pretrained(tmp_path)
+    for name, part in (("UNet2DModel", "unet"), ("DDPMScheduler", "scheduler"), ("DDIMScheduler", "scheduler")):
+        mine, theirs = (getattr(library, name).load_config(tmp_path, subfolder=part) for library in (ours, diffusers))
+        assert mine == theirs == getattr(ours, name).load_config(tmp_path / part)
+        made = getattr(ours, name).from_config(mine).config
+        assert {key: made[key] for key in mine if key[0] != "_"} == {k: v for k, v in mine.items() if k[0] != "_"}
+
+
 def test_diffusers_average_of_weights_is_saved_and_goes_on(tmp_path: Path) -> None:
     from diffusers.training_utils import EMAModel
 

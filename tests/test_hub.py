@@ -84,6 +84,14 @@ def test_a_part_of_a_repository(stand_in: Hub) -> None:
     assert (hub.resolve(REPOSITORY, ["README.md"]) / "README.md").read_text() == "# Digits"
 
 
+def test_a_configuration_is_fetched_without_the_weights(stand_in: Hub) -> None:
+    assert UNet2DModel.load_config(REPOSITORY, subfolder="unet")["block_out_channels"] == [4, 8]
+    assert DDPMScheduler.load_config(REPOSITORY, subfolder="scheduler")["num_train_timesteps"] == 20
+    assert stand_in.fetched() == ["scheduler/scheduler_config.json", "unet/config.json"]
+    with pytest.raises(TypeError, match="loading has no weights_only; hub options are token, cache_dir"):
+        UNet2DModel.load_config(REPOSITORY, weights_only=True)
+
+
 def test_what_is_cached_is_not_fetched_again_and_opens_without_the_hub(
     stand_in: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,10 +109,12 @@ def test_what_is_cached_is_not_fetched_again_and_opens_without_the_hub(
     assert DDPMPipeline.from_pretrained(REPOSITORY, revision=COMMIT, local_files_only=True)
 
 
-def test_a_cache_of_ones_own(stand_in: Hub, tmp_path: Path) -> None:
+def test_a_cache_of_ones_own(stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     UNet2DModel.from_pretrained(REPOSITORY, subfolder="unet", cache_dir=tmp_path / "mine")
     assert (tmp_path / "mine" / "models--someone--digits").is_dir() and not (tmp_path / "cache").exists()
-    UNet2DModel.from_pretrained(REPOSITORY, subfolder="unet", cache_dir=tmp_path / "mine", local_files_only=True)
+    for cache_dir in (tmp_path / "mine", "~/mine"):
+        UNet2DModel.from_pretrained(REPOSITORY, subfolder="unet", cache_dir=cache_dir, local_files_only=True)
 
 
 def test_the_token_travels(stand_in: Hub) -> None:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm_from_scratch import gaussian, schedules
-from ddpm_from_scratch.config import ConfigMixin
-from ddpm_from_scratch.hub import HUB_OPTIONS, resolve
+from ddpm_from_scratch.hub import HUB_OPTIONS, HubMixin, resolve
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
@@ -33,7 +32,7 @@ def whole(timestep: int | Tensor, name: str = "a timestep") -> int:
     raise ValueError(f"{name} must be one whole number, got {timestep!r:.60}")
 
 
-class Scheduler(ConfigMixin):
+class Scheduler(HubMixin):
     """The noise schedule and one sampling step, apart from any network.
 
     Tables are float64 and stay on the CPU; `step` works with Python floats, so no precision is lost before the last
@@ -255,7 +254,7 @@ class Scheduler(ConfigMixin):
 
     # ------------------------------------------------------------ disk
 
-    save_pretrained = ConfigMixin.save_config
+    save_pretrained = HubMixin.save_config
 
     @classmethod
     def from_pretrained(

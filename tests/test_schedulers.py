@@ -519,6 +519,15 @@ def test_the_dtype_is_kept(kind: str, dtype: torch.dtype, prediction_type: str) 
 
 
 @BOTH
+def test_one_image_at_many_timesteps(kind: str) -> None:
+    x, timesteps, theirs = noise(2, 3, 4, 4), torch.tensor([0, 500, 999]), getattr(diffusers, KINDS[kind].__name__)()
+    for method in ("add_noise", "get_velocity"):
+        mine = getattr(KINDS[kind](), method)(x[:1], x[1:], timesteps)
+        assert mine.shape == (3, 3, 4, 4)
+        assert torch.allclose(mine, getattr(theirs, method)(x[:1], x[1:], timesteps), atol=1e-6)
+
+
+@BOTH
 def test_refused_steps(kind: str) -> None:
     scheduler, x = KINDS[kind](), noise(2, 3, 4, 4)
     scheduler.set_timesteps(10)
@@ -530,6 +539,8 @@ def test_refused_steps(kind: str) -> None:
         scheduler.add_noise(x, x, torch.tensor([3, 1000]))
     with pytest.raises(ValueError, match="3 timesteps for a batch of 2"):
         scheduler.add_noise(x, x, torch.tensor([3, 4, 5]))
+    with pytest.raises(ValueError, match="0 timesteps for a batch of 1"):
+        scheduler.add_noise(x[:1], x[:1], torch.tensor([]))
     with pytest.raises(ValueError, match="must have the same shape"):
         scheduler.add_noise(x, x[:1], torch.tensor([3, 4]))
 

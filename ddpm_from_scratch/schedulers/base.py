@@ -212,7 +212,7 @@ class Scheduler(HubMixin):
         given = torch.as_tensor(timesteps).detach().cpu().reshape(-1)
         if bool(((t := given.long()) != given).any()):
             raise ValueError(f"timesteps must be whole numbers, got {given.tolist()[:4]}")
-        if t.numel() not in (1, like.shape[0]):
+        if t.numel() != len(like) and min(t.numel(), len(like)) != 1:
             raise ValueError(f"got {t.numel()} timesteps for a batch of {like.shape[0]}: give one, or one per sample")
         if t.numel() and not (0 <= int(t.min()) and int(t.max()) < len(self.betas)):
             raise ValueError(f"timesteps must lie in [0, {len(self.betas) - 1}], got {int(t.min())} to {int(t.max())}")
@@ -225,7 +225,7 @@ class Scheduler(HubMixin):
 
         Args:
             original_samples, noise: (B, ...), the same shape.
-            timesteps: (B,) or one for all, integers in [0, T-1].
+            timesteps: (B,) or one for all, integers in [0, T-1]; or many for one sample, which comes back at each.
 
         Raises:
             ValueError: shapes that differ, or a timestep out of range.

@@ -117,11 +117,13 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     Its last β is exactly 1. Shape (T,), T at least 2.
 
     Raises:
-        ValueError: fewer than 2 steps.
+        ValueError: fewer than 2 steps, or so much noise that ᾱ is 0 before the last.
     """
     if len(betas) < 2:
         raise ValueError("the zero-terminal-SNR rescale needs at least 2 timesteps")
     root = alpha_bars(betas) ** 0.5
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     alpha_bar = root**2
+    if not alpha_bar[-2] > 0:  # β = 1 - 0/0
+        raise ValueError("rescaled, ᾱ is 0 before the last step, in float64: choose smaller β or fewer steps")
     return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])

@@ -97,6 +97,12 @@ def test_the_rescale_ends_at_exactly_zero(name: str, T: int) -> None:
     np.testing.assert_allclose(moved, (root - root[-1]) * root[0] / (root[0] - root[-1]), rtol=1e-10, atol=1e-15)
 
 
+def test_a_schedule_that_ends_too_early_is_not_rescaled() -> None:
+    """Moved, ᾱ would be 0 in float64 before the end, and β there 1 - 0/0."""
+    with pytest.raises(ValueError, match="ᾱ is 0 before the last step"):
+        schedules.rescale_zero_terminal_snr(schedules.linear(4000, 0.1, 0.3))
+
+
 def test_rescale_equals_diffusers_on_the_same_table() -> None:
     betas = schedules.linear()
     np.testing.assert_allclose(schedules.rescale_zero_terminal_snr(betas), diffusers_rescale(betas), atol=1e-14)

@@ -60,12 +60,7 @@ def checked_betas(name: str, beta_start: float, beta_end: float, T: int, zero_sn
                 "smaller one"
             )
     betas = schedules.make_betas(NAMES[name], T, beta_start, beta_end)
-    if not zero_snr:
-        return betas
-    rescaled = schedules.rescale_zero_terminal_snr(betas)
-    if rescaled.isnan().any():  # β = 1 - 0/0
-        raise ValueError("rescaled, ᾱ is 0 before the last step, in float64: choose smaller β or fewer steps")
-    return rescaled
+    return schedules.rescale_zero_terminal_snr(betas) if zero_snr else betas
 
 
 def levels_at(alpha_bar: Tensor, shares: Sequence[float]) -> list[float]:

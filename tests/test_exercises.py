@@ -533,7 +533,11 @@ def test_not_a_function() -> None:
 def test_outputs_are_compared_through_containers() -> None:
     x = torch.tensor([1.0, 2.0])
     assert difference({"a": x, "b": [1, 2.0]}, {"a": x.clone(), "b": (1, 2.0)}) == ""
-    assert difference({"a": x}, {"b": x}) == "you returned `dict of 1`, expected `dict of 1`"
+    assert difference({"a": x}, {"b": x}) == "you returned `dict of 1`, expected `dict of 1`; they part at output 'a'"
+    assert difference([1, [2]], [1, 2]) == "you returned `list of 2`, expected `list of 2`; they part at output[1]"
+    assert difference((1, 2), 3) == "you returned `tuple of 2`, expected `int`"
+    assert difference(10**30, 5) == "1e+30 where 5 is expected" and difference(2**70, 2**70) == ""
+    assert difference(x.to_sparse(), x) == "" and difference(x.to_sparse() * 2, x) != ""
     assert difference((x, 3), (x, 4)) == "output[1]: 3 where 4 is expected"
     assert difference({"loss": 0.5}, {"loss": 0.25}) == "output 'loss': 0.5 where 0.25 is expected"
     assert difference(0.1, torch.tensor(0.1)) == "" and difference(torch.tensor(0.1), 0.1) == ""

@@ -93,8 +93,9 @@ def difference(yours: Any, expected: Any, rtol: float | None = None) -> str:
     if yours is None and expected is not None:
         return "you forgot to return: the function gave None"
     mine, theirs = _leaves(yours), _leaves(expected)
-    if mine.keys() != theirs.keys():
-        return f"you returned `{_kind(yours)}`, expected `{_kind(expected)}`"
+    if odd := mine.keys() ^ theirs.keys():
+        inside = f"; they part at output{min(odd)}" * ("" not in odd)
+        return f"you returned `{_kind(yours)}`, expected `{_kind(expected)}`{inside}"
     problems = ((path, _leaf_difference(mine[path], leaf, rtol)) for path, leaf in theirs.items())
     return next((f"output{path}: {problem}" if path else problem for path, problem in problems if problem), "")
 
@@ -117,7 +118,7 @@ def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
         return "" if same else f"{yours!r}, expected {expected!r}"
     if not isinstance(yours, NUMBERS):
         return f"you returned `{_kind(yours)}`, expected `{_kind(expected)}`"
-    a, b = torch.as_tensor(yours), torch.as_tensor(expected)
+    a, b = (torch.as_tensor(np.float64(x) if isinstance(x, int) else x).to_dense() for x in (yours, expected))
     for what, mine, wanted in (("shape", tuple(a.shape), tuple(b.shape)), ("device", a.device, b.device)):
         if mine != wanted:
             return f"your result has {what} {mine}, expected {wanted}"

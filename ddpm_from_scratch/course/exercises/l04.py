@@ -86,6 +86,23 @@ def embedding_interleaved(t, dim, flip, shift):
     return torch.stack(halves, dim=2).flatten(1)
 
 
+def embedding_of_a_divided_power(t, dim, flip, shift):
+    half = dim // 2
+    return _embedding(t, dim, flip, shift, scale=1 / (half - shift), exponent=torch.arange(half))
+
+
+def embedding_of_a_divided_whole_power(t, dim, flip, shift):
+    frequencies = 10000 ** -torch.arange(dim // 2) / (dim // 2 - shift)  # of whole numbers: 1, 0, 0, ...
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()] if flip else [angles.sin(), angles.cos()], dim=1)
+
+
+def embedding_scaled_outside(t, dim, flip, shift):
+    frequencies = 10000.0 ** (-torch.arange(dim // 2) / (dim // 2 - shift))
+    halves = [part(t.float())[:, None] * frequencies for part in (torch.sin, torch.cos)]
+    return torch.cat(halves[::-1] if flip else halves, dim=1)
+
+
 def unless_float64(answer, *args):
     """The vectors; or words in the place of float64 ones, which the float32 layers behind them refuse."""
     vectors = answer(*args)
@@ -231,6 +248,50 @@ EMBEDDING = Exercise(
             ),
             "you doubled the exponent, 2i over dim/2: with dim below the line it would be 2i, with dim/2 it is i",
         ),
+        Mistake(
+            embedding_of_a_divided_power,
+            "you divided the power where its exponent has to be divided: `**` comes before `/`, so the quotient needs "
+            "brackets",
+        ),
+        Mistake(
+            embedding_of_a_divided_whole_power,
+            "you took the power before the division, so of whole numbers, and got 1, 0, 0, ...: the quotient is the "
+            "exponent and needs brackets",
+        ),
+        Mistake(
+            embedding_scaled_outside,
+            "you multiplied the sines by the frequencies: they belong inside, to the angles t · ω_i",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, 1),
+            "you divided the exponent by dim/2 - 1 whatever `freq_shift` says: with 0 it is dim/2",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(
+                t, dim, flip, shift, exponent=torch.arange(dim // 2) * 2 / (dim - shift)
+            ),
+            "you took `freq_shift` off dim: it is taken off dim/2, the number that i is divided by",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(
+                t, dim, flip, shift, exponent=(torch.arange(dim // 2) + shift) / (dim // 2)
+            ),
+            "you shifted i: `freq_shift` changes what i is divided by, and the first frequency stays 1",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, False, shift).flip(1 if flip else ()),
+            "you turned the whole vector around where the cosines come first: the halves change places, and within "
+            "each the fastest pair stays first",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: embedding_interleaved(t, dim, False, 0),
+            "you put sines and cosines in turn and use neither switch: here each of the two kinds fills one half of "
+            "the vector",
+        ),
+        Mistake(
+            lambda t, dim, flip, shift: _embedding(t, dim, flip, shift, parts=(torch.cos, torch.cos)),
+            "you have cosines twice and no sine: t and -t then look the same",
+        ),
     ),
     alternatives=(
         embedding_in_float64,
@@ -264,11 +325,16 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float 
 
 
 def group_norm_inputs(generator: torch.Generator, index: int) -> Case:
-    """Two groups, one group of all, one group per channel, and a faint map whose variance is near eps."""
+    """Two groups, one group of all, one group per channel, and a faint map whose variance is near eps.
+
+    In the faint map one group of one image is constant.
+    """
     shape, groups = (((3, 4, 5, 5), 2), ((2, 6, 4, 3), 1), ((4, 3, 3, 3), 3), ((2, 8, 4, 4), 2))[index]
     x = torch.randn(shape, generator=generator) * (torch.rand(shape[1], 1, 1, generator=generator) + 0.5)
     x = x + 2 * torch.randn(shape[0], shape[1], 1, 1, generator=generator)
     x = x * (0.004 if index == 3 else 1.5)
+    if index == 3:
+        x[1, :4] = 0.25
     weight, bias = torch.rand(shape[1], generator=generator) + 0.5, torch.randn(shape[1], generator=generator)
     args = {"x": x, "groups": groups, "weight": weight, "bias": bias, "eps": 4e-5 if index == 3 else 1e-5}
     return Case(args, {"per_group": shape[1] // groups, "C": shape[1]})
@@ -328,6 +394,23 @@ def group_norm_groups_last(x, groups, weight, bias, eps):
 
 def group_norm_along_the_width(x, groups, weight, bias, eps):
     return group_norm_without_affine(x, groups, weight, bias, eps) * weight + bias
+
+
+def group_norm_with_a_floor(x, groups, weight, bias, eps, power):
+    grouped = x.reshape(x.shape[0], groups, -1)
+    std = (grouped.var(2, keepdim=True, correction=0) ** power).clamp(min=eps) ** (0.5 / power)
+    normed = ((grouped - grouped.mean(2, keepdim=True)) / std).reshape(x.shape)
+    return normed * weight[:, None, None] + bias[:, None, None]
+
+
+def group_norm_of_other_sizes(x, groups, weight, bias, eps, *, around=1.0, centred=1.0, total=False):
+    """The variance around a share of the mean, or as a sum, below the map without a share of its mean."""
+    grouped = x.reshape(x.shape[0], groups, -1)
+    mean = grouped.mean(2, keepdim=True)
+    squares = (grouped - around * mean).square()
+    variance = squares.sum(2, keepdim=True) if total else squares.mean(2, keepdim=True)
+    normed = ((grouped - centred * mean) / (variance + eps).sqrt()).reshape(x.shape)
+    return normed * weight[:, None, None] + bias[:, None, None]
 
 
 def group_norm_of_the_batch(x, groups, weight, bias, eps):
@@ -433,6 +516,44 @@ GROUP_NORM = Exercise(
             ),
             "you did not subtract the mean: only the size is normalised",
         ),
+        Mistake(
+            lambda x, g, w, b, eps: group_norm_of_other_sizes(x, g, w, b, eps, centred=0.0),
+            "you have the right variance, but did not subtract the mean from x",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: group_norm_of_other_sizes(x, g, w, b, eps, around=0.0),
+            "you took the mean of x² for the variance: the squares are those of the distances from the mean",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: group_norm_of_other_sizes(x, g, w, b, eps, total=True),
+            "you summed the squares: the variance is their mean, so your map comes out too faint",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: group_norm_with_a_floor(x, g, w, b, eps, 0.5),
+            "you have an eps that counts for nearly nothing, squared or as the smallest standard deviation allowed: it "
+            "is added to the variance, under the root",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: group_norm_with_a_floor(x, g, w, b, eps, 1.0),
+            "you took eps for the smallest variance allowed: it is added to every variance",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: _group_norm(x, g, torch.ones_like(w), b, eps),
+            "you left out the weight",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: _group_norm(x, g, w, w * b, eps),
+            "you added the bias before the weight multiplies: it comes last",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: _group_norm(x * w[:, None, None] + b[:, None, None], g, w**0, 0 * b, eps),
+            "you used weight and bias before the norm, which throws most of them away: they come behind it",
+        ),
+        Mistake(
+            lambda x, g, w, b, eps: nn.functional.batch_norm(x, None, None, w, b, True, 0.1, eps),
+            "you normalised every channel over the whole batch: this is batch norm, and an image's result depends on "
+            "its neighbours",
+        ),
     ),
     alternatives=(
         group_norm_of_torch,
@@ -514,20 +635,30 @@ def filled(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def resnet_inputs(generator: torch.Generator, index: int) -> Case:
-    """More channels, as many, fewer, and oblong maps; two, three or four groups."""
+    """More channels, as many, fewer, and oblong maps, faint between the halves; two, three or four groups."""
     sizes, shape = (((4, 8), (2, 5, 5)), ((6, 6), (3, 4, 4)), ((8, 4), (1, 3, 3)), ((4, 6), (2, 3, 6)))[index]
     groups = (4, 3, 2, 2)[index]
     with torch.random.fork_rng(devices=[]):
         block = ResnetBlock2D(*sizes, temb_channels=5, groups=groups)
     x = torch.randn(shape[0], sizes[0], *shape[1:], generator=generator)
     temb = torch.randn(shape[0], 5, generator=generator)
-    args = {"in_channels": sizes[0], "out_channels": sizes[1], "x": x, "temb": temb, "block": filled(block, generator)}
+    filled(block, generator)
+    if index == 3:
+        with torch.no_grad():
+            for parameter in (*block.conv1.parameters(), *block.time_emb_proj.parameters()):
+                parameter.mul_(0.003)
+    args = {"in_channels": sizes[0], "out_channels": sizes[1], "x": x, "temb": temb, "block": block}
     return Case(args, {"change": f"{sizes[0]} → {sizes[1]}", "groups": groups})
 
 
 def run_resnet(answer, in_channels, out_channels, x, temb, block):
     """The output of the learner's block with the weights of `block`, after a check of its parameters' names."""
-    mine = answer(in_channels, out_channels, temb.shape[1], block.norm1.num_groups).to(x.dtype)
+    if isinstance(answer, nn.Module):
+        raise TypeError("pass the class itself, not a block made from it")
+    mine = answer(in_channels, out_channels, temb.shape[1], block.norm1.num_groups)
+    if not isinstance(mine, nn.Module):
+        raise TypeError(f"the block is of type {type(mine).__name__}, and has to be an nn.Module")
+    mine = mine.to(x.dtype)
     wanted = {name: tuple(p.shape) for name, p in block.state_dict().items()}
     given = {name: tuple(p.shape) for name, p in mine.state_dict().items()}
     for name, shape in wanted.items():
@@ -657,6 +788,24 @@ def _with_two_groups(in_channels, out_channels, temb_channels, groups):
     return block
 
 
+def _with_one_group(in_channels, out_channels, temb_channels, groups):
+    block = ResnetBlock(in_channels, out_channels, temb_channels, groups)
+    block.norm2 = nn.GroupNorm(1, out_channels)
+    return block
+
+
+def _with_another_eps(in_channels, out_channels, temb_channels, groups):
+    block = ResnetBlock(in_channels, out_channels, temb_channels, groups)
+    block.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-6)
+    return block
+
+
+def _with_padding_around(in_channels, out_channels, temb_channels, groups):
+    block = ResnetBlock(in_channels, out_channels, temb_channels, groups)
+    block.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, padding_mode="circular")
+    return block
+
+
 RESNET_BLOCK = Exercise(
     id="04.3",
     title="The ResNet block",
@@ -776,6 +925,53 @@ RESNET_BLOCK = Exercise(
             resnet_with(lambda self, x, temb: nn.functional.silu(ResnetBlock.forward(self, x, temb))),
             "you activated the sum at the end: the result of a block is left as it is, so that the shortcut stays open",
         ),
+        Mistake(
+            _with_one_group,
+            "you gave norm2 one group: how many there are is an argument of the block, here {groups}",
+        ),
+        Mistake(
+            _with_another_eps,
+            "you gave norm2 an eps of your own, as Diffusers does: here it is PyTorch's, which matters where the map "
+            "is faint",
+        ),
+        Mistake(
+            _with_padding_around,
+            "you gave conv2 another padding: beyond the edge there are zeros, as in conv1",
+        ),
+        Mistake(
+            resnet_with(
+                lambda self, x, temb: _second_half(
+                    self, x, self.conv1(self.act(x)) + self.time_emb_proj(self.act(temb))[:, :, None, None]
+                )
+            ),
+            "you did not use norm1: in equation (D) it comes first of all",
+        ),
+        Mistake(
+            resnet_with(lambda self, x, temb: self.conv_shortcut(x) + self.conv2(self.act(_shifted(self, x, temb)))),
+            "you did not use norm2: it comes between the time and the second activation",
+        ),
+        Mistake(
+            resnet_with(lambda self, x, temb: self.conv_shortcut(x) + _shifted(self, x, temb)),
+            "you left out the second half: norm2, the activation and conv2",
+        ),
+        Mistake(
+            resnet_with(lambda self, x, temb: self.conv_shortcut(x) + self.act(self.norm2(_shifted(self, x, temb)))),
+            "you left out conv2: it is the last layer before the sum",
+        ),
+        Mistake(
+            resnet_with(
+                lambda self, x, temb: self.conv_shortcut(x) - self.conv2(self.act(self.norm2(_shifted(self, x, temb))))
+            ),
+            "you subtracted: the shortcut is added",
+        ),
+        Mistake(
+            resnet_with(lambda self, x, temb: ResnetBlock.forward(self, x, temb) / 2**0.5),
+            "you divided the sum by √2, which some networks do: equation (D) leaves it as it is",
+        ),
+        Mistake(
+            resnet_with(lambda self, x, temb: self.conv2(self.act(self.norm2(self.conv1(self.act(self.norm1(x))))))),
+            "you left out both the shortcut and the time",
+        ),
     ),
     alternatives=(
         resnet_with(_resnet_spelt_out),
@@ -864,6 +1060,38 @@ def attention_over_channels(x, w_q, w_k, w_v):
     q, k, v = (tokens @ w.T for w in (w_q, w_k, w_v))
     weights = (q.transpose(1, 2) @ k * x.shape[1] ** -0.5).softmax(2)
     return (v @ weights.transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+
+
+def attention_across_the_batch(x, w_q, w_k, w_v):
+    row = torch.cat(x.flatten(2).unbind(), dim=1)[None, :, None]  # all images as one of height 1
+    shape = (x.shape[1], x.shape[0], *x.shape[2:])
+    return _attention(row, w_q, w_k, w_v)[0].reshape(shape).transpose(0, 1)
+
+
+def attention_over_all_pairs(x, w_q, w_k, w_v):
+    tokens = x.flatten(2).transpose(1, 2)
+    q, k, v = (tokens @ w.T for w in (w_q, w_k, w_v))
+    scores = q @ k.transpose(1, 2) * x.shape[1] ** -0.5
+    shares = scores.flatten(1).softmax(1).reshape(scores.shape)
+    return (shares @ v).transpose(1, 2).reshape(x.shape)
+
+
+def attention_by_two_heads(x, w_q, w_k, w_v):
+    tokens = x.flatten(2).transpose(1, 2)
+    q, k, v = ((tokens @ w.T).unflatten(2, (2, -1)).transpose(1, 2) for w in (w_q, w_k, w_v))
+    heads = nn.functional.scaled_dot_product_attention(q, k, v)
+    return heads.transpose(1, 2).flatten(2).transpose(1, 2).reshape(x.shape)
+
+
+def attention_of_channels_fused(x, w_q, w_k, w_v):
+    q, k, v = (w @ x.flatten(2) for w in (w_q, w_k, w_v))
+    return nn.functional.scaled_dot_product_attention(q, k, v).reshape(x.shape)
+
+
+def attention_along_rows(x, w_q, w_k, w_v):
+    rows = x.transpose(1, 2)
+    result = _attention(rows.flatten(0, 1)[:, :, None], w_q, w_k, w_v)
+    return result.reshape(rows.shape).transpose(1, 2)
 
 
 def attention_without_softmax(x, w_q, w_k, w_v):
@@ -963,6 +1191,53 @@ SELF_ATTENTION = Exercise(
         Mistake(
             lambda x, q, k, v: x + _attention(x, q, k, v),
             "you added the input: the residual sum belongs to the block around it, not to this function",
+        ),
+        Mistake(
+            attention_across_the_batch,
+            "you let all pixels of the batch attend to each other: a pixel asks those of its own image",
+        ),
+        Mistake(
+            attention_over_all_pairs,
+            "you took one softmax over all pairs of an image: each pixel that asks has shares of its own, which add up "
+            "to 1",
+        ),
+        Mistake(
+            attention_by_two_heads,
+            "you used two heads: here there is one, over all {C} channels",
+        ),
+        Mistake(
+            attention_of_channels_fused,
+            "you gave `scaled_dot_product_attention` the channels before the pixels: it takes the last axis for the "
+            "vector and the one before it for those who ask",
+        ),
+        Mistake(
+            attention_along_rows,
+            "you let each pixel ask its own row alone: it asks all {N} pixels",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, torch.eye(len(q)).to(x), k, v),
+            "you took the pixels themselves for queries: w_q is not used",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, torch.eye(len(k)).to(x), v),
+            "you took the pixels themselves for keys: w_k is not used",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, k, q),
+            "you averaged the queries: w_v is not used",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, q, q),
+            "you made queries, keys and values with w_q: each of the three has a matrix of its own",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x.transpose(2, 3), q, k, v).reshape(x.shape),
+            "you put the pixels down in another order than you took them: row by row in one, column by column in the "
+            "other",
+        ),
+        Mistake(
+            lambda x, q, k, v: _attention(x, q, k, v, scale=x.shape[1] ** -0.25),
+            "you scaled by the fourth root of d: with both q and k scaled that is right, but here one of them is not",
         ),
     ),
     alternatives=(
@@ -1089,6 +1364,39 @@ DOUBLE = Exercise(
             lambda x: x.repeat_interleave(2, dim=2).repeat(1, 1, 1, 2),
             "you repeated the rows one by one, but set the whole width side by side twice",
         ),
+        Mistake(
+            lambda x: x.repeat_interleave(2, dim=3).repeat(1, 1, 2, 1),
+            "you repeated the columns one by one, but set the whole height one below the other twice",
+        ),
+        Mistake(
+            lambda x: 2 * x,
+            "you doubled the numbers: it is height and width that double, the numbers stay",
+        ),
+        Mistake(
+            lambda x: torch.cat([torch.cat([x, x.flip(3)], 3), torch.cat([x, x.flip(3)], 3).flip(2)], 2),
+            "you mirrored the map: each pixel should become a square of four",
+        ),
+        Mistake(
+            lambda x: nn.functional.interpolate(x, size=2 * x.shape[2], mode="nearest"),
+            "you made a square of {H}·2 pixels, which fits square maps only: height and width double each",
+        ),
+        Mistake(
+            lambda x: nn.functional.interpolate(x, scale_factor=2.0, mode="bicubic"),
+            "you interpolated bicubically: here a pixel is repeated, nothing is blended",
+        ),
+        Mistake(
+            lambda x: x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2),
+            "you doubled the channels and the height: axis 0 is the batch, 1 the channels, 2 and 3 are height and "
+            "width",
+        ),
+        Mistake(
+            lambda x: nn.functional.pixel_shuffle(x.repeat(1, 4, 1, 1), 2),
+            "you shuffled copies of the channels together: the four pixels of a square have to come from one channel",
+        ),
+        Mistake(
+            lambda x: x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3).roll((1, 1), (2, 3)),
+            "you moved the map by one pixel: output pixel i shows input pixel ⌊i/2⌋, so the first square begins at 0",
+        ),
     ),
     alternatives=(
         double_by_interpolation,
@@ -1119,14 +1427,14 @@ def receptive_field(layers: list[tuple[int, int]]) -> int:
 
 
 def field_inputs(generator: torch.Generator, index: int) -> Case:
-    """Convolutions of stride 1, one halving, several halvings, and random ones."""
+    """Convolutions of stride 1, one halving, several halvings, and random ones with even kernels among them."""
     drawn = torch.randint(1, 4, (6, 2), generator=generator).tolist()
     extra = int(torch.randint(1, 5, (1,), generator=generator))
     layers = (
         [(3, 1)] * (2 + extra),
         [(3, 1), (3, 2), *[(3, 1)] * extra],
         [(3, 1), (3, 1), (3, 2)] * 2 + [(5, 1)] * extra,
-        [(2 * k - 1, s) for k, s in drawn] + [(3, 2), (3, 1)],
+        [(4, 2), *[(2 * k - 1, s) for k, s in drawn], (3, 2), (4, 1)],
     )[index]
     return Case({"layers": layers}, {"n": len(layers), "strides": [s for _, s in layers]})
 
@@ -1206,7 +1514,8 @@ RECEPTIVE_FIELD = Exercise(
         ),
         Mistake(
             lambda layers: _field(layers, start=0),
-            "you began with a field of 0: a map that nothing has been done to sees one pixel, itself",
+            "your field is one pixel too narrow: a map that nothing has been done to sees one pixel, itself, so r "
+            "begins with 1",
         ),
         Mistake(
             lambda layers: math.prod(k for k, _ in layers),
@@ -1250,6 +1559,41 @@ RECEPTIVE_FIELD = Exercise(
         Mistake(
             lambda layers: math.prod(s for _, s in layers),
             "you returned the step between neighbours of the last map, the product of the strides",
+        ),
+        Mistake(
+            lambda layers: (
+                1 + sum(2 * (k // 2) * math.prod(s for _, s in layers[:i]) for i, (k, _) in enumerate(layers))
+            ),
+            "you took every kernel for an odd one, with as many pixels to the left as to the right: a kernel of 4 "
+            "looks at 4 pixels",
+        ),
+        Mistake(
+            lambda layers: _field([(3, s) for _, s in layers]),
+            "you took 3 for every kernel size: it is the first number of each pair",
+        ),
+        Mistake(
+            lambda layers: _field([(k, min(s, 2)) for k, s in layers]),
+            "you took 2 for every stride above 1: it is the second number of each pair",
+        ),
+        Mistake(
+            lambda layers: _field([(s, k) for k, s in layers]),
+            "you swapped kernel size and stride: the first number of a pair is the kernel size",
+        ),
+        Mistake(
+            lambda layers: _field(layers[:-1]),
+            "you left out the last layer: it looks at several pixels of the map before it, too",
+        ),
+        Mistake(
+            lambda layers: _field(layers[1:]),
+            "you left out the first layer: it widens the field by its kernel as every other one does",
+        ),
+        Mistake(
+            lambda layers: layers[0][0],
+            "you returned after the first layer (how far is `return` indented?): all {n} of them count",
+        ),
+        Mistake(
+            lambda layers: max(k for k, _ in layers),
+            "you returned the largest kernel: fields of layers in a row add up",
         ),
     ),
     alternatives=(field_backwards, field_by_products, field_by_recursion, field_by_sets, field_in_tensors),

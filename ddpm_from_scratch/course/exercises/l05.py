@@ -32,11 +32,9 @@ def skip_channels(widths: list[int], layers: int) -> list[int]:
 
 
 def skip_inputs(generator: torch.Generator, index: int) -> Case:
-    """The shipped sizes, a deep one, a single resolution, and random widths."""
+    """Small sizes, those of Ho et al. with a drawn first width, a single resolution, and random widths."""
     drawn = (16 * torch.randint(1, 9, (4,), generator=generator)).tolist()
-    widths, layers = (([32, 64], 1), ([128, 256, 256, 512], 2), ([48], 3), (drawn, 2))[index]
-    if index < 3:
-        widths = [*widths, int(drawn[0])] if index != 2 else [int(drawn[0])]
+    widths, layers = (([32, 64, drawn[0]], 1), ([drawn[0], 256, 256, 256], 2), (drawn[:1], 3), (drawn, 2))[index]
     return Case({"widths": widths, "layers": layers}, {"n": len(widths), "last": widths[-1]})
 
 
@@ -98,8 +96,8 @@ SKIP_CHANNELS = Exercise(
         ),
         Mistake(
             lambda w, n: [w[0]] + [c for c in w for _ in range(n + 1)],
-            "you let the lowest resolution be halved too: it is followed by the middle block, so the last {last} is "
-            "one too many",
+            "your last {last} is one too many: the lowest resolution is followed by the middle block, not by a "
+            "halving, and the middle block keeps nothing",
         ),
         Mistake(
             lambda w, n: skip_channels(w, n)[::-1],
@@ -130,6 +128,41 @@ SKIP_CHANNELS = Exercise(
         Mistake(
             lambda w, n: [w[0]] + [w[0] * 2**i for i in range(len(w)) for _ in range(n + 1)][:-1],
             "you doubled the channels from one resolution to the next: the widths are given, here {widths}",
+        ),
+        Mistake(
+            lambda w, n: w[:1] + [c for width in w for c in [width] * (n + (width != w[-1]))],
+            "you knew the lowest resolution by its width, {last}: others may be as wide, so ask for its place",
+        ),
+        Mistake(
+            lambda w, n: w[:1] + [c for width in w for c in [width] * (n + (w.index(width) < len(w) - 1))],
+            "you asked `index` for the place of a width: it finds the first one that is as wide. `enumerate` counts",
+        ),
+        Mistake(
+            lambda w, n: (
+                w[:1] + [c for i, width in enumerate(w) for c in [[width] * n, width][: 2 - (i == len(w) - 1)]]
+            ),
+            "you put a list into the list where its numbers belong: `append` adds one thing, `+=` adds all of a list",
+        ),
+        Mistake(
+            lambda w, n: [3] + skip_channels(w, n)[1:],
+            "you began with the 3 colours of an image: what is kept is conv_in's output, which has widths[0] channels",
+        ),
+        Mistake(
+            lambda w, n: [w[0]] + [c for i, width in enumerate(w) for c in [width] * n + [2 * width][: i < len(w) - 1]],
+            "you let a halving double the channels: it halves height and width, and keeps the channels it is given",
+        ),
+        Mistake(
+            lambda w, n: [w[0]] + [c for i, width in enumerate(w) for c in [width] * n * (1 + (i < len(w) - 1))],
+            "you halved after each ResNet block: there is one halving per resolution, after all {layers} of them",
+        ),
+        Mistake(
+            lambda w, n: [w[0]] + w * n + w[:-1],
+            "you repeated the list of widths: each width has to be repeated by itself, the maps of one resolution are "
+            "made one after the other",
+        ),
+        Mistake(
+            lambda w, n: w[:1] * (1 + n + (len(w) > 1)),
+            "you returned after the first resolution (how far is `return` indented?): there are {n}",
         ),
     ),
     alternatives=(
@@ -204,11 +237,13 @@ def up_by_recursion(widths, layers, skips):
     return rest(widths[-1], [w for w in widths[::-1] for _ in range(layers + 1)], list(skips))
 
 
-def _up(widths, layers, skips, *, first_in=False, own=False, extra=1, down=False, keep=False):
-    channels, below, left = [], widths[-1], list(skips)
+def _up(
+    widths, layers, skips, *, first_in=False, own=False, extra=1, down=False, keep=False, start=None, reverse=False
+):
+    channels, below, left = [], widths[-1] if start is None else start, list(skips)
     for width in widths if down else reversed(widths):
-        for _ in range(layers + extra):
-            skip = left[-1] if keep else left.pop(0 if first_in else -1)
+        for remaining in range(layers + extra, 0, -1):
+            skip = left[-1] if keep else left.pop(0 if first_in else -remaining if reverse else -1)
             channels.append((width if own else below) + skip)
             below = width
     return channels
@@ -254,8 +289,8 @@ CHANNELS_UP = Exercise(
         ),
         Mistake(
             lambda w, n, s: _up(w, n, s, own=True),
-            "you gave every block the width of its own resolution from below: the first block of a resolution gets "
-            "what the coarser one puts out",
+            "you let this resolution's own width come from below in its first block, too: that one gets what the "
+            "coarser resolution puts out",
         ),
         Mistake(
             lambda w, n, s: _up(w, n, s, extra=0),
@@ -300,6 +335,42 @@ CHANNELS_UP = Exercise(
             up_without_shrinking,
             "you passed on all channels that went in: a block puts out the width of its resolution, however many it is "
             "given",
+        ),
+        Mistake(
+            lambda w, n, s: _up(w, n, s, start=w[0]),
+            "you began with the finest width: the first block gets the middle block's output, which has widths[-1] "
+            "channels",
+        ),
+        Mistake(
+            lambda w, n, s: _up(w, n, s, start=0),
+            "you let nothing come from below into the first block: the middle block is in front of it",
+        ),
+        Mistake(
+            lambda w, n, s: _up(w, n, s, reverse=True),
+            "you took the right skips for each resolution, but within it the one made first comes first: last in, "
+            "first out goes for all of them",
+        ),
+        Mistake(
+            lambda w, n, s: [(c - k, k) for c, k in zip(_up(w, n, s), s[::-1], strict=True)],
+            "you returned pairs: what comes from below and the skip lie beside each other, so their channels add up to "
+            "one number",
+        ),
+        Mistake(
+            lambda w, n, s: [c for width in w[::-1] for c in [width] * (n + 1)],
+            "you returned what each block puts out: what enters it is asked for",
+        ),
+        Mistake(
+            lambda w, n, s: [2 * c for width in w[::-1] for c in [width] * (n + 1)],
+            "you doubled each resolution's own width: from below, and from the halving that made the last of its "
+            "skips, comes another width",
+        ),
+        Mistake(
+            lambda w, n, s: _up(w, n, [s[0], *s[:0:-1]][::-1]),
+            "you used `skips[-i]` with i from 0, and -0 is 0: the first block then gets the first skip",
+        ),
+        Mistake(
+            lambda w, n, s: _up(w, n, s)[: n + 1],
+            "you returned after the coarsest resolution (how far is `return` indented?)",
         ),
     ),
     alternatives=(up_by_zip, up_by_index, up_by_slices, up_in_tensors, up_by_recursion),
@@ -378,22 +449,29 @@ def _forward(
     time=1.0,
     out="norm act",
     per_block=False,
+    twice=False,
+    made_turned=False,
+    one_less=False,
 ):
-    temb, h = time * net.time_embedding(sinusoids), net.conv_in(x)
+    temb, h = net.time_embedding(sinusoids), net.conv_in(x)
+    temb = net.conv_act(temb) if time is None else time * temb
     skips = [h] if keep_first else []
     for block in net.down_blocks:
         h, made = block(h, temb)
-        skips += made[-1:] if per_block else made
+        skips += made[-1:] if per_block else made[::-1] if made_turned else made
+        skips += [h] * twice
     h = net.mid_block(h, temb) if middle else h
     for block in net.up_blocks:
-        n = len(block.resnets)
+        n = len(block.resnets) - one_less
         chosen = skips[:n] if take == "first" else skips[-n:]
         h = block(h, chosen[::-1] if turn else chosen, temb)
         skips = skips[n:] if take == "first" else skips[:-n]
     if out == "act norm":
         return net.conv_out(net.conv_norm_out(net.conv_act(h)))
     h = net.conv_norm_out(h) if "norm" in out else h
-    return net.conv_out(net.conv_act(h) if "act" in out else h)
+    for _ in range(out.count("act")):
+        h = net.conv_act(h)
+    return net.conv_out(h)
 
 
 def forward_by_pop(net, x, sinusoids):
@@ -471,8 +549,9 @@ UNET_FORWARD = Exercise(
     mistakes=(
         Mistake(
             lambda net, x, s: _forward(net, x, s, take="first"),
-            "you handed out the wrong skips where there is more than one resolution: each up block takes the last ones "
-            "that are left, and what was used is off the list",
+            "your function stops where there is more than one resolution, since maps that do not fit meet: each up "
+            "block takes the last skips that are left, what was used is off the list, and both ways go through all "
+            "blocks in the order in which they stand",
         ),
         Mistake(
             lambda net, x, s: _forward(net, x, s, turn=True),
@@ -516,6 +595,26 @@ UNET_FORWARD = Exercise(
         Mistake(
             lambda net, x, s: x - _forward(net, x, s),
             "you subtracted the prediction from x: return the prediction itself",
+        ),
+        Mistake(
+            lambda net, x, s: _forward(net, x, s, twice=True),
+            "you kept each down block's last map twice: it is among the `made` already",
+        ),
+        Mistake(
+            lambda net, x, s: _forward(net, x, s, made_turned=True),
+            "you put the skips of a down block on the list from the last to the first: `made` is in the right order",
+        ),
+        Mistake(
+            lambda net, x, s: _forward(net, x, s, one_less=True),
+            "you gave the up blocks too few skips: each of them quietly leaves out a ResNet block",
+        ),
+        Mistake(
+            lambda net, x, s: _forward(net, x, s, out="norm act act"),
+            "you activated twice in front of the last convolution",
+        ),
+        Mistake(
+            lambda net, x, s: _forward(net, x, s, time=None),
+            "you activated temb: each block does that itself",
         ),
     ),
     alternatives=(
@@ -624,7 +723,8 @@ RESNET_PARAMETERS = Exercise(
         ),
         Mistake(
             lambda a, b, t: _count(a, b, t, norms=2 * a),
-            "you counted one norm: there is one in front of each of the two 3×3 convolutions",
+            "you are 2 · {c_out} numbers short: either you counted one norm, where there is one in front of each of "
+            "the two 3×3 convolutions, or you left out the biases of both convolutions",
         ),
         Mistake(
             lambda a, b, t: _count(a, b, t) - (9 * b * b + b),
@@ -641,7 +741,7 @@ RESNET_PARAMETERS = Exercise(
         ),
         Mistake(
             lambda a, b, t: _count(a, b, t, time=2),
-            "you counted the linear layer of the time twice: there is one in a block",
+            "you counted twice as many numbers for the time as there are: one linear layer, from {temb} to {c_out}",
         ),
         Mistake(
             lambda a, b, t: _count(a, b, t, norms=a + b),
@@ -667,6 +767,59 @@ RESNET_PARAMETERS = Exercise(
         Mistake(
             lambda a, b, t: _count(a, b, t, second=a),
             "you let the second convolution start from {c_in} channels: the first one has already made {c_out} of them",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t) - b,
+            "you are {c_out} numbers short, as many as a layer has biases: each of the convolutions and the linear "
+            "layer has them, and each norm has a shift beside its scale",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, norms=2 * b),
+            "you left out the first norm, over the {c_in} channels of the input",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t) if a != b else 0,
+            "you get 0 where the channels are the same: `a + b if ... else 0` chooses between the whole sum and 0, so "
+            "put the shortcut into brackets, or count it by itself",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t) - (a != b) * b,
+            "you left out the biases of the shortcut's convolution (here {change})",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, shortcut=a < b),
+            "you counted the shortcut only where the channels become more: it is there where they become fewer, too "
+            "(here {change})",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, shortcut=a > b),
+            "you counted the shortcut only where the channels become fewer: it is there where they become more, too "
+            "(here {change})",
+        ),
+        Mistake(
+            lambda a, b, t: _count(b, a, t),
+            "you swapped the channels in and out (here {change})",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t) + a - b,
+            "you gave a convolution a bias for each of its {c_in} inputs: a bias belongs to an output, so there are "
+            "{c_out}",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t) + 16 * b,
+            "you multiplied the biases of the 3×3 convolutions by 9: an output channel has one, wherever the kernel is",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, kernel=6),
+            "you counted 6 weights per pair of channels: a 3×3 kernel has 3 · 3",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t, kernel=1),
+            "you counted 1 weight per pair of channels: that is a 1×1 convolution, these are 3×3",
+        ),
+        Mistake(
+            lambda a, b, t: _count(a, b, t) + 2 * b + 4 * (b * b + b),
+            "you counted an attention layer, too: it is no part of a ResNet block",
         ),
     ),
     alternatives=(count_of_the_block, count_by_shapes, count_by_layers, count_as_a_polynomial),
@@ -846,6 +999,24 @@ CLINIC = Exercise(
             lambda r, h, s, t: _clinic(r, h, s, t, order=1, below_first=False),
             "you changed the words, but both bugs are still there: the order of the skips, and the order of the "
             "channels",
+        ),
+        Mistake(
+            lambda r, h, s, t: _clinic(r, h, s, t, blocks=-1, order=1, below_first=False),
+            "you turned the ResNet blocks around instead of the skips, and each skip still stands in front of what "
+            "comes from below",
+        ),
+        Mistake(
+            lambda r, h, s, t: _clinic(r, h, s, t, blocks=-1, below_first=False),
+            "you turned the ResNet blocks around together with the skips, and each skip still stands in front of what "
+            "comes from below",
+        ),
+        Mistake(
+            lambda r, h, s, t: _clinic(r, h, [s[0]] * len(s), t),
+            "you used the first skip for all {n} blocks",
+        ),
+        Mistake(
+            lambda r, h, s, t: _clinic(r[:-1], h, s[1:], t),
+            "you left out the last block, and with it the skip that was made first",
         ),
     ),
     alternatives=(clinic_by_pop, clinic_by_index, clinic_by_recursion, clinic_one_by_one, clinic_in_float64),

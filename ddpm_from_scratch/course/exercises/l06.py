@@ -60,7 +60,7 @@ class _Toy(nn.Module):
         self.scales, self.shift = (nn.Parameter(torch.randn(n, generator=generator)) for n in (2, 1))
 
     def forward(self, sample: Tensor, timestep: Tensor) -> UNet2DOutput:
-        x_t, t = sample, timestep
+        x_t, t = sample, torch.as_tensor(timestep)
         if x_t.dtype != self.shift.dtype:
             raise TypeError(f"the network's weights are {self.shift.dtype}, so x_t must be, too; yours is {x_t.dtype}")
         when = t.to(x_t.dtype).reshape(-1, *[1] * (x_t.ndim - 1)) / 1000
@@ -71,6 +71,12 @@ class _Toy(nn.Module):
 def flat(model: nn.Module) -> Tensor:
     """All weights of a network as one vector."""
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def must_be_a_number(loss: Any) -> None:
+    """Refuses a tuple, a text and what else is no loss."""
+    if not isinstance(loss, Tensor | float | int | np.number):
+        raise TypeError(f"the result is of type {type(loss).__name__}, the loss alone is asked for")
 
 
 # ---------------------------------------------------------------- 06.1
@@ -91,27 +97,33 @@ def diffusion_loss(model: nn.Module, scheduler: DDPMScheduler, x0: Tensor, noise
 
 
 def diffusion_loss_inputs(generator: torch.Generator, index: int) -> Case:
-    """Grey and colour images, small batches, each image at a t of its own; little noise, all t, much noise."""
+    """Grey and colour images, small batches, each image at a t of its own; little noise, all t, much noise.
+
+    Once the network is in eval mode, as where a loss is measured.
+    """
     shape = ((4, 1, 6, 6), (3, 3, 4, 4), (6, 1, 5, 5), (2, 2, 4, 6))[index]
     low, high = ((0, 1000), (0, 60), (300, 700), (800, 1000))[index]
     x0 = torch.rand(shape, generator=generator) * 2 - 1
     noise = torch.randn(shape, generator=generator)
     t = torch.randperm(high - low, generator=generator)[: shape[0]] + low
-    args = {"model": _Toy(generator), "scheduler": DDPMScheduler(), "x0": x0, "noise": noise, "t": t}
+    model = _Toy(generator).train(index != 2)
+    args = {"model": model, "scheduler": DDPMScheduler(), "x0": x0, "noise": noise, "t": t}
     return Case(args, {"B": shape[0], "size": x0.numel()})
 
 
 def loss_and_gradient(answer: Callable[..., Any], model: nn.Module, *arguments: Any) -> Any:
-    """The loss, the gradient that it gives the weights, which is what matters, and the mode the network is left in."""
+    """The loss, the gradient that it gives the weights, which is what matters, and what is left in the network."""
     loss = answer(model, *arguments)
     if loss is None:
         return None
-    gradient = torch.zeros_like(flat(model))
-    if isinstance(loss, Tensor) and loss.requires_grad:
-        found = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True)
-        gradient = torch.cat([torch.zeros(1) if g is None else g.flatten() for g in found])
+    must_be_a_number(loss)
+    gradient, weights = torch.zeros_like(flat(model)), list(model.parameters())
+    stored = sum(p.grad is not None for p in weights)
+    if isinstance(loss, Tensor) and loss.requires_grad and not stored:
+        found = torch.autograd.grad(loss.sum(), weights, allow_unused=True, materialize_grads=True)
+        gradient = torch.cat([g.flatten() for g in found])
     loss = loss.float() if isinstance(loss, Tensor) else loss
-    return {"loss": loss, "gradient": gradient, "training mode": model.training}
+    return {"loss": loss, "gradient": gradient, "training mode": model.training, "gradients stored": stored}
 
 
 def loss_by_mse(model, scheduler, x0, noise, t):
@@ -159,6 +171,16 @@ def _without_roots(model, scheduler, x0, noise, t):
 
 def _in_eval_mode(model, scheduler, x0, noise, t):
     return diffusion_loss(model.eval(), scheduler, x0, noise, t)
+
+
+def _in_training_mode(model, scheduler, x0, noise, t):
+    return diffusion_loss(model.train(), scheduler, x0, noise, t)
+
+
+def _with_backward(model, scheduler, x0, noise, t):
+    loss = diffusion_loss(model, scheduler, x0, noise, t)
+    loss.backward()
+    return loss
 
 
 DIFFUSION_LOSS = Exercise(
@@ -228,7 +250,7 @@ DIFFUSION_LOSS = Exercise(
         ),
         Mistake(
             lambda m, s, x0, e, t: _squared(m, s, x0, e, t, x_t=s.add_noise(e, x0, t)).mean(),
-            "you swapped the image and the noise when you made x_t",
+            "you swapped the image and the noise, or their two scales, when you made x_t",
         ),
         Mistake(
             lambda m, s, x0, e, t: _squared(m, s, x0, e, t).sqrt().mean(),
@@ -269,6 +291,56 @@ DIFFUSION_LOSS = Exercise(
             lambda m, s, x0, e, t: ((e - m(s.add_noise(x0, e, t), t).sample).mean()) ** 2,
             "you squared the mean: errors of both signs cancel first, so take the mean of the squares",
         ),
+        Mistake(
+            _in_training_mode,
+            "you put the network into training mode, and leave it there: a loss that is measured in eval mode then "
+            "has dropout in it. The mode is not this function's business",
+        ),
+        Mistake(
+            _with_backward,
+            "you called backward() within the loss: that is for whoever takes the step, and called twice it adds the "
+            "gradient up twice",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t, at=t - 1).mean(),
+            "you told the network t-1, where x_t was made with t: in code both count from 0",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t, x_t=s.add_noise(x0, e, (t + 1).clamp(max=999))).mean(),
+            "you made x_t with t+1, where the network is told t: in code both count from 0",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t, x_t=s.add_noise(x0, e, (t - 1).clamp(min=0))).mean(),
+            "you made x_t with t-1, where the network is told t: in code both count from 0",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t, target=x0 - e).mean(),
+            "you compared the prediction with the difference of image and noise: this network is asked for the noise",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t, target=-e).mean(),
+            "you added noise and prediction: their difference is the error",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t, x_t=e).mean(),
+            "you showed the noise alone to the network: it has to find it in x_t",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: _squared(m, s, x0, e, t).sum().sqrt(),
+            "you returned the length of the error, the root of a sum: the mean of the squares is asked for",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: 2 * (e - m(s.add_noise(x0, e, t), t).sample).mean(),
+            "you doubled the error instead of squaring it (`* 2` for `** 2`): errors of both signs cancel",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: (e - m(s.add_noise(x0, e, t), t).sample).mean(),
+            "you did not square the error: errors of both signs cancel, and the loss has no floor",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: (e - m(s.add_noise(x0, e, t), t).sample).var(),
+            "you took the variance of the error: an error that is the same at every pixel would cost nothing",
+        ),
     ),
     alternatives=(loss_by_mse, loss_by_loop, loss_in_float64, loss_flattened, loss_in_place),
     package="ddpm_from_scratch.training.diffusion_loss",
@@ -304,13 +376,13 @@ def training_step(
 
 
 def training_step_inputs(generator: torch.Generator, index: int) -> Case:
-    """Three batches; a norm so small that it always bites, one between, and none."""
+    """Three batches; a norm so small that it always bites, one that bites in some of the steps, and none."""
     shape = ((3, 4, 1, 6, 6), (3, 2, 3, 4, 4), (3, 6, 1, 5, 5))[index]
     x0 = torch.rand(shape, generator=generator) * 2 - 1
     noise = torch.randn(shape, generator=generator)
     t = torch.randint(1000, shape[:2], generator=generator)
     args = {"model": _Toy(generator), "x0": x0, "noise": noise, "t": t}
-    return Case({**args, "largest_norm": (0.05, 0.2, math.inf)[index]})
+    return Case({**args, "largest_norm": (0.05, 1.5, math.inf)[index]})
 
 
 class _Momentum:
@@ -342,6 +414,8 @@ def three_steps(answer: Callable[..., Any], model: nn.Module, x0: Any, noise: An
         weights.append(flat(model))
     if all(loss is None for loss in losses):
         return None
+    for loss in losses:
+        must_be_a_number(loss)
     graphs = sum(isinstance(loss, Tensor) and loss.requires_grad for loss in losses)
     found = {"graphs kept": graphs, "weights": torch.stack(weights), "losses": losses}
     return {**found, "training mode": model.training}
@@ -431,6 +505,32 @@ def _step_with_its_graph(model, optimiser, scheduler, x0, noise, t, largest_norm
 
 def _step_in_eval_mode(model, *rest):
     return training_step(model.eval(), *rest)
+
+
+def _step_by_hand(model, optimiser, scheduler, x0, noise, t, largest_norm):
+    loss = training.diffusion_loss(model, scheduler, x0, noise, t)
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
+    with torch.no_grad():
+        for p in model.parameters():
+            p -= optimiser.param_groups[0]["lr"] * p.grad
+    return float(loss.detach())
+
+
+def _scale_to_it(parameters, largest_norm):
+    parameters = list(parameters)
+    if math.isfinite(largest_norm):
+        norm = torch.stack([p.grad.norm() for p in parameters]).norm()
+        for p in parameters:
+            p.grad.mul_(largest_norm / norm)
+
+
+def _drop_if_longer(parameters, largest_norm):
+    parameters = list(parameters)
+    if torch.stack([p.grad.norm() for p in parameters]).norm() > largest_norm:
+        for p in parameters:
+            p.grad.zero_()
 
 
 def _clip_one_by_one(parameters, largest_norm):
@@ -556,6 +656,27 @@ TRAINING_STEP = Exercise(
             "you put the network into eval mode, and leave it there: its dropout is then off for the rest of the "
             "training",
         ),
+        Mistake(
+            _step("bs"),
+            "you neither cleared the gradient nor limited it before the step",
+        ),
+        Mistake(
+            _step("zbcs", _scale_to_it),
+            "you brought every gradient to the length `largest_norm`: one that is shorter should stay as it is",
+        ),
+        Mistake(
+            _step("zbcs", _drop_if_longer),
+            "you threw gradients away that were too long: they are shortened, their direction is still good",
+        ),
+        Mistake(
+            _step("zbcs", lambda parameters, limit: nn.utils.clip_grad_norm_(list(parameters)[:1], limit)),
+            "you limited the gradient of the first weight tensor alone: give `clip_grad_norm_` all of them",
+        ),
+        Mistake(
+            _step_by_hand,
+            "you moved the weights by the present gradient alone, yourself or by a new optimiser: the one that you are "
+            "given has a memory of the gradients before",
+        ),
     ),
     alternatives=(
         step_zeroed_at_the_end,
@@ -591,7 +712,7 @@ def learning_rate_inputs(generator: torch.Generator, index: int) -> Case:
     """The first step, within the rise, its last step, the middle, near the end, and the first step after the rise."""
     warmup = int(torch.randint(20, 60, (1,), generator=generator))
     steps = int(torch.randint(400, 900, (1,), generator=generator))
-    peak = round(float(torch.rand(1, generator=generator) * 1e-3 + 1e-4), 6)
+    peak = round(float(torch.rand(1, generator=generator) * 0.5 + 0.1), 3)  # large: the check's zero is absolute
     step = (0, warmup // 2, warmup - 1, steps // 2, steps - 7, warmup)[index]
     return Case({"step": step, "peak": peak, "warmup_steps": warmup, "steps": steps})
 
@@ -607,6 +728,10 @@ def learning_rate_in_tensors(step, peak, warmup_steps, steps):
     s = torch.tensor(step, dtype=torch.float64)
     rise = ((s + 1) / warmup_steps).clamp(max=1)
     return peak * rise * (1 + torch.cos(torch.pi * s / steps)) / 2
+
+
+def learning_rate_in_float32(step, peak, warmup_steps, steps):
+    return peak * min(1.0, (step + 1) / warmup_steps) * (1 + torch.cos(torch.tensor(math.pi * step / steps))) / 2
 
 
 def learning_rate_by_loop(step, peak, warmup_steps, steps):
@@ -668,11 +793,13 @@ LEARNING_RATE = Exercise(
         ),
         Mistake(
             lambda s, p, w, n: p * _cosine(s, n),
-            "you left out the rise: step {step} of {warmup_steps} has nearly the peak rate already",
+            "you left out the rise, or let it be 1 from the beginning: step {step} of {warmup_steps} has nearly the "
+            "peak rate already",
         ),
         Mistake(
             lambda s, p, w, n: p * min(1.0, (s + 1) / w),
-            "you left out the fall: the cosine goes over the whole run (step {step} of {steps})",
+            "you left out the fall, or its angle stays near 0: the cosine goes over the whole run (step {step} of "
+            "{steps})",
         ),
         Mistake(
             lambda s, p, w, n: p * (s + 1) / w * _cosine(s, n),
@@ -757,16 +884,61 @@ LEARNING_RATE = Exercise(
             lambda s, p, w, n: p * min(1.0, (s + 1) / w) * 0.5 * (1 + math.cos(180 * s / n)),
             "you gave the cosine degrees: it takes radians",
         ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * 0.5 * (1 + math.cos(s / n)),
+            "you left π out: the cosine then falls only a part of the way",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(s / 2, n),
+            "you let the cosine go on for twice the run: at its end the rate is still half the peak",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(max(0, s - w), n),
+            "you began the cosine after the warm-up and kept its length: it begins at step 0 and ends with the run",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * _cosine(s, n + 1),
+            "you let the cosine end one step too late: it reaches 0 at step {steps}",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * (1 + 0.5 * math.cos(math.pi * s / n)),
+            "you halved the cosine alone: it is 1 + cos, both, that is halved",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) * (0.5 + math.cos(math.pi * s / n)),
+            "you halved the 1 alone: it is 1 + cos, both, that is halved",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1, (s + 1) // w) * _cosine(s, n),
+            "you divided whole numbers by `//`: your rise is 0 until its last step",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 2) / w) * _cosine(s, n),
+            "you let the rise begin one step too late: the first step has 1/{warmup_steps} of the rate",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, max(s, 1) / w) * _cosine(s, n),
+            "you counted the steps from 1 at step 0 alone: at every step of the rise it is step + 1",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / w) ** 2 * _cosine(s, n),
+            "you let the rise be a parabola: it is a straight line",
+        ),
+        Mistake(
+            lambda s, p, w, n: p * min(1.0, (s + 1) / n) * _cosine(s, n),
+            "you let the rise go over the whole run: it takes the first {warmup_steps} steps",
+        ),
     ),
     alternatives=(
         learning_rate_by_cases,
         learning_rate_in_tensors,
+        learning_rate_in_float32,
         learning_rate_by_loop,
         learning_rate_in_numpy,
         learning_rate_in_place,
     ),
     picture=draw_learning_rates,
-    rtol=1e-5,
+    rtol=5e-4,  # 1 + cos of an angle near π loses digits in float32
     cases=6,
 )
 
@@ -788,10 +960,10 @@ def ema_update(average: Tensor, weights: Tensor, decay: float, updates: int) -> 
 
 
 def ema_update_inputs(generator: torch.Generator, index: int) -> Case:
-    """The first update, an early one, one where the limit begins, and a late one."""
-    shape = ((3, 2), (2, 3, 3), (5,), (2, 4, 3, 3))[index]
+    """The first update, an early one, one where the limit begins, late ones, and one limited early."""
+    shape = ((3, 2), (2, 3, 3), (5,), (2, 4, 3, 3), (4, 1), (6,))[index]
     average, weights = (torch.randn(shape, generator=generator) for _ in range(2))
-    decay, updates = ((0.99, 1), (0.999, 40), (0.9, 80), (0.95, 5000))[index]
+    decay, updates = ((0.99, 1), (0.999, 40), (0.9, 80), (0.95, 50_000), (0.9999, 3000), (0.5, 12))[index]
     return Case({"average": average, "weights": weights, "decay": decay, "updates": updates})
 
 
@@ -854,7 +1026,7 @@ EMA_UPDATE = Exercise(
         Mistake(
             lambda a, w, d, n: _mix(a, w, d),
             "you kept {decay} from the first update on: after {updates} updates the random start is still in the "
-            "average",
+            "average. If you have the early share, look at its brackets: it must be below 1",
         ),
         Mistake(
             lambda a, w, d, n: _mix(a, w, max(d, _early(n))),
@@ -908,8 +1080,42 @@ EMA_UPDATE = Exercise(
             lambda a, w, d, n: a.clone(),
             "you returned the old average: `weights` is not used",
         ),
+        Mistake(
+            lambda a, w, d, n: w.clone(),
+            "you returned the present weights: `average` is not used, or its share is 0 (`//` divides whole numbers)",
+        ),
+        Mistake(
+            lambda a, w, d, n: w.clone() if n == 1 else _mix(a, w, min(d, _early(n))),
+            "you let the first update copy the weights: it keeps 2/11 of the average, by the same rule as the others",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, _early(n)), add=min(d, _early(n)) - 1),
+            "you took the new weights off the average: their share is added",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, _early(n)), add=min(d, _early(n))),
+            "you gave both the share d: that of the new weights is 1-d",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, d**n),
+            "you took decay to the power of the updates: that is the share of the start after so many, not what one "
+            "update keeps",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, (d + _early(n)) / 2),
+            "you took the mean of the two decays: the smaller of them counts",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, (1 + n) / (1 + 10 * n))),
+            "you multiplied by 10 where it is added: the early share is (1 + updates) / (10 + updates)",
+        ),
+        Mistake(
+            lambda a, w, d, n: _mix(a, w, min(d, _early(n))) / (1 - d**n),
+            "you divided by 1 - decay^n, as Adam does for its start: here the early rule takes care of it",
+        ),
     ),
     alternatives=(ema_by_lerp, ema_in_float64, ema_in_place_on_a_copy, ema_by_loop, ema_row_by_row),
+    cases=6,
 )
 
 
@@ -979,11 +1185,15 @@ def lend(answer: Callable[..., Any], model: nn.Module, average: list[Tensor]) ->
     lending = answer(model, average)
     if lending is None or (hasattr(lending, "gen") and not hasattr(lending.gen, "__next__")):
         return "no yield"
+    if isinstance(lending, nn.Module | Iterator):
+        return "a network" if isinstance(lending, nn.Module) else "a generator"
     if not hasattr(lending, "__enter__"):
-        return f"a {type(lending).__name__}"
+        raise TypeError(f"the function returns something of type {type(lending).__name__}, which `with` cannot use")
     with lending as lent:
         found["the weights within the block"] = flat(model)
-        found["what the block gets"] = flat(lent) if isinstance(lent, nn.Module) else lent
+        found["what the block gets"] = flat(lent) if isinstance(lent, nn.Module) else type(lent).__name__
+    if not (lent is None or isinstance(lent, nn.Module | list)):
+        raise TypeError(f"`as m` gets something of type {type(lent).__name__}, and should get the network")
     found["the weights after the block"] = flat(model)
     write_weights(model, own)
     found["the error in the block reaches the caller"] = False
@@ -1219,6 +1429,44 @@ def _averaged_without_yield(model, average):
 
 
 @contextmanager
+def _averaged_given_back_at_once(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, average)
+    write_weights(model, own)
+    yield model
+
+
+@contextmanager
+def _averaged_added(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, [a + o for a, o in zip(average, own, strict=True)])
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
+@contextmanager
+def _averaged_in_part(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, [*average[:1], *own[1:]])
+    try:
+        yield model
+    finally:
+        write_weights(model, own)
+
+
+@contextmanager
+def _averaged_given_back_in_part(model, average):
+    own = [p.detach().clone() for p in model.parameters()]
+    write_weights(model, average)
+    try:
+        yield model
+    finally:
+        write_weights(model, [own[0], *(p.detach().clone() for p in list(model.parameters())[1:])])
+
+
+@contextmanager
 def _averaged_in_new_parameters(model, average):
     own = [p.detach().clone() for p in model.parameters()]
     for (name, _), value in zip(list(model.named_parameters()), average, strict=True):
@@ -1276,8 +1524,8 @@ AVERAGED = Exercise(
         ),
         Mistake(
             _averaged_by_sharing,
-            "you put the average's own tensors into the network: whatever changes the weights within the block now "
-            "changes the average",
+            "your average changes: either you put its own tensors into the network, so that whatever changes the "
+            "weights within the block changes it too, or you wrote the network's weights into it",
         ),
         Mistake(
             _averaged_yields_nothing,
@@ -1330,6 +1578,23 @@ AVERAGED = Exercise(
         Mistake(
             _averaged_in_new_parameters,
             "you put new parameters into the network: the optimiser goes on moving the old ones, which nobody uses",
+        ),
+        Mistake(
+            _averaged_given_back_at_once,
+            "your network has its own weights within the block, and keeps what the block makes of them: the `yield` "
+            "belongs between lending and giving back",
+        ),
+        Mistake(
+            _averaged_added,
+            "you added the average to the own weights: it takes their place",
+        ),
+        Mistake(
+            _averaged_in_part,
+            "you lend the first tensor of the average only: every weight has one",
+        ),
+        Mistake(
+            _averaged_given_back_in_part,
+            "you give the first weight tensor back only: all of them were overwritten",
         ),
     ),
     alternatives=(
@@ -1416,6 +1681,17 @@ def loss_by_t_last_value(losses, t, T, bins):
     for value, k in zip(losses, t * bins // T, strict=True):
         means[k] = value
     return means
+
+
+def loss_by_t_added_by_index(losses, t, T, bins):
+    which, total = t * bins // T, torch.zeros(bins, dtype=losses.dtype)
+    total[which] += losses
+    return total / torch.bincount(which, minlength=bins)
+
+
+def loss_by_t_without_empty_ranges(losses, t, T, bins):
+    which = t * bins // T
+    return torch.stack([losses[which == k].mean() for k in which.unique()])
 
 
 def loss_by_t_of_narrow_ranges(losses, t, T, bins):
@@ -1518,6 +1794,60 @@ LOSS_BY_T = Exercise(
         Mistake(
             lambda v, t, T, b: torch.stack([v[: len(v) // b * b].reshape(b, -1).mean(1)])[0],
             "you cut the list as it came: the images are in no order of t",
+        ),
+        Mistake(
+            loss_by_t_added_by_index,
+            "you added with `total[which] += losses`: where an index occurs several times, that counts once only",
+        ),
+        Mistake(
+            loss_by_t_without_empty_ranges,
+            "you left out the ranges without any image: they belong into the result, and nothing is known there",
+        ),
+        Mistake(
+            lambda v, t, T, b: torch.bincount(t * b // T, v).to(v.dtype) / torch.bincount(t * b // T),
+            "you counted without `minlength`: where the last ranges are empty, they are missing",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t * b // T, b, torch.bincount(t * b // T, minlength=b) + 1),
+            "you counted one image too many in each range: the 0 from which a sum starts is no image",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, (t - 1).clamp(min=0) * b // T, b),
+            "you let the first t of a range fall into the range before: a range begins with it",
+        ),
+        Mistake(
+            lambda v, t, T, b: torch.stack(
+                [v[(t >= k * T // b) & (t < (k + 1) * T // b - 1)].mean() for k in range(b)]
+            ),
+            "you left out the last t of each range: a range ends just before the next one begins",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t * b // T, b, b),
+            "you divided the sums by the number of ranges: each has its own number of images",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t * b // T, b, T // b),
+            "you divided the sums by the width of a range: what counts is how many images are in it",
+        ),
+        Mistake(
+            lambda v, t, T, b: torch.bincount(t * b // T, minlength=b).to(v.dtype),
+            "you returned how many images are in each range: their mean loss is asked for",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t * b // 1000, b),
+            "you took 1000 for T: how many timesteps there are is an argument, here {T}",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t * b // (int(t.max()) + 1), b),
+            "you took the largest t of the images for the end of the ranges: they go up to T-1, whatever t occurs",
+        ),
+        Mistake(
+            lambda v, t, T, b: torch.stack([v[t < (k + 1) * (T // b)].mean() for k in range(b)]),
+            "you took all images up to the end of each range: those of the ranges before do not belong into it",
+        ),
+        Mistake(
+            lambda v, t, T, b: _grouped(v, t.sort().values * b // T, b),
+            "you sorted t and left the losses: each loss has to keep the t of its image",
         ),
     ),
     alternatives=(

@@ -162,7 +162,8 @@ ODE_STEP = Exercise(
         ),
         Mistake(
             lambda x, e, a, b: b**0.5 * (x / a**0.5 + (_sigma(b) + _sigma(a)) * e),
-            "you added the two σ: the step is as long as their difference (t = {t} → {t_to})",
+            "you added the two σ, or put into x̂_0 the noise that has to be taken out of it: the step in ε is as long "
+            "as the difference of the two (t = {t} → {t_to})",
         ),
         Mistake(
             lambda x, e, a, b: b**0.5 * (x / a**0.5 + ((1 - b) ** 0.5 / b - (1 - a) ** 0.5 / a) * e),
@@ -171,6 +172,48 @@ ODE_STEP = Exercise(
         Mistake(
             lambda x, e, a, b: b**0.5 * (x / a**0.5 + (1 / _sigma(b) - 1 / _sigma(a)) * e),
             "you turned the fraction in σ over: signal over noise has no value at ᾱ = 1, and σ is noise over signal",
+        ),
+        Mistake(
+            lambda x, e, a, b: (b / a) ** 0.5 * x,
+            "you took no step: ε is not used, or both σ are 0, as 1 - ᾱ/ᾱ is without brackets (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x / a**0.5 - _sigma(a) * e),
+            "you took the noise out and put none in: at t = {t_to} x holds the noise √(1-ᾱ_to) ε",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x / a**0.5 - abs(_sigma(b) - _sigma(a)) * e),
+            "you took the size of the step: its sign says whether noise goes out or in (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x / a**0.5 + abs(_sigma(b) - _sigma(a)) * e),
+            "you took the size of the step and always put noise in: where x becomes cleaner, σ becomes smaller "
+            "(t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x / a**0.5 + (b - a) * e),
+            "you stepped by the difference of the two ᾱ: the time of this ODE is σ (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x / a**0.5 + (b**-0.5 - a**-0.5) * e),
+            "you took √(1/ᾱ) for σ: the 1 - ᾱ above the line is missing (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: (b / a) ** 0.5 * x + abs(1 - b / a) ** 0.5 * e,
+            "you took the root of the difference of the two σ² for the step, which is how the forward process adds "
+            "fresh noise: ε is in x already, and the step is the difference of the two σ (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x - (1 - a) * e) / a**0.5 + (1 - b) ** 0.5 * e,
+            "you left the root out of √(1-ᾱ_from), where the noise is taken out of x (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: b**0.5 * (x - (1 - a) ** 0.5 * e) / a**0.5 + (1 - b) * e,
+            "you left the root out of √(1-ᾱ_to), where the noise is put in again (t = {t} → {t_to})",
+        ),
+        Mistake(
+            lambda x, e, a, b: ode_step(x, e, a, b).clamp(-1, 1),
+            "you clipped the result: x holds noise, which goes beyond [-1, 1] (t = {t} → {t_to})",
         ),
     ),
     alternatives=(
@@ -263,12 +306,15 @@ def encode_recursively(model, x0, timesteps, alpha_bar):
     return ode_step(x, model(x, timesteps[min(1, len(timesteps) - 1)]), a, float(alpha_bar[timesteps[0]]))
 
 
-def _climb(model, x0, steps, alpha_bar, *, ask="from", first=None, start=1.0, keep=None, limit=math.inf):
-    """The loop with another t for the model, another first level, or with x clipped."""
+def _climb(
+    model, x0, steps, alpha_bar, *, ask="from", first=None, start=1.0, keep=None, limit=math.inf, clean=math.inf
+):
+    """The loop with another t for the model, another first level, or with x or x̂_0 clipped."""
     x, now, t_now = x0, start, steps[0] if first is None else first
     for t in steps:
-        eps = model(x, t if ask == "to" else t_now) if keep is None else keep
-        x = ode_step(x, eps, now, float(alpha_bar[t])).clamp(-limit, limit)
+        eps = model(x, {"from": t_now, "to": t, "first": steps[0]}[ask]) if keep is None else keep
+        x0_hat = gaussian.x0_from_eps(x, eps, now).clamp(-clean, clean)
+        x = gaussian.ddim_mean(x0_hat, eps, float(alpha_bar[t])).clamp(-limit, limit)
         now, t_now = float(alpha_bar[t]), t
     return x
 
@@ -291,6 +337,13 @@ def _steps_as_the_forward_process(model, x0, timesteps, alpha_bar):
     x, now, t_now = x0, 1.0, timesteps[-1]
     for t in timesteps[::-1]:
         x, now, t_now = gaussian.q_sample(x, model(x, t_now), float(alpha_bar[t]) / now), float(alpha_bar[t]), t
+    return x
+
+
+def _decodes(model, x0, timesteps, alpha_bar):
+    x, levels = x0, [*(float(alpha_bar[t]) for t in timesteps), 1.0]
+    for t, a, b in zip(timesteps, levels, levels[1:], strict=False):
+        x = ode_step(x, model(x, t), a, b)
     return x
 
 
@@ -394,6 +447,46 @@ ENCODE = Exercise(
             lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, limit=1.0),
             "you clipped x on the way: noise goes beyond [-1, 1], and a clipped step has no inverse",
         ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, clean=1.0),
+            "you clipped x̂_0: a clipped step has no inverse, so encoding never clips",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: x.clone(),
+            "you get x_0 back unchanged: each step goes to x̂_0 and back with the same ᾱ, where it starts from the old "
+            "one and ends at the new one",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, ask="first"),
+            "you asked the model at t = {first} in every step: from the second one on x is at the timestep that the "
+            "step before reached",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, start=float(ab[-1])),
+            "you took alpha_bar[-1] for the level of the clean image: in Python that is the last entry, and the clean "
+            "level is 1",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[::-1], ab, start=float(ab[-1]), first=-1),
+            "you let -1 stand for the clean image and looked alpha_bar[-1] up, the last entry: the clean level is 1, "
+            "and the model is asked at t = {first}",
+        ),
+        Mistake(
+            _decodes,
+            "you decoded: the image is at the clean end, and its noise is reached by going up, from {first} to {last}",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, [*ts[::-1], len(ab) - 1], ab),
+            "you took a step more, up to the end of the table: the code is x at t = {last}",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: _climb(m, x, ts[:1], ab),
+            "you went to t = {last} in a single step: there are {n}, and each asks the model anew",
+        ),
+        Mistake(
+            lambda m, x, ts, ab: encode(m, x, ts, ab) / float(ab[ts[0]]) ** 0.5,
+            "you returned x̄: it has to be scaled back to x, with √ᾱ at t = {last}",
+        ),
     ),
     alternatives=(
         encode_by_the_package,
@@ -403,7 +496,7 @@ ENCODE = Exercise(
         encode_one_by_one,
         encode_recursively,
     ),
-    rtol=1e-3,
+    rtol=1e-4,
     cases=3,
 )
 
@@ -539,6 +632,46 @@ CONVERGENCE_ORDER = Exercise(
             lambda s, e: _slope(s.double().log(), e.double().log()) ** -1 * -1,
             "you turned the slope over: how much log(error) changes with log(steps) is asked for, not the reverse",
         ),
+        Mistake(
+            lambda s, e: (
+                -float(((s.double().log() - s.double().log().mean()) * e.double().log()).sum())
+                / float(s.double().log().square().sum())
+            ),
+            "you took the mean off above the line, but not below: the squares are those of the distances from it, too",
+        ),
+        Mistake(
+            lambda s, e: convergence_order(s, e) * (len(s) - 1) / len(s),
+            "you took the mean of the products, over n, and PyTorch's variance, over n-1: divide both alike, or "
+            "neither",
+        ),
+        Mistake(
+            lambda s, e: convergence_order(s, e) * (len(s) - 1),
+            "you divided a sum by a variance, which is a mean: take the sum of the squares, or the mean of both",
+        ),
+        Mistake(
+            lambda s, e: float(e.double().log().std() / s.double().log().std()),
+            "you divided the two spreads: where the points scatter that is more than the slope of the fitted line",
+        ),
+        Mistake(
+            lambda s, e: -float(torch.cov(torch.stack([s, e]).double().log())[0, 1] / s.double().log().std()),
+            "you divided by the standard deviation: a slope has the variance of log(steps) below the line",
+        ),
+        Mistake(
+            lambda s, e: -_slope(torch.arange(len(s)).double(), e.double().log()),
+            "you took the number of the measurement for log(steps): the steps need not be equally far apart",
+        ),
+        Mistake(
+            lambda s, e: -_slope(s.double().log(), e.double().log10()),
+            "you mixed two logarithms, log for the steps and log10 for the errors: the slope is 2.3 times too small",
+        ),
+        Mistake(
+            lambda s, e: convergence_order(s[:2], e[:2]),
+            "you used the first two points alone: all {n} of them count in a least-squares fit",
+        ),
+        Mistake(
+            lambda s, e: convergence_order(s[-2:], e[-2:]),
+            "you used the last two points alone: all {n} of them count in a least-squares fit",
+        ),
     ),
     alternatives=(
         order_in_numpy,
@@ -573,7 +706,8 @@ def slerp_inputs(generator: torch.Generator, index: int) -> Case:
     """Images, points in the plane, as many vectors as each has elements; angles from sharp to obtuse.
 
     In the last case two samples of four have equal ends. In the first cos θ is exactly 1, in the second float32 makes
-    it 1.0000001 everywhere: the squares add up to 32, whose root is rounded down.
+    it 1.0000001 everywhere: the squares add up to 32, whose root is rounded down. The ends of the third share two
+    elements.
     """
     shape = ((3, 1, 6, 6), (4, 2), (2, 3, 4, 4), (5, 5), (4, 1, 4, 4))[index]
     z0, z1 = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
@@ -582,6 +716,7 @@ def slerp_inputs(generator: torch.Generator, index: int) -> Case:
         z0[0] = z0[0].sign()
         z0[1], z0[1, 0, 0, :2] = 1, 3
         z1[:2] = z0[:2]
+        z1[2, 0, 0, :2] = z0[2, 0, 0, :2]
     return Case({"z0": z0, "z1": z1, "w": (0.4, 0.25, 0.7, 0.9, 0.3)[index]}, {"B": shape[0]})
 
 
@@ -638,6 +773,16 @@ def _weighted(z0, z1, w, angle):
 def _by_angle(find, place=_per_sample):
     """Slerp with `find(a, b)` for θ, the ends flattened, and kept above `least`."""
     return lambda z0, z1, w, least: _weighted(z0, z1, w, place(find(z0.flatten(1), z1.flatten(1)).clamp(min=least), z0))
+
+
+def _weights(left, right):
+    """Slerp with other weights of the two ends, from w and θ."""
+
+    def answer(z0, z1, w, least):
+        angle = _angles(z0, z1).clamp(min=least)
+        return left(w, angle) * z0 + right(w, angle) * z1
+
+    return answer
 
 
 def _over_axes(axes):
@@ -803,7 +948,8 @@ SLERP = Exercise(
         ),
         Mistake(
             lambda a, b, w: torch.where(_angles(a, b) > 0, slerp(a, b, w), 0 * a),
-            "you get zeros where the two ends are equal: sin θ was kept from 0 below the line, but not above it",
+            "you get zeros where the two ends are equal: sin θ was kept from 0 below the line, but not above it, or 0 "
+            "was put in for what is no number",
         ),
         Mistake(
             lambda a, b, w: slerp(a, b, w) * _angles(a, b).sin(),
@@ -831,6 +977,51 @@ SLERP = Exercise(
             _directions_and_lengths,
             "you interpolated directions and lengths each by itself: a possible way, but here the weights belong to z0 "
             "and z1 themselves",
+        ),
+        Mistake(
+            lambda a, b, w: torch.where(a == b, a, _weighted(a, b, w, _angles(a, b))),
+            "you kept every single element in which the two ends agree: ends are equal where all their elements are",
+        ),
+        *_twice(
+            _weights(lambda w, t: torch.sin((1 - w) * t), lambda w, t: torch.sin(w * t) / torch.sin(t)),
+            "you divided the second term alone by sin θ: both are divided, so put the sum into brackets",
+        ),
+        *_twice(
+            _weights(lambda w, t: math.sin(1 - w) * t / torch.sin(t), lambda w, t: math.sin(w) * t / torch.sin(t)),
+            "you multiplied the sines by θ: it belongs inside, sin of w times θ",
+        ),
+        *_twice(
+            _weights(lambda w, t: torch.sin(1 - w * t) / torch.sin(t), lambda w, t: torch.sin(w * t) / torch.sin(t)),
+            "you lost the brackets around 1-w: it is multiplied by θ as a whole",
+        ),
+        *_twice(
+            _weights(lambda w, t: torch.sin((1 - w) * t) / t, lambda w, t: torch.sin(w * t) / t),
+            "you divided by θ: the weights have its sine below the line",
+        ),
+        *_twice(
+            _weights(lambda w, t: torch.sin((1 - w) * t) / torch.sin(t), lambda w, t: -torch.sin(w * t) / torch.sin(t)),
+            "you subtracted the second term: both ends are added",
+        ),
+        *_twice(
+            _weights(lambda w, t: 1 - torch.sin(w * t) / torch.sin(t), lambda w, t: torch.sin(w * t) / torch.sin(t)),
+            "you let the two weights add up to 1: on the sphere they do not, the first one has a sine of its own",
+        ),
+        *_twice(
+            _by_angle(lambda a, b: _cosine(a, b).clamp(-1, 1).acos(), place=lambda angle, z: angle.view(-1, 1, 1, 1)),
+            "you gave the angles three axes behind the batch: that fits images alone, a point in the plane has one",
+        ),
+        *_twice(
+            _by_angle(lambda a, b: ((a * b).sum(1) / a.square().sum(1)).clamp(-1, 1).acos()),
+            "you divided by the length of z0 twice: the second one is that of z1",
+        ),
+        *_twice(
+            _by_angle(lambda a, b: ((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1))).clamp(-1, 1).acos()),
+            "you divided by the squares of the two lengths: the roots are missing",
+        ),
+        *_twice(
+            _by_angle(lambda a, b: (a * b).mean(1).clamp(-1, 1).acos()),
+            "you took the mean of the products for the cosine: that is nearly right for long vectors of noise, and "
+            "wrong for these",
         ),
     ),
     alternatives=(
@@ -910,14 +1101,15 @@ def _places(n):
     return [i / (n - 1) for i in range(n)]
 
 
-def _grid(corners, rows, columns, *, order=(0, 1, 2, 3), between=None, ends=True):
+def _grid(corners, rows, columns, *, order=(0, 1, 2, 3), between=None, across=None, ends=True):
     between = between or slerp
+    across = across or between
     a, b, c, d = corners[list(order), None]
     places = _places if ends else lambda n: [i / n for i in range(n)]
     lines = []
     for v in places(rows):
         left, right = between(a, c, v), between(b, d, v)
-        lines.append(torch.cat([between(left, right, w) for w in places(columns)]))
+        lines.append(torch.cat([across(left, right, w) for w in places(columns)]))
     return torch.stack(lines)
 
 
@@ -1017,6 +1209,44 @@ INTERPOLATION_GRID = Exercise(
             _without_a_batch,
             "you gave `slerp` single noises: it takes batches, so each corner has to be a batch of one (with one axis "
             "there is no sample left, and with more the first is taken for it)",
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r, c, across=_straight),
+            "you went down the sides along the sphere, but from side to side along straight lines: both ways are by "
+            "`slerp`",
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r, c, between=_straight, across=slerp),
+            "you went from side to side along the sphere, but down the sides along straight lines: both ways are by "
+            "`slerp`",
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r, c).flip(0, 1),
+            "you began with the corner at the bottom right: the first noise of the first row is the first corner",
+        ),
+        Mistake(
+            lambda z, r, c: torch.stack([torch.cat([slerp(z[:1], z[2:3], v)] * c) for v in _places(r)]),
+            "you interpolated down the left side only: every column is the same, and the right corners are not used",
+        ),
+        Mistake(
+            lambda z, r, c: torch.stack([_grid(z, c, c)[j, j] for j in range(c)]).expand(r, *[-1] * z.ndim),
+            "you used the place in the row for both ways: how far down the sides depends on the row",
+        ),
+        Mistake(
+            lambda z, r, c: torch.stack([_grid(z, r, r)[i, i].expand(c, *z.shape[1:]) for i in range(r)]),
+            "you used the row's place for both ways: how far from side to side depends on the place in the row",
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r + 1, c)[:-1],
+            "you never reach the two lower corners: the last row has w = 1",
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r, c + 1)[:, :-1],
+            "you never reach the two right corners: the last column has w = 1",
+        ),
+        Mistake(
+            lambda z, r, c: _grid(z, r, c)[:1],
+            "you returned after the first row (how far is `return` indented?)",
         ),
     ),
     alternatives=(

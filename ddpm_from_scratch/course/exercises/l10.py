@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,17 +23,21 @@ from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
 
 
 class StandIn:
-    """In place of a network: a smooth function of x and t, and the part of `config` that a pipeline reads."""
+    """In place of a network: a smooth function of x and t, and the part of `config` that a pipeline reads.
+
+    Its `out_channels` are those of a network that puts out a variance too.
+    """
 
     def __init__(self, channels: int, size: int) -> None:
-        self.config = SimpleNamespace(in_channels=channels, out_channels=channels, sample_size=size)
+        self.config = SimpleNamespace(in_channels=channels, out_channels=2 * channels, sample_size=size)
         self.dtype, self.device = torch.float32, torch.device("cpu")
 
     def __str__(self) -> str:
         return f"a network for {self.config.in_channels} × {self.config.sample_size} × {self.config.sample_size}"
 
     def __call__(self, sample: Tensor, timestep: int | Tensor) -> UNet2DOutput:
-        return UNet2DOutput(0.7 * torch.sin(2 * sample + int(timestep) / 5))
+        t = torch.as_tensor(timestep).to(sample.dtype).reshape(-1, *[1] * (sample.ndim - 1))  # one, or one per sample
+        return UNet2DOutput(0.7 * torch.sin(2 * sample + t / 5))
 
 
 class ScalingScheduler(DDIMScheduler):
@@ -45,12 +50,12 @@ class ScalingScheduler(DDIMScheduler):
 
 
 def a_scheduler(index: int) -> Any:
-    """DDPM, DDIM, DDPM with another variance, and one that scales its input; T = 20."""
+    """DDPM, DDIM, DDPM with another variance, and one that scales its input and ends before x̂_0; T = 20."""
     return (
         DDPMScheduler(num_train_timesteps=20),
         DDIMScheduler(num_train_timesteps=20, timestep_spacing="trailing"),
         DDPMScheduler(num_train_timesteps=20, variance_type="fixed_large", clip_sample=False),
-        ScalingScheduler(num_train_timesteps=20),
+        ScalingScheduler(num_train_timesteps=20, set_alpha_to_one=False),
     )[index]
 
 
@@ -130,8 +135,8 @@ TO_PIXELS = Exercise(
         ),
         Mistake(
             lambda x: _pixels(((x / 2 + 0.5) * 255).round()),
-            "you did not cut what lies outside the range: in a byte it wraps around, and a value just above white "
-            "becomes black",
+            "you did not cut what lies outside the range, or cut it too late: in a byte it wraps around, and a value "
+            "just above white becomes black",
         ),
         Mistake(
             lambda x: _pixels((x / 2 + 0.5).clamp(0, 1) * 255),
@@ -191,7 +196,60 @@ TO_PIXELS = Exercise(
         ),
         Mistake(
             lambda x: _pixels(((x / 2 + 0.5).clamp(0, 1) * 255).ceil()),
-            "you rounded up: the nearest whole number is asked for",
+            "you rounded up, or added one half and rounded besides: the nearest whole number is asked for",
+        ),
+        Mistake(
+            lambda x: to_pixels(x).permute(0, 3, 1, 2).reshape(len(x), *x.shape[2:], x.shape[1]),
+            "you changed the shape without moving the axes: `reshape` and `view` keep the order of the values, and "
+            "colours and places get mixed up",
+        ),
+        Mistake(
+            lambda x: _pixels(((x / 2 + 0.5).clamp(min=0) * 255).round()),
+            "you cut at black alone, or at 255 where white was still 1: what is brighter than white wraps around in a "
+            "byte",
+        ),
+        Mistake(
+            lambda x: _pixels(((x / 2 + 0.5).clamp(max=1) * 255).round()),
+            "you cut at white alone: what is darker than black wraps around in a byte",
+        ),
+        Mistake(
+            lambda x: _pixels(((x + 1) * 128).clamp(0, 255)),
+            "you multiplied by 128, or by 256 after the range was [0, 1]: from 0 to 255 there are 255 steps",
+        ),
+        Mistake(
+            lambda x: _pixels(((x + 1) * 128).clamp(0, 255).round()),
+            "you multiplied by 128, or by 256 after the range was [0, 1], and rounded: from 0 to 255 there are 255 "
+            "steps",
+        ),
+        Mistake(
+            lambda x: _pixels((x / 2 + 0.5).clamp(0, 1).floor() * 255),
+            "you made whole numbers too early: between 0 and 1 there are none, so only black and white are left",
+        ),
+        Mistake(
+            lambda x: _pixels((x / 2 + 0.5).clamp(0, 1).round() * 255),
+            "you rounded too early: between 0 and 1 there are no whole numbers, so only black and white are left",
+        ),
+        Mistake(
+            lambda x: _pixels((x.clamp(-1, 1) * 255).round()),
+            "you did not move the range: it starts at -1, and below 0 a byte wraps around",
+        ),
+        Mistake(
+            lambda x: to_pixels(x).squeeze(),
+            lambda at: (
+                f"your result has shape {tuple(at.yours['pixels'].shape)}: `squeeze` takes away every axis of length "
+                "1, but all four are asked for"
+            ),
+        ),
+        Mistake(
+            lambda x: to_pixels(x).squeeze(-1),
+            lambda at: (
+                f"your result has shape {tuple(at.yours['pixels'].shape)}: grey images keep the axis of their one "
+                "channel"
+            ),
+        ),
+        Mistake(
+            lambda x: _pixels(((x - x.amin()) / (x.amax() - x.amin()) * 255).round()),
+            "you stretched the batch to its own darkest and brightest value: middle grey is 0, whatever else is in it",
         ),
     ),
     run=to_pixels_run,
@@ -284,6 +342,13 @@ def _keeps_the_first_sample(unet, scheduler, x, generator):
     return made
 
 
+def _ends_with_the_guess(unet, scheduler, x, generator):
+    *steps, last = scheduler.timesteps
+    x = _loop(unet, scheduler, x, generator, timesteps=steps)
+    out = unet(scheduler.scale_model_input(x, last), last).sample
+    return scheduler.step(out, last, x, generator=generator).pred_original_sample
+
+
 def _sets_its_own_timesteps(unet, scheduler, x, generator):
     scheduler.set_timesteps(len(scheduler))
     return _loop(unet, scheduler, x, generator)
@@ -344,8 +409,8 @@ DENOISE = Exercise(
         ),
         Mistake(
             lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: s.step(o, t, now).prev_sample),
-            "you did not pass the generator on: the noise of the {kind}'s steps came from the global random state, and "
-            "the same seed gives other images next time",
+            "you did not pass the generator on: the noise of the {kind}'s steps came from the global random state or "
+            "from a generator of your own, and the seed asked for does not reach it",
         ),
         Mistake(
             lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: s.step(o, t, now, g).prev_sample),
@@ -405,6 +470,59 @@ DENOISE = Exercise(
         Mistake(
             lambda u, s, x, g: _loop(u, s, x, g, step=lambda o, t, now: now - o),
             "you subtracted the network's output: that is not a step; the scheduler has one ({kind})",
+        ),
+        Mistake(
+            _ends_with_the_guess,
+            "you returned x̂_0 of the last step: some schedulers (here the {kind}) do not end there; what comes back of "
+            "the step is the sample",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x * s.init_noise_sigma, g),
+            "you scaled the first noise: x comes with the standard deviation that the scheduler wants",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(
+                u, s, x, g, step=lambda o, t, now: s.step(o, t, now, generator=g).prev_sample.clamp(-1, 1)
+            ),
+            "you clamped the sample in every step: noisy samples reach beyond [-1, 1] and must; what is clipped is the "
+            "scheduler's business",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g).clamp(-1, 1),
+            "you clamped the result: the sample is asked for as the scheduler left it",
+        ),
+        Mistake(
+            lambda u, s, x, g: (_loop(u, s, x, g) / 2 + 0.5).clamp(0, 1),
+            "you went on to [0, 1]: the sample is asked for as the scheduler left it",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, timesteps=s.timesteps[1:]),
+            "you left out the first timestep: there the noise is greatest ({kind}, {steps} steps)",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(
+                u, s, x, g, ask=lambda now, t, start: u(s.scale_model_input(now, t), int(t) / len(s)).sample
+            ),
+            "you told the network t divided by T: it expects the whole number",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(
+                u,
+                s,
+                x,
+                g,
+                ask=lambda now, t, start: u(s.scale_model_input(now, t), s.timesteps.tolist().index(int(t))).sample,
+            ),
+            "you told the network the number of the step: it must know the timestep",
+        ),
+        Mistake(
+            lambda u, s, x, g: torch.cat([_loop(u, s, one, g) for one in x.split(1)]),
+            "you took the samples through the loop one after the other: one generator serves a batch as a whole, and "
+            "the same seed gives other samples this way",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, torch.randn(x.shape, generator=g), g),
+            "you drew a start of your own: the noise to start from is x, an argument",
         ),
     ),
     alternatives=(
@@ -537,7 +655,7 @@ GENERATE = Exercise(
         ),
         Mistake(
             lambda u, s, b, n, g: _generate(u, s, b, n, g, noise=torch.randn),
-            "you drew the first noise without the generator: the same seed will not give the same images",
+            "you drew the first noise without the generator that was given: the seed asked for does not reach it",
         ),
         Mistake(
             lambda u, s, b, n, g: _generate(u, s, b, n, g, sigma=1),
@@ -590,6 +708,66 @@ GENERATE = Exercise(
             lambda u, s, b, n, g: _generate(u, s, b, n, g, noise=lambda shape: torch.zeros(shape)),
             "you started from grey, from zeros: without noise there is nothing to choose between",
         ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(
+                u,
+                s,
+                b,
+                n,
+                g,
+                noise=lambda shape: torch.randn(b, u.config.out_channels, *shape[2:], generator=g),
+            ),
+            lambda at: (
+                f"your result has shape {tuple(at.yours.shape)}: the noise has the network's `in_channels`, and what "
+                "it puts out may have more"
+            ),
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, sigma=1 / s.init_noise_sigma),
+            "you divided the first noise by `init_noise_sigma`, {sigma:g}: that is to be its standard deviation",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, sigma=s.init_noise_sigma**2),
+            "you scaled the first noise twice: its standard deviation is to be {sigma:g}",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: x.clamp(-1, 1)),
+            "you cut at -1 and 1 and left it there: images in [0, 1] are asked for",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: x.clamp(0, 1) / 2 + 0.5),
+            "you cut at 0 before you moved the range: half of every image became middle grey",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, finish=lambda x: (x + 0.5).clamp(0, 1)),
+            "you moved the range by one half without halving it: it is 2 wide, from -1 to 1",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: to_pixels(_generate(u, s, b, n, g, finish=lambda x: x)).permute(0, 3, 1, 2),
+            "you went on to bytes: values in [0, 1] are asked for",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: to_pixels(_generate(u, s, b, n, g, finish=lambda x: x)),
+            "you went on to pixels, with the channels last: a tensor (B, C, H, W) with values in [0, 1] is asked for",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n + 1, g),
+            "you took a step more than the {steps} that were asked for",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n - 1, g),
+            "you took a step less than the {steps} that were asked for",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, n, b, g),
+            lambda at: f"you exchanged the number of images, {at.batch_size}, and the number of steps, {at.steps}",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(
+                u, s, b, n, g, noise=lambda shape: torch.randn(1, *shape[1:], generator=g).repeat(b, 1, 1, 1)
+            ),
+            "you gave all {batch_size} images the same first noise: each needs its own",
+        ),
     ),
     alternatives=(
         generate_by_parts,
@@ -637,12 +815,17 @@ def convert_config_inputs(generator: torch.Generator, index: int) -> Case:
 
 
 def convert_config_run(answer: Any, config: dict[str, Any], defaults: dict[str, Any]) -> Any:
-    """What the answer returns. A config without its list of keys would pass for unchanged: no number of it changed."""
+    """What the answer returns, lists and the like in words, so that a list and None differ at the key that holds them.
+
+    A config without its list of keys would pass for unchanged: no number of it changed.
+    """
     before = dict(config)
     made = answer(config, defaults)
     if config != before:
         raise TypeError("your function changed `config` itself, which its caller still needs")
-    return made
+    if not isinstance(made, dict):
+        return made
+    return {key: value if isinstance(value, float | str) else str(value) for key, value in made.items()}
 
 
 def convert_config_by_loop(config, defaults):
@@ -768,6 +951,36 @@ CONVERT_CONFIG = Exercise(
             lambda c, d: dict(c),
             "you returned the config as it is, remarks and all: the other class knows other keys",
         ),
+        Mistake(
+            lambda c, d: {**d, **{k: v for k, v in c.items() if k in d and k not in c.get("_use_default_values", c)}},
+            "you took the defaults where the config does not list what nobody chose, as a file written by hand: then "
+            "everything in it was chosen",
+        ),
+        Mistake(
+            lambda c, d: {**d, **{k: v for k, v in c.items() if k[0] != "_"}},
+            "you left out the remarks and nothing else: values that nobody chose stay behind too, and so do keys that "
+            "the other class does not know",
+        ),
+        Mistake(
+            lambda c, d: {
+                k: c[k] if k in c and (k.startswith("beta") or k not in c.get("_use_default_values", [])) else v
+                for k, v in d.items()
+            },
+            "you kept the β whoever chose them: a key in the list takes the other class's default, whatever it is "
+            "called",
+        ),
+        Mistake(
+            lambda c, d: {k: c.get(k) if k not in c.get("_use_default_values", []) else v for k, v in d.items()},
+            "you gave None to keys that the config does not have: these take the other class's default",
+        ),
+        Mistake(
+            lambda c, d: {k: d[k] if k in c.get("_use_default_values", []) else v for k, v in c.items() if k in d},
+            "you left out the keys that the config does not have: exactly those of `defaults` are asked for",
+        ),
+        Mistake(
+            lambda c, d: dict(convert_config(d, c)),
+            "you exchanged the two arguments: the keys that count are those of `defaults`",
+        ),
     ),
     alternatives=(
         convert_config_by_loop,
@@ -779,6 +992,8 @@ CONVERT_CONFIG = Exercise(
 
 
 # ---------------------------------------------------------------- 10.5
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def save_and_reload(model: UNet2DModel, folder: Path) -> UNet2DModel:
@@ -822,27 +1037,42 @@ def _in_a_row(weights: dict[str, Tensor]) -> Tensor:
 
 
 @contextmanager
-def _calls(*names: str) -> Iterator[list[tuple[str, Any]]]:
-    """The methods of `UNet2DModel` among `names` that are called meanwhile, each with its arguments."""
-    called: list[tuple[str, Any]] = []
+def _watched(model: UNet2DModel, folder: Path, *names: str) -> Iterator[list[str]]:
+    """The methods of `UNet2DModel` among `names`, the constructor and `load_state_dict` that are called meanwhile.
+
+    Once the weights are in their file, the given model has each of them moved by 1 from the making of a new network
+    until that is loaded: so a copy from memory, however it is made, is no longer what the file holds.
+    """
+    called: list[str] = []
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def move(by: float) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), kept, strict=True):
+                parameter.copy_(value + by)
 
     def noting(name: str, method: Any) -> Any:
+        @wraps(method)
         def noted(*args: Any, **options: Any) -> Any:
-            called.append((name, (*args, *options.values())))
-            return method(*args, **options)
+            called.append(name)
+            if name == "__init__" and "block_out_channels" not in options:  # by default it has 274 million parameters
+                raise TypeError("this network would have the sizes of the defaults: give it what config.json holds")
+            if name == "__init__":
+                torch.manual_seed(0)  # weights that are not loaded are the same in every call
+            if name in ("__init__", "load_state_dict") and (folder / WEIGHTS).is_file():
+                move(1.0)
+            result = method(*args, **options)
+            if name == "load_state_dict":
+                move(0.0)
+            return result
 
         return noted
 
     with ExitStack() as stack:
-        for name in names:
+        stack.callback(move, 0.0)
+        for name in (*names, "__init__", "load_state_dict"):
             stack.enter_context(patch.object(UNet2DModel, name, noting(name, getattr(UNet2DModel, name))))
         yield called
-
-
-def _holds(given: Any, places: set[int]) -> bool:
-    """Whether one of the arguments `given` is a state_dict with tensors that lie at `places` in memory."""
-    weights = [argument for argument in given if isinstance(argument, dict)]
-    return any(value.data_ptr() in places for each in weights for value in each.values())
 
 
 def _same_text(one: UNet2DModel, other: UNet2DModel) -> bool:
@@ -853,18 +1083,21 @@ def _same_text(one: UNet2DModel, other: UNet2DModel) -> bool:
 def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
     """What lies in the folder afterwards, what the returned network is, and whether the package did the work."""
     finished = ("save_pretrained", "from_pretrained")
-    own = {parameter.data_ptr() for parameter in model.parameters()}
     place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # Windows keeps files that are mapped into memory
-    with place as name, _calls(*finished, "load_state_dict") as called:
+    with place as name:
         folder = Path(name)
-        loaded = answer(model, folder)
+        with _watched(model, folder, *finished) as called:
+            loaded = answer(model, folder)
         if loaded is None:
             return None  # type: ignore[return-value]
+        if not isinstance(loaded, UNet2DModel):
+            raise TypeError(f"return the new network alone: yours is a {type(loaded).__name__}")
         files = sorted(path.name for path in folder.iterdir())
         file = folder / "config.json"
         config = json.loads(file.read_text()) if file.is_file() else {}
         stored = load_file(folder / files[-1]) if files and files[-1].endswith(".safetensors") else {}
     known = [key for key in model.config if key[0] != "_"]
+    weights, moved = _in_a_row(loaded.state_dict()), _in_a_row(model.state_dict()) + 1
     return {
         "files": ", ".join(files),
         "config": {
@@ -876,11 +1109,11 @@ def save_and_reload_run(answer: Any, model: UNet2DModel) -> dict[str, Any]:
         "weights in the file": _in_a_row(stored),
         "a new model": loaded is not model,
         "its mode": "training" if loaded.training else "evaluation",
-        "its weights": _in_a_row(loaded.state_dict()),
+        "weights loaded from": "memory" if torch.equal(weights.float(), moved.float()) else "the file",
+        "its weights": weights,
         "its config": {key: json.dumps(loaded.config[key]) for key in known},
-        "built from": "memory" if _same_text(loaded, model) else "the file",
-        "finished methods called": ", ".join(name for name, _ in called if name in finished),
-        "weights loaded from": "memory" if any(_holds(given, own) for _, given in called) else "the file",
+        "built from": "memory" if "__init__" not in called or _same_text(loaded, model) else "the file",
+        "finished methods called": ", ".join(name for name in called if name in finished),
     }
 
 
@@ -940,17 +1173,19 @@ def _saved(model, folder, remarks=False, name=True, weights="diffusion_pytorch_m
 
 
 def _opened(folder, load=True, weights="diffusion_pytorch_model.safetensors", evaluate=True):
-    torch.manual_seed(0)
     loaded = UNet2DModel(**json.loads((folder / "config.json").read_text()))
     if load:
         loaded.load_state_dict(load_file(folder / weights))
     return loaded.train(not evaluate)
 
 
-def _save_a_pickle(model, folder):
+def _save_a_pickle(model, folder, load=False):
     _saved(model, folder, weights="")
     torch.save(model.state_dict(), folder / "diffusion_pytorch_model.bin")
-    return _opened(folder, load=False)
+    loaded = _opened(folder, load=False)
+    if load:
+        loaded.load_state_dict(torch.load(folder / "diffusion_pytorch_model.bin"))
+    return loaded
 
 
 def _save_a_bare_config(model, folder):
@@ -1044,6 +1279,10 @@ SAVE_AND_RELOAD = Exercise(
         Mistake(
             _save_a_pickle,
             "you wrote a pickle: the safe format is asked for, and the weights were not loaded either",
+        ),
+        Mistake(
+            lambda m, f: _save_a_pickle(m, f, load=True),
+            "you wrote a pickle: safetensors is asked for, a format that holds numbers and no code",
         ),
         Mistake(
             _save_a_bare_config,

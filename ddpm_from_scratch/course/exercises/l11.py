@@ -103,6 +103,13 @@ def _with_cross(mean1, covariance1, mean2, covariance2, cross):
     return _squared(mean1, mean2) + float(covariance1.trace() + covariance2.trace() - 2 * cross)
 
 
+def _cross_of_halves(covariance1, covariance2, half):
+    """The cross term with another root of Σ1, `half(vectors, roots of the values)`."""
+    values, vectors = torch.linalg.eigh(covariance1.double())
+    root = half(vectors, _roots(values))
+    return _roots(torch.linalg.eigvals(root @ covariance2.double() @ root).real).sum()
+
+
 def _diagonals_alone(mean1, covariance1, mean2, covariance2):
     apart = (mean1 - mean2).square().sum()
     return float(apart + (covariance1.diagonal().sqrt() - covariance2.diagonal().sqrt()).square().sum())
@@ -237,6 +244,56 @@ FRECHET = Exercise(
             _no_clamp,
             "you took the root of an eigenvalue that should be 0 and that rounding made negative: with a covariance "
             "that is flat in some directions ({D} features, 2 directions) the result is no number",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: float((m1 - m2).square().sum() + (c1 + c2).trace()),
+            "you left out the cross term: two equal Gaussians then lie twice their variance apart, not 0",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: frechet_distance(m1, c1, m2, c2) - float(c2.trace()),
+            "you left out the second trace: both clouds have a spread",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: frechet_distance(m1, c1, m2, c2) + float((m1 - m2).abs().sum()) - _squared(m1, m2),
+            "you added up the sizes of the differences of the means: their squares are asked for",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: frechet_distance(m1, c1, m2, c2) + float((m1 - m2).sum() ** 2) - _squared(m1, m2),
+            "you squared the sum of the differences of the means: the squares are added up",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: frechet_distance(m1, c1, m2, c2) / len(m1),
+            "you divided by the number of features, {D}: the distance is that of points, all features together",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: frechet_distance(m1, c1, m2, c2) + float((c1 + c2).sum() - (c1 + c2).trace()),
+            "you added up all entries of the covariances: a trace is the sum of the diagonal",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: _with_cross(
+                m1, c1, m2, c2, torch.linalg.svdvals(c1.double() @ c2.double()).sqrt().sum()
+            ),
+            "you took the singular values of Σ1 Σ2: it is not symmetric, and its eigenvalues are others",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: _with_cross(
+                m1, c1, m2, c2, _roots(torch.linalg.eigvals(_root(c1) @ c2.double()).real).sum()
+            ),
+            "you multiplied Σ2 by the root of Σ1 once: it belongs on both sides",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: _with_cross(
+                m1, c1, m2, c2, torch.linalg.eigvalsh(_root(c1) @ c2.double() @ _root(c1)).clamp(min=0).sum().sqrt()
+            ),
+            "you took the root of the sum of the eigenvalues: each has its own root, and these are added up",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: _with_cross(m1, c1, m2, c2, _cross_of_halves(c1, c2, lambda q, v: q * v)),
+            "you left out the last factor, `vectors.T`, of Σ1^½: what you have is no symmetric root",
+        ),
+        Mistake(
+            lambda m1, c1, m2, c2: _with_cross(m1, c1, m2, c2, _cross_of_halves(c1, c2, lambda q, v: q.T * v @ q)),
+            "you transposed the wrong factor of Σ1^½: the eigenvectors are the columns of what `eigh` gives",
         ),
     ),
     alternatives=(frechet_by_the_product, frechet_by_singular_values, frechet_by_loop, frechet_in_place),
@@ -429,6 +486,58 @@ KERNEL = Exercise(
             lambda x, y: max(_unbiased(*_kernels(x, y)), 0.0),
             "you cut the result off at 0: an unbiased estimate of a small number must be allowed to fall below it",
         ),
+        Mistake(
+            lambda x, y: abs(_unbiased(*_kernels(x, y))),
+            "you took the size of the result: an unbiased estimate of a small number must be allowed to fall below 0",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*_kernels(x, y), cross=0.0),
+            "you left out the pairs between the sets: nothing compares them then",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*_kernels(x, y, size=x.shape[1] ** 0.5)),
+            "you divided x·y by √D: it is a sum of D = {D} products, and D itself is asked for",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*((k / x.shape[1]) ** 3 for k in _kernels(x, y, size=1, power=1))),
+            "you divided x·y + 1 by D = {D}: the 1 is added after the division",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*(k / x.shape[1] for k in _kernels(x, y, size=1))),
+            "you divided by D = {D} after the power: it belongs under it, at x·y",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*_kernels(x - x.mean(0), y - y.mean(0))),
+            "you centred both sets: a difference of their means is then no longer seen",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*_kernels(x / x.norm(dim=1, keepdim=True), y / y.norm(dim=1, keepdim=True))),
+            "you scaled every vector to length 1: the kernel takes the vectors as they are",
+        ),
+        Mistake(
+            lambda x, y: float(
+                sum(2 * (k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in _kernels(x, y)[:2])
+                - 2 * _kernels(x, y)[2].mean()
+            ),
+            "you divided the whole table without its diagonal by N (N - 1) / 2: each pair stands in it twice",
+        ),
+        Mistake(
+            lambda x, y: float(
+                sum(k.triu(1).sum() / (len(k) * (len(k) - 1)) for k in _kernels(x, y)[:2])
+                - 2 * _kernels(x, y)[2].mean()
+            ),
+            "you added up one triangle and divided by N (N - 1): it holds half as many pairs",
+        ),
+        Mistake(
+            lambda x, y: float(
+                sum((k.sum() - k.trace()) / (len(k) - 1) for k in _kernels(x, y)[:2]) - 2 * _kernels(x, y)[2].mean()
+            ),
+            "you divided the sums within the sets by N - 1: there are N (N - 1) pairs",
+        ),
+        Mistake(
+            lambda x, y: _unbiased(*_kernels(x[: len(y)], y[: len(x)])),
+            "you cut the larger set to the size of the smaller one: {N} and {M} vectors are given, and all count",
+        ),
     ),
     alternatives=(
         kernel_by_loop,
@@ -516,8 +625,8 @@ def _of_the_sorted(places, how):
     def says(at):
         low, high = places(at.B, (1 - at.level) / 2)
         return (
-            f"you took two of the {at.B} sorted means, at the places {low} and {high} ({how}): `torch.quantile` goes "
-            f"between two neighbours, at the lower end to {(1 - at.level) / 2 * (at.B - 1):.2f}"
+            f"you took two of the {at.B} sorted means, at the places {low} and {high} ({how}): `torch.quantile` with "
+            f"no further option goes between two neighbours, at the lower end to {(1 - at.level) / 2 * (at.B - 1):.2f}"
         )
 
     return Mistake(answer, says)
@@ -592,6 +701,7 @@ BOOTSTRAP = Exercise(
         _of_the_sorted(lambda n, tail: (round(tail * (n - 1)), round((1 - tail) * (n - 1))), "the nearest ones"),
         _of_the_sorted(lambda n, tail: (int(tail * (n - 1)), int((1 - tail) * (n - 1))), "the neighbours below"),
         _of_the_sorted(lambda n, tail: (int(tail * (n - 1)), math.ceil((1 - tail) * (n - 1))), "the outer neighbours"),
+        _of_the_sorted(lambda n, tail: (math.ceil(tail * (n - 1)), math.ceil((1 - tail) * (n - 1))), "those above"),
         Mistake(
             lambda v, p, level: _ends(v[p].flatten(), (1 - level) / 2, (1 + level) / 2),
             "you took the quantiles of all drawn values together: the mean of each of the {B} sets comes first",
@@ -613,6 +723,43 @@ BOOTSTRAP = Exercise(
         Mistake(
             lambda v, p, level: _ends(_means(v, p), 0.0, level),
             "you left out values at the upper end only: half of what is left out lies on either side",
+        ),
+        Mistake(
+            lambda v, p, level: _ends(_means(v, p), 1 - level, 1.0),
+            "you left out values at the lower end only: half of what is left out lies on either side",
+        ),
+        Mistake(
+            lambda v, p, level: _ends(_means(v, p), 1 - level, (1 + level) / 2),
+            "you halved 1 - level at the upper end alone: as much is left out at the lower one",
+        ),
+        Mistake(
+            lambda v, p, level: _ends(_means(v, p), level / 2, 1 - level / 2),
+            "you left level/2 out on either side: it is 1 - level that is shared between the two",
+        ),
+        Mistake(
+            lambda v, p, level: v.mean() + torch.tensor([-1.0, 1.0]).to(v) * _z(level) * v.std() / len(v) ** 0.5,
+            "you computed the interval of normally distributed values from their standard error: `picks` is not used, "
+            "and the interval of skewed values is not symmetric",
+        ),
+        Mistake(
+            lambda v, p, level: v[p].quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(v), dim=1).mean(1),
+            "you took the quantiles within each set and averaged them: the mean of each set comes first, then the "
+            "quantiles of the {B} means",
+        ),
+        Mistake(
+            lambda v, p, level: _ends(p.to(v).mean(dim=1), (1 - level) / 2, (1 + level) / 2),
+            "you averaged the indices: they say which of the {N} values to take",
+        ),
+        Mistake(
+            lambda v, p, level: _ends(_means(v, p), (1 - level) / 2, (1 + level) / 2) - _means(v, p).mean() + v.mean(),
+            "you moved the interval to the mean of the values: the quantiles of the {B} means are asked for as they "
+            "are",
+        ),
+        Mistake(
+            lambda v, p, level: _ends(
+                torch.stack([v[row.unique()].mean() for row in p]), (1 - level) / 2, (1 + level) / 2
+            ),
+            "you took each value once: a set may hold a value several times, and it counts as often",
         ),
     ),
     alternatives=(interval_by_loop, interval_in_float64, interval_by_counts, interval_in_place),
@@ -640,11 +787,14 @@ def discretized_log_likelihood(x0: Tensor, mean: Tensor, log_var: Tensor) -> Ten
 
 
 def discretized_log_likelihood_inputs(generator: torch.Generator, index: int) -> Case:
-    """Pixels with both outermost values among them; Gaussians from narrow to wide, in the last case far off."""
+    """Pixels, mostly with both outermost values among them; Gaussians from narrow to wide, in the last case far off."""
     shape = ((2, 1, 4, 4), (9,), (3, 5), (2, 3, 3, 3), (2, 6))[index]
     spread = (0.01, 0.2, 0.6, 0.05, 0.05)[index]
     pixels = torch.randint(256, shape, generator=generator)
-    pixels.view(-1)[:4] = torch.tensor([0, 255, 1, 254])
+    if index == 1:
+        pixels.clamp_(1, 254)
+    else:
+        pixels.view(-1)[:4] = torch.tensor([0, 255, 1, 254])
     x0 = pixels / 127.5 - 1
     mean = (x0 + spread * torch.randn(shape, generator=generator)).clamp(-1.2, 1.2)
     log_var = torch.full(shape, 2 * math.log(spread)) + 0.3 * torch.randn(shape, generator=generator)
@@ -737,8 +887,8 @@ DECODER = Exercise(
     mistakes=(
         Mistake(
             _log_mass(edges=False),
-            "you closed the two outermost bins: the mass below the darkest and above the brightest pixel belongs to "
-            "them, or the probabilities do not add up to 1",
+            "you closed the two outermost bins, or your conditions for them are never true: the mass below the darkest "
+            "and above the brightest pixel belongs to them, or the probabilities do not add up to 1",
         ),
         Mistake(
             _log_mass(half=1 / 127.5),
@@ -840,6 +990,41 @@ DECODER = Exercise(
         Mistake(
             lambda x, m, v: _mass(x, m, v).log().mean().to(x.dtype).expand(x.shape).clone(),
             "you averaged over the pixels: one number per pixel is asked for",
+        ),
+        Mistake(
+            lambda x, m, v: torch.log(_mass_between(x, m, v, upper=x == x.max(), lower=x == x.min())).to(x.dtype),
+            "you opened the bins of the darkest and the brightest pixel given: only those at -1 and 1 are open",
+        ),
+        Mistake(
+            lambda x, m, v: torch.log(_mass_between(x, m, v, upper=m > 0.999, lower=m < -0.999)).to(x.dtype),
+            "you opened bins by the mean: it is the pixel that says which bin it is",
+        ),
+        Mistake(
+            lambda x, m, v: torch.log(
+                torch.special.ndtr(((x + 1 / 255).clamp(max=1) - m).double() / (v.double() / 2).exp())
+                - torch.special.ndtr(((x - 1 / 255).clamp(min=-1) - m).double() / (v.double() / 2).exp())
+            ).to(x.dtype),
+            "you cut the outermost bins at -1 and 1: they are open, and yours hold half of their bin at most",
+        ),
+        Mistake(
+            lambda x, m, v: _mass(x, m, v - math.log(2)).log().to(x.dtype),
+            "you divided by a σ that is √2 too small: `erf` has its own √2, and Φ(z) is ½ (1 + erf(z/√2))",
+        ),
+        Mistake(
+            lambda x, m, v: _mass(x, m, -v).log().to(x.dtype),
+            "you turned the sign of `log_var`: your Gaussian is wide where it should be narrow",
+        ),
+        Mistake(
+            lambda x, m, v: _mass(x, m, 4 * v).clamp(min=1e-12).log().to(x.dtype),
+            "you took exp(2 log σ²) for σ: it is exp(½ log σ²), and the clamp hides that the mass is 0",
+        ),
+        Mistake(
+            lambda x, m, v: _mass(x, m, v).log10().to(x.dtype),
+            "you took the logarithm to base 10: nats are asked for here",
+        ),
+        Mistake(
+            lambda x, m, v: _mass(x, m, v.double().mean()).log().to(x.dtype),
+            "you used one variance for all: each pixel has its own",
         ),
     ),
     alternatives=(
@@ -1022,6 +1207,55 @@ NEIGHBOUR = Exercise(
             lambda s, t: _product_without_clamp(s, t),
             "you get no number, or not 0, for an exact copy: |x|² - 2 x·y + |y|² is a difference of large numbers, and "
             "rounding can make it negative under the root",
+        ),
+        Mistake(
+            lambda s, t: (t[_apart(s, t).argmin(1)], _apart(s, t).amin(1)),
+            "you returned the nearest images: their indices are asked for",
+        ),
+        Mistake(
+            lambda s, t: (_apart(s, t).argmin(), _apart(s, t).min()),
+            "you looked for the smallest of the whole table: each of the {N} samples needs an answer",
+        ),
+        Mistake(
+            lambda s, t: torch.stack([_apart(s, t).argmin(1).to(s.dtype), _apart(s, t).amin(1)]),
+            "you put indices and distances into one tensor: two are asked for",
+        ),
+        Mistake(
+            lambda s, t: tuple(part.tolist() for part in nearest_neighbour(s, t)),
+            "you returned two lists of numbers: tensors are asked for",
+        ),
+        Mistake(
+            lambda s, t: (_apart(s, t).sort(1).indices[:, 1], _apart(s, t).sort(1).values[:, 1]),
+            "you left out the nearest one, as if a sample were among the training images itself",
+        ),
+        Mistake(
+            lambda s, t: (lambda apart: (apart.argmin(1), apart.amin(1)))(
+                1 - torch.cosine_similarity(s.flatten(1)[:, None], t.flatten(1)[None], dim=2)
+            ),
+            "you compared the directions of the images: one twice as bright would then be the same image",
+        ),
+        Mistake(
+            lambda s, t: (lambda apart: (apart.argmin(1), apart.amin(1)))(
+                (s[:, None] - t[None]).abs().flatten(2).amax(2)
+            ),
+            "you took the largest difference of a pixel: the mean over all of them is asked for",
+        ),
+        Mistake(
+            lambda s, t: (_apart(s, t).argmin(1), (s - t[_apart(s, t).argmin(1)]).flatten(1).std(1)),
+            "you took the standard deviation of the differences: it takes off their mean, so a darker copy would be at "
+            "distance 0",
+        ),
+        Mistake(
+            lambda s, t: (_apart(s, t).argmin(1), _apart(s, t).amin(1) * (s[0].numel() / (s[0].numel() - 1)) ** 0.5),
+            "you divided by the number of values less one: a mean divides by all of them",
+        ),
+        Mistake(
+            lambda s, t: (_apart(s, t).argmin(1), _apart(s, t).amin(1) / 2),
+            "you compared images in [0, 1]: the values are in [-1, 1] as they are, and distances twice as large",
+        ),
+        Mistake(
+            lambda s, t: (_apart(s, t).argmin(1), _apart(s, t).amin(1).mean()),
+            "you averaged the distances: each of the {N} samples has its own",
         ),
     ),
     alternatives=(neighbour_by_loop, neighbour_by_broadcasting, neighbour_by_products, neighbour_one_by_one),

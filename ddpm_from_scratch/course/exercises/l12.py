@@ -31,12 +31,14 @@ def drop_labels(labels: Tensor, uniform: Tensor, share: float, nothing: int) -> 
 
 def drop_labels_inputs(generator: torch.Generator, index: int) -> Case:
     """A usual batch, none dropped, all dropped, and a large batch with images that have no label."""
-    count, share = ((40, 0.3), (12, 0.0), (12, 1.0), (60, 0.15))[index]
-    labels = torch.randint(10, (count,), generator=generator)
+    count, share, nothing = ((40, 0.3, 10), (12, 0.0, 10), (12, 1.0, 4), (60, 0.15, 100))[index]
+    labels = torch.randint(nothing, (count,), generator=generator)
+    uniform = torch.rand(count, generator=generator)
     if index in (1, 3):
         labels[::5] = -1
-    uniform = torch.rand(count, generator=generator)
-    return Case({"labels": labels, "uniform": uniform, "share": share, "nothing": 10})
+    if index == 1:
+        uniform[1] = 0.0
+    return Case({"labels": labels, "uniform": uniform, "share": share, "nothing": nothing})
 
 
 def drop_labels_by_loop(labels, uniform, share, nothing):
@@ -117,6 +119,36 @@ DROP_LABELS = Exercise(
         Mistake(
             lambda c, u, share, nothing: c[(u >= share) & (c >= 0)],
             "you left images out: their labels are dropped, the images stay in the batch",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where((u <= share) | (c < 0), nothing, c),
+            "you dropped the labels whose number equals the share too: a number can be exactly 0, and at share 0 "
+            "nothing is dropped",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where((u < share) | (c < 0), 10, c),
+            "you wrote 10 for a dropped label: other data have more or fewer classes, here the number is {nothing}",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where((u < share) | (c < 0), c.max() + 1, c),
+            "you wrote one more than the largest label of the batch: the last class may be missing in it, and the "
+            "number is given",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where((u < share) | (c <= 0), nothing, c),
+            "you took class 0 for a missing label: only a label below 0 is missing",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where(c < 0, nothing, c),
+            "you replaced the missing labels alone: `uniform` and `share` say which others to drop",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: c.clone(),
+            "you returned the labels as they were: none is dropped",
+        ),
+        Mistake(
+            lambda c, u, share, nothing: torch.where((1 - u < share) | (c < 0), nothing, c),
+            "you dropped the labels with the largest numbers: as large a part, but here those with the smallest go",
         ),
     ),
     alternatives=(
@@ -241,8 +273,34 @@ GUIDED_EPS = Exercise(
             "you returned the difference alone: it is added to the prediction with class",
         ),
         Mistake(
+            lambda c, n, w: (1 + w) * (c - n),
+            "you went from zero, not from the prediction without class: the difference of the two is a way, and it "
+            "starts there",
+        ),
+        Mistake(
+            lambda c, n, w: w * c - (1 - w) * n,
+            "you weighed the two predictions with w and w - 1: the factors must add up to 1, and at w = 0 that of the "
+            "class is 1",
+        ),
+        Mistake(
+            lambda c, n, w: n + (w - 1) * (c - n),
+            "you took one off w where one is added: the scale of Diffusers is larger than w, not smaller",
+        ),
+        Mistake(
+            lambda c, n, w: 1 + w * c - w * n,
+            "you added the number 1: brackets are missing, and (1 + w) multiplies the prediction with class",
+        ),
+        Mistake(
+            lambda c, n, w: (c + n) / 2,
+            "you took the mean of the two predictions: `w` is not used, and guidance goes beyond both",
+        ),
+        Mistake(
+            lambda c, n, w: guided_eps(c, n, torch.as_tensor(w).mean()),
+            "you used one strength for the whole batch: `w` may hold one for each image",
+        ),
+        Mistake(
             lambda c, n, w: c.clone(),
-            "you returned the prediction with the class unchanged: `w` is not used",
+            "you returned the prediction with the class unchanged: neither `w` nor the other prediction counts in it",
         ),
     ),
     alternatives=(
@@ -348,7 +406,8 @@ LOG_VARIANCE = Exercise(
         ),
         Mistake(
             lambda v, a, p: (v + 1) / 2 * math.log(_bounds(a, p)[0]) + (1 - v) / 2 * math.log(_bounds(a, p)[1]),
-            "you mapped v from [-1, 1]: that is how the package stores it, but here v lies in [0, 1] as in the paper",
+            "you went only half of the way from log β_t to log β̃_t: v lies in [0, 1] here, not in [-1, 1] as the "
+            "package stores it, and no root is taken in β̃_t",
         ),
         Mistake(
             lambda v, a, p: v * math.log(1 - a) + (1 - v) * math.log(1 - p),
@@ -379,6 +438,38 @@ LOG_VARIANCE = Exercise(
         Mistake(
             lambda v, a, p: v * math.log2(_bounds(a, p)[0]) + (1 - v) * math.log2(_bounds(a, p)[1]),
             "you took the logarithm to base 2: it is the natural one",
+        ),
+        Mistake(
+            lambda v, a, p: v * math.log10(_bounds(a, p)[0]) + (1 - v) * math.log10(_bounds(a, p)[1]),
+            "you took the logarithm to base 10: it is the natural one",
+        ),
+        Mistake(
+            lambda v, a, p: v * math.log(a / p) + (1 - v) * math.log((1 - p) / (1 - a) * a / p),
+            "you took α_t, which is ᾱ_t/ᾱ_prev, for β_t: what a step takes away is the rest (t = {t})",
+        ),
+        Mistake(
+            lambda v, a, p: v * math.log(_bounds(a, p)[0]) + (1 - v) * math.log((1 - p) / (1 - a) * a / p),
+            "you put α_t for β_t into β̃_t (t = {t})",
+        ),
+        Mistake(
+            lambda v, a, p: v * math.log(_bounds(a, p)[0]) + (1 - v) * math.log(1 - p),
+            "you put 1-ᾱ_t for β_t into β̃_t, where it cancels: what is left is 1-ᾱ_prev (t = {t})",
+        ),
+        Mistake(
+            lambda v, a, p: v * math.log(_bounds(a, p)[0]) + math.log(_bounds(a, p)[1]),
+            "you left out the factor (1-v): the two weights must add up to 1",
+        ),
+        Mistake(
+            lambda v, a, p: 2 * (v * _bounds(a, p)[0] ** 0.5 + (1 - v) * _bounds(a, p)[1] ** 0.5).log(),
+            "you interpolated the standard deviations: it is their logarithms that are interpolated",
+        ),
+        Mistake(
+            lambda v, a, p: torch.full_like(v, math.log(_bounds(a, p)[0])),
+            "you returned log β_t whatever the network says: `v` is not used",
+        ),
+        Mistake(
+            lambda v, a, p: v.sigmoid() * math.log(_bounds(a, p)[0]) + v.neg().sigmoid() * math.log(_bounds(a, p)[1]),
+            "you squashed v once more: it lies in [0, 1] already",
         ),
     ),
     alternatives=(
@@ -524,6 +615,40 @@ MIN_SNR_WEIGHT = Exercise(
             ),
             "you scaled the weights to a mean of 1 over the batch: a weight depends on its own t alone",
         ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=5.0) / _per_x0(_snr(a), k),
+            "you limited the SNR at 5 whatever `gamma` says: here it is {gamma:g}",
+        ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / _per_x0(_snr(a).clamp(max=g), k),
+            "you divided by the limited SNR, or limited it in place: γ limits the weight's numerator alone, and the "
+            "currency of {predicts} is the SNR itself",
+        ),
+        Mistake(
+            lambda a, g, k: torch.ones_like(a) if k == "epsilon" else _snr(a).clamp(max=g) / _per_x0(_snr(a), k),
+            "you gave ε the weight 1 everywhere: that is L_simple, which the limit γ is to change where the SNR is "
+            "above it",
+        ),
+        Mistake(
+            lambda a, g, k: g / _per_x0(_snr(a), k),
+            "you took γ for the numerator everywhere: it replaces the SNR only where that is larger",
+        ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / (_snr(a) + 1 if k == "v_prediction" else 1),
+            "you divided for v alone: an error of ε is another currency than one of x_0, too",
+        ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / (_snr(a) if k == "epsilon" else 1),
+            "you divided for ε alone: an error of v is another currency than one of x_0, too",
+        ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / (_snr(a) if k == "epsilon" else _snr(a) + 1),
+            "you divided for x_0 as for v: its squared error has the weight min(SNR, γ) as it is",
+        ),
+        Mistake(
+            lambda a, g, k: _snr(a).clamp(max=g) / {"sample": 1, "epsilon": _snr(a), "v_prediction": _snr(a) - 1}[k],
+            "you took 1 off the SNR for v: it is added",
+        ),
     ),
     alternatives=(
         min_snr_weight_by_where,
@@ -551,7 +676,7 @@ def combine(gradients: list[Tensor], counts: list[int]) -> Tensor:
 
 def combine_inputs(generator: torch.Generator, index: int) -> Case:
     """Two equal shares, unequal ones, a single process, and a last batch that left one process with little."""
-    counts = ([8, 8], [5, 3, 4], [7], [32, 32, 32, 2])[index]
+    counts = ([8, 8], [3, 5, 4], [7], [32, 32, 32, 2])[index]
     shape = ((6,), (3, 4), (5,), (2, 2, 3))[index]
     gradients = [torch.randn(shape, generator=generator) for _ in counts]
     return Case({"gradients": gradients, "counts": counts}, {"processes": len(counts)})
@@ -636,6 +761,36 @@ COMBINE = Exercise(
         Mistake(
             lambda gradients, counts: sum(g * max(counts) for g in gradients) / sum(counts),
             "you took every share for as large as the largest: {counts} images",
+        ),
+        Mistake(
+            lambda gradients, counts: sum(g * counts[0] for g in gradients) / sum(counts),
+            "you took every share for as large as the first: {counts} images",
+        ),
+        Mistake(
+            lambda gradients, counts: (
+                sum(g * n for g, n in zip(gradients, counts, strict=True)) / counts[0] / len(counts)
+            ),
+            "you divided by the first share times the number of processes: the shares are {counts}",
+        ),
+        Mistake(
+            lambda gradients, counts: (
+                sum(g / n for g, n in zip(gradients, counts, strict=True)) / sum(1 / n for n in counts)
+            ),
+            "you gave the small shares the large weights: with {counts} images each image is to count alike",
+        ),
+        Mistake(
+            lambda gradients, counts: (
+                sum(g * n**0.5 for g, n in zip(gradients, counts, strict=True)) / sum(n**0.5 for n in counts)
+            ),
+            "you weighed by the roots of the numbers: with {counts} images each image is to count alike",
+        ),
+        Mistake(
+            lambda gradients, counts: gradients[-1] * counts[-1] / sum(counts),
+            "you kept the last process's part alone: the parts are added up",
+        ),
+        Mistake(
+            lambda gradients, counts: [g * n / sum(counts) for g, n in zip(gradients, counts, strict=True)],
+            "you returned the parts of the {processes} processes in a list: their sum is asked for",
         ),
     ),
     alternatives=(combine_by_stack, combine_in_float64, combine_in_place, combine_by_image),

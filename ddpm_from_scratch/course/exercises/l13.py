@@ -7,6 +7,7 @@ sampler can be judged without any training.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from matplotlib import rc_context
@@ -58,6 +59,11 @@ def _refuse_other_numbers(x_t: Tensor, dtype: torch.dtype) -> None:
     Raises:
         TypeError: x_t of another dtype than the weights.
     """
+    if x_t.is_complex():
+        raise TypeError(
+            "x_t consists of complex numbers: the root of a negative number is taken somewhere. Look at the levels: ᾱ "
+            "is smaller at t than at the step moved to"
+        )
     if x_t.dtype != dtype:
         raise TypeError(f"the network's weights are {dtype}, x_t is {x_t.dtype}: x_t keeps the dtype of the data")
 
@@ -216,6 +222,47 @@ MAKE_SCHEDULE = Exercise(
             lambda T, b, c: (1 - _line(T, b, c, torch.float32)).cumprod(0),
             "you computed in float32: {T} factors close to 1 lose digits, and float64 is asked for",
         ),
+        Mistake(
+            lambda T, b, c: (1 - _line(T, b, c, torch.float32).double()).cumprod(0),
+            "you made the β in float32 and cast them afterwards: their rounding stays, float64 is asked for from the "
+            "start",
+        ),
+        Mistake(
+            lambda *a: (-_line(*a).cumsum(0)).exp(),
+            "you took the exponential of the summed β: that is the limit of many small steps, and these are finite",
+        ),
+        Mistake(
+            lambda T, b, c: (1 - _line(T, c, b)).cumprod(0),
+            "you let the β fall from {beta_T:.4g}: they rise, and the first is {beta_1:.4g}",
+        ),
+        Mistake(
+            lambda T, b, c: (1 - _line(T + 1, b, c)[1:]).cumprod(0),
+            "you left out the first β, {beta_1:.4g}: it belongs to index 0",
+        ),
+        Mistake(
+            lambda *a: (1 - _line(*a)) ** torch.arange(1, a[0] + 1),
+            "you raised 1-β_t to a power: each step before it has a β of its own",
+        ),
+        Mistake(
+            lambda *a: (1 - _line(*a)).cumprod(0) ** 2,
+            "you squared ᾱ: the product is that of 1-β as they are",
+        ),
+        Mistake(
+            lambda *a: (1 - _line(*a)).log().cumsum(0),
+            "you returned the logarithms: after the sum comes the exponential",
+        ),
+        Mistake(
+            lambda *a: (1 - _line(*a).sqrt()).cumprod(0),
+            "you multiplied up 1-√β: what a step leaves of the variance is 1-β",
+        ),
+        Mistake(
+            lambda *a: (lambda left: left / (1 - left))((1 - _line(*a)).cumprod(0)),
+            "you returned the SNR, ᾱ/(1-ᾱ): ᾱ itself is asked for",
+        ),
+        Mistake(
+            lambda T, b, c: (1 - _line(T, 1e-4, 0.02)).cumprod(0),
+            "you took the paper's first and last β: here they are {beta_1:.4g} and {beta_T:.4g}",
+        ),
     ),
     alternatives=(
         make_schedule_by_loop,
@@ -275,6 +322,8 @@ def run_training_loss(answer, x0, t, noise, alpha_bar, weight):
     loss = answer(model, x0, t, noise, alpha_bar)
     if loss is None:
         return None
+    if not isinstance(loss, Tensor | float):
+        raise TypeError(f"return the loss alone, a tensor of shape (): yours is a {type(loss).__name__}")
     x_t, steps = _all_given(model, len(x0))
     if model.weight.grad is not None:
         raise TypeError("the loss is only computed here: calling backward is left to the training loop")
@@ -361,6 +410,27 @@ def training_loss_one_before(model, x0, t, noise, alpha_bar):
 def training_loss_one_step(model, x0, t, noise, alpha_bar):
     alpha = alpha_bar / torch.cat([torch.ones(1, dtype=alpha_bar.dtype), alpha_bar[:-1]])
     return training_loss(model, x0, t, noise, alpha)
+
+
+def training_loss_subtracts(model, x0, t, noise, alpha_bar):
+    return ((model(_noised(x0, t, -noise, alpha_bar), t) - noise) ** 2).mean()
+
+
+def training_loss_multiplied_again(model, x0, t, noise, alpha_bar):
+    return training_loss(model, x0, t, noise, alpha_bar.cumprod(0))
+
+
+def training_loss_noised_backwards(model, x0, t, noise, alpha_bar):
+    return ((model(_noised(x0, len(alpha_bar) - 1 - t, noise, alpha_bar), t) - noise) ** 2).mean()
+
+
+def training_loss_of_scaled_noise(model, x0, t, noise, alpha_bar):
+    return ((model(_noised(x0, t, noise, alpha_bar), t) - _noised(0 * x0, t, noise, alpha_bar)) ** 2).mean()
+
+
+def training_loss_of_v(model, x0, t, noise, alpha_bar):
+    v = _noised(-x0, t, noise, alpha_bar, keep=lambda a: (1 - a) ** 0.5, add=lambda a: a**0.5)
+    return ((model(_noised(x0, t, noise, alpha_bar), t) - v) ** 2).mean()
 
 
 def training_loss_shares_of_t(model, x0, t, noise, alpha_bar):
@@ -469,6 +539,60 @@ TRAINING_LOSS = Exercise(
             "you cut the gradient: no learning can come of this loss, because nothing flows back to the weight",
         ),
         Mistake(training_loss_clean_input, "you gave the network x_0: there is no noise in it to be found"),
+        Mistake(
+            lambda model, x0, t, noise, alpha_bar: ((model(noise, t) - noise) ** 2).mean(),
+            "you gave the network the noise itself: it must find it in x_t",
+        ),
+        Mistake(
+            _loss(add=lambda a: 1 - a**0.5),
+            "you put 1-√ᾱ_t in front of the noise: variances add up to 1, so it is the root of 1-ᾱ_t",
+        ),
+        Mistake(
+            training_loss_subtracts,
+            "you subtracted the noise in x_t and asked the network for it with the other sign",
+        ),
+        Mistake(
+            training_loss_multiplied_again,
+            "you multiplied the table up once more: it holds ᾱ already",
+        ),
+        Mistake(
+            training_loss_noised_backwards,
+            "you read the levels from the other end: index 0 is the cleanest",
+        ),
+        Mistake(
+            training_loss_of_scaled_noise,
+            "you compared the prediction with the noise as it stands in x_t: the network predicts ε, not √(1-ᾱ_t) ε",
+        ),
+        Mistake(
+            training_loss_of_v,
+            "you compared the prediction with v: this network predicts the noise",
+        ),
+        Mistake(
+            _loss(measure=lambda error: error.mean() ** 2),
+            "you squared the mean: errors of both signs cancel in it, so the squares come first",
+        ),
+        Mistake(
+            _loss(measure=lambda error: (error**2).flatten(1).mean(dim=1)),
+            lambda at: (
+                f"your loss has shape {tuple(at.yours['loss'].shape)}: the mean goes over the {at.B} samples too"
+            ),
+        ),
+        Mistake(
+            _loss(measure=lambda error: (error**2).flatten(1).mean(dim=1).sum()),
+            "you averaged over each image and summed over the batch: the loss then grows with the batch",
+        ),
+        Mistake(
+            _loss(measure=lambda error: error.norm()),
+            "you took the length of the error: Ho eq. 14 has the mean of its squares",
+        ),
+        Mistake(
+            _loss(measure=lambda error: nn.functional.smooth_l1_loss(error, torch.zeros_like(error))),
+            "you took a loss that is square for small errors alone: Ho eq. 14 has squares throughout",
+        ),
+        Mistake(
+            _loss(measure=lambda error: error.var()),
+            "you took the variance of the error: its mean belongs to the loss",
+        ),
     ),
     alternatives=(
         training_loss_by_loop,
@@ -539,7 +663,10 @@ def run_train(answer, images, weight, alpha_bar, steps, batch_size, learning_rat
     if losses is None:
         return None
     if not isinstance(losses, list | tuple | Tensor) or isinstance(losses, Tensor) and losses.ndim != 1:
-        raise TypeError(f"return the losses of all {steps} steps: yours is a {type(losses).__name__}")
+        raise TypeError(f"return the losses of all {steps} steps, in a list: yours is a {type(losses).__name__}")
+    for loss in losses:
+        if not hasattr(loss, "__float__"):
+            raise TypeError(f"return the losses alone, a list of numbers: yours holds a {type(loss).__name__}")
     if any(isinstance(loss, Tensor) and loss.requires_grad for loss in losses):
         raise TypeError(
             "the losses are to be numbers: a tensor that gradients can flow through keeps its whole step alive"
@@ -613,7 +740,7 @@ def train_in_two_halves(model, images, alpha_bar, steps, batch_size, learning_ra
     return losses
 
 
-def _train(draw=None, optimiser=torch.optim.Adam, clear=True, move=True, fresh=False):
+def _train(draw=None, optimiser=torch.optim.Adam, clear=True, move=True, fresh=False, longest=None):
     """A training loop with some of its parts replaced; `draw` gives (indices, t, noise)."""
 
     def usual(images, T, batch_size, generator):
@@ -631,12 +758,32 @@ def _train(draw=None, optimiser=torch.optim.Adam, clear=True, move=True, fresh=F
             if clear:
                 moving.zero_grad()
             loss.backward()
-            if move:
+            if longest:
+                nn.utils.clip_grad_norm_(model.parameters(), longest)
+            for _ in range(int(move)):
                 moving.step()
             losses.append(loss.item())
         return losses
 
     return loop
+
+
+def _one_batch_for_all(model, images, alpha_bar, steps, batch_size, learning_rate, generator):
+    x0 = images[torch.randint(len(images), (batch_size,), generator=generator)]
+    t = torch.randint(len(alpha_bar), (batch_size,), generator=generator)
+    noise = torch.randn(x0.shape, generator=generator)
+    return _train(lambda *_: (torch.arange(batch_size), t, noise))(
+        model, x0, alpha_bar, steps, batch_size, learning_rate, generator
+    )
+
+
+def _a_copy_of_the_model(model, *given):
+    return train(deepcopy(model), *given)
+
+
+def _averaged_losses(*given):
+    losses = train(*given)
+    return [sum(losses[: number + 1]) / (number + 1) for number in range(len(losses))]
 
 
 def _one_t(images, T, batch_size, generator):
@@ -715,7 +862,11 @@ TRAIN = Exercise(
         Mistake(
             _train(clear=False), "you never cleared the gradients: each step moves by the sum of all earlier ones too"
         ),
-        Mistake(_train(move=False), "you never moved the weights: the loss is computed, and nothing learns from it"),
+        Mistake(
+            _train(move=False),
+            "you never moved the weights: without a `step` between `backward` and the next clearing, nothing learns "
+            "from the loss",
+        ),
         Mistake(
             _train(fresh=True),
             "you made a new optimiser in every step: Adam forgets its averages, and every step has the same length",
@@ -771,6 +922,48 @@ TRAIN = Exercise(
             _train(_always_the_first),
             "you took the same {batch_size} of the {N} images in every step: a batch is drawn anew each time",
         ),
+        Mistake(
+            _one_batch_for_all,
+            "you drew images, t and noise once, before the loop: every step needs a batch of its own",
+        ),
+        Mistake(
+            _a_copy_of_the_model,
+            "you trained a copy: the model is to be trained in place",
+        ),
+        Mistake(
+            _train(move=2),
+            "you moved the weights twice in every step: one loss, one `step`",
+        ),
+        Mistake(
+            _train(longest=0.1),
+            "you cut the gradients to a length of 0.1: the contract does not ask for it",
+        ),
+        Mistake(
+            _train(longest=1.0),
+            "you cut the gradients to a length of 1: the contract does not ask for it",
+        ),
+        Mistake(
+            _train(optimiser=torch.optim.RMSprop),
+            "you used RMSprop: the contract says Adam",
+        ),
+        Mistake(
+            lambda model, images, alpha_bar, steps, *rest: train(model, images, alpha_bar, steps - 1, *rest),
+            "you took one step less than the {steps} that were asked for",
+        ),
+        Mistake(
+            lambda model, images, alpha_bar, steps, *rest: train(model, images, alpha_bar, steps + 1, *rest),
+            "you took one step more than the {steps} that were asked for",
+        ),
+        Mistake(
+            lambda model, images, alpha_bar, steps, batch_size, *rest: train(
+                model, images, alpha_bar, steps, len(images), *rest
+            ),
+            "you drew as many images as there are, {N}: a batch has {batch_size}",
+        ),
+        Mistake(
+            _averaged_losses,
+            "you returned averages over all losses so far: each step has its own",
+        ),
     ),
     alternatives=(train_by_index_select, train_adam_by_hand, train_in_float64, train_in_two_halves),
     rtol=1e-3,
@@ -809,7 +1002,7 @@ def ddpm_sample(
 def ddpm_sample_inputs(generator: torch.Generator, index: int) -> Case:
     """Gaussian data of several means and widths, as numbers, points and images; with and without clipping."""
     shape = ((6, 1), (5, 2), (3, 1, 4, 4), (4, 3))[index]
-    mean, std = ((0.5, 0.3), (-0.4, 1.5), (0.8, 0.5), (0.0, 0.05))[index]
+    mean, std = ((0.5, 0.3), (-0.4, 1.5), (0.2, 1.8), (0.0, 0.05))[index]
     T, clip = ((12, False), (20, False), (15, True), (2, True))[index]
     args = {
         "x_T": torch.randn(shape, generator=generator),
@@ -976,6 +1169,20 @@ def ddpm_sample_uniform(model, x_T, alpha_bar, generator, clip):
     x = x_T
     for t in reversed(range(len(alpha_bar))):
         x = _ddpm_step(model, x, alpha_bar, t, None, clip, torch.rand(x.shape, generator=generator) if t else 0.0)
+    return x
+
+
+def ddpm_sample_shares_the_noise(model, x_T, alpha_bar, generator, clip):
+    x = x_T
+    for t in reversed(range(len(alpha_bar))):
+        x = _ddpm_step(model, x, alpha_bar, t, None, clip, torch.randn(x.shape[1:], generator=generator) if t else 0.0)
+    return x
+
+
+def ddpm_sample_subtracts(model, x_T, alpha_bar, generator, clip):
+    x = x_T
+    for t in reversed(range(len(alpha_bar))):
+        x = _ddpm_step(model, x, alpha_bar, t, None, clip, -torch.randn(x.shape, generator=generator) if t else 0.0)
     return x
 
 
@@ -1154,6 +1361,71 @@ DDPM_SAMPLE = Exercise(
             _ddpm(mean=lambda x, x0, eps, a, p: p**0.5 * x0 + (1 - p) ** 0.5 * eps),
             "you took the deterministic direction of DDIM and added noise on top: your samples are too spread out",
         ),
+        Mistake(
+            _ddpm(clamp=lambda x0: x0.clamp(max=1)),
+            "you clamped x̂_0 from above alone: it reaches below -1 too",
+        ),
+        Mistake(
+            _ddpm(clamp=lambda x0: x0.clamp(min=-1)),
+            "you clamped x̂_0 from below alone: it reaches above 1 too",
+        ),
+        Mistake(
+            _ddpm(clamp=lambda x0: x0.tanh()),
+            "you squashed x̂_0 where a clamp is asked for: what lies inside [-1, 1] stays as it is",
+        ),
+        Mistake(
+            _ddpm(hat=lambda x, eps, a: (x - (1 - a) ** 0.5 * eps.clamp(-1, 1)) / a**0.5),
+            "you clamped the prediction: noise has no bounds; it is x̂_0 that may be clamped",
+        ),
+        Mistake(
+            lambda *given: ddpm_sample(*given).clamp(-1, 1),
+            "you clamped the finished samples, asked or not: data may reach beyond [-1, 1]",
+        ),
+        Mistake(
+            lambda *given: ddpm_sample(*given) / 2 + 0.5,
+            "you moved the samples to [0, 1]: x_0 is asked for as it is",
+        ),
+        Mistake(
+            ddpm_sample_subtracts,
+            "you subtracted the noise: as good a sampler, but not the one that this generator stands for",
+        ),
+        Mistake(
+            _ddpm(std=lambda a, p: ((1 - p) / (1 - a) * (p - a)) ** 0.5),
+            "you took ᾱ_prev - ᾱ_t for β_t in the variance: a step multiplies ᾱ, so their quotient counts",
+        ),
+        Mistake(
+            _ddpm(std=lambda a, p: (1 - p) ** 0.5),
+            "you used σ² = 1-ᾱ_prev, the whole variance of the noise there, or put 1-ᾱ_t for β_t: β̃ is that of one "
+            "step back",
+        ),
+        Mistake(
+            _ddpm(std=lambda a, p: ((1 - a) / (1 - p) * (1 - a / p)) ** 0.5 if p < 1 else 0.0),
+            "you turned the quotient in β̃ upside down: the variance with x_0 known is smaller than β",
+        ),
+        Mistake(
+            _ddpm(hat=lambda x, eps, a: (x - (1 - a) * eps) / a**0.5),
+            "you left out the square root of 1-ᾱ_t in x̂_0 (Ho eq. 15)",
+        ),
+        Mistake(
+            _ddpm(hat=lambda x, eps, a: (x - (1 - a) ** 0.5 * eps) / a),
+            "you left out the square root of ᾱ_t in x̂_0 (Ho eq. 15)",
+        ),
+        Mistake(
+            _ddpm(mean=lambda x, x0, eps, a, p: x0),
+            "you jumped to x̂_0 in every step: the posterior's mean lies between x̂_0 and x_t",
+        ),
+        Mistake(
+            _ddpm(mean=lambda x, x0, eps, a, p: p**0.5 * (1 - a / p) * x0 + (a / p) ** 0.5 * (1 - p) * x),
+            "you left out the denominator 1-ᾱ_t in the two coefficients of Ho eq. 7",
+        ),
+        Mistake(
+            _ddpm(mean=lambda x, x0, eps, a, p: a**0.5 * (1 - a / p) / (1 - a) * x0 + _ddpm_mean(x, 0 * x0, a, p)),
+            "you used ᾱ_t where Ho eq. 7 has the ᾱ of the step before, in the coefficient of x̂_0",
+        ),
+        Mistake(
+            ddpm_sample_shares_the_noise,
+            "you drew one noise for the whole batch: every sample needs its own",
+        ),
     ),
     alternatives=(
         ddpm_sample_by_eq_11,
@@ -1202,11 +1474,12 @@ def ddim_sample(
 
 
 def ddim_sample_inputs(generator: torch.Generator, index: int) -> Case:
-    """Gaussian data again: uneven steps without and with noise, clipping, and every step at η = 1."""
-    shape = ((6, 1), (5, 2), (3, 1, 4, 4), (4, 3))[index]
-    mean, std = ((0.5, 0.3), (-0.4, 1.5), (1.2, 1.6), (0.2, 0.4))[index]
-    steps = ([29, 20, 12, 7, 3], [27, 14, 6, 2], [29, 22, 9, 5, 1, 0], list(range(29, -1, -1)))[index]
-    eta, clip = ((0.0, False), (0.5, False), (0.0, True), (1.0, False))[index]
+    """Gaussian data again: uneven steps without and with noise, every step at η = 1, and clipping on either side."""
+    shape = ((6, 1), (5, 2), (3, 1, 4, 4), (4, 3), (8, 2))[index]
+    mean, std = ((0.5, 0.3), (-0.4, 1.5), (1.2, 1.6), (0.2, 0.4), (-1.2, 1.6))[index]
+    every = list(range(29, -1, -1))
+    steps = ([29, 20, 12, 7, 3], [27, 14, 6, 2], [29, 22, 9, 5, 1, 0], every, [28, 17, 11, 4])[index]
+    eta, clip = ((0.0, False), (0.5, False), (0.0, True), (1.0, False), (0.5, True))[index]
     args = {
         "x_T": torch.randn(shape, generator=generator),
         "alpha_bar": schedules.alpha_bars(schedules.linear(30, 0.01, 0.3)),
@@ -1239,6 +1512,7 @@ def _ddim(
     hat=_x0_hat,
     sigma_of=None,
     level_root=0.5,
+    draw=lambda x, generator: torch.randn(x.shape, generator=generator),
 ):
     """A DDIM sampler with some of its parts replaced."""
 
@@ -1258,7 +1532,7 @@ def _ddim(
             kept = max(1 - p - sigma**2, 0.0) ** 0.5 if keep is None else keep(p, sigma)
             x = p**level_root * x0 + kept * eps
             if sigma > 0 and noise:
-                x = x + sigma * torch.randn(x.shape, generator=generator)
+                x = x + sigma * draw(x, generator)
         return x
 
     return sampler
@@ -1342,6 +1616,18 @@ def ddim_sample_stops_early(model, x_T, alpha_bar, timesteps, eta, generator, cl
         sigma = eta * ((1 - p) / (1 - a) * (1 - a / p)) ** 0.5
         x = p**0.5 * (x0.clamp(-1, 1) if clip else x0) + (1 - p - sigma**2) ** 0.5 * eps
         x = x + sigma * torch.randn(x.shape, generator=generator) if eta else x
+    return x
+
+
+def ddim_sample_at_the_old_level(model, x_T, alpha_bar, timesteps, eta, generator, clip):
+    x = x_T
+    for t, t_prev in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        a, p = _level(alpha_bar, t), _level(alpha_bar, t_prev)
+        eps = model(x, torch.full((len(x),), t))
+        x0 = _x0_hat(x, eps, a)
+        sigma = eta * ((1 - p) / (1 - a) * (1 - a / p)) ** 0.5
+        x = a**0.5 * (x0.clamp(-1, 1) if clip else x0) + (1 - p - sigma**2) ** 0.5 * eps
+        x = x + sigma * torch.randn(x.shape, generator=generator) if sigma > 0 else x
     return x
 
 
@@ -1509,10 +1795,87 @@ DDIM_SAMPLE = Exercise(
             lambda m, x, a, steps, *rest: ddim_sample(m, x, a, steps[:-1], *rest),
             "you left out the last entry: the network is called once for each of the {n}",
         ),
+        Mistake(
+            lambda m, x, a, steps, *rest: ddim_sample(m, x, a, steps[1:], *rest),
+            "you left out the first entry: the network is called once for each of the {n}",
+        ),
+        Mistake(
+            lambda m, x, a, steps, *rest: ddim_sample(m, x, a, [*steps, 0], *rest),
+            "you visited t = 0 besides: the list ends where it ends, and after it comes x_0",
+        ),
+        Mistake(
+            _ddim(previous=lambda t, t_prev, stride: t_prev if t_prev >= 0 else t),
+            "you stayed at the level of the last entry: after it comes x_0 itself, without noise",
+        ),
+        Mistake(
+            _ddim(clamp=lambda x0: x0.clamp(max=1)),
+            "you clamped x̂_0 from above alone: it reaches below -1 too",
+        ),
+        Mistake(
+            _ddim(clamp=lambda x0: x0.clamp(min=-1)),
+            "you clamped x̂_0 from below alone: it reaches above 1 too",
+        ),
+        Mistake(
+            lambda *given: ddim_sample(*given).clamp(-1, 1),
+            "you clamped the finished samples, asked or not: data may reach beyond [-1, 1]",
+        ),
+        Mistake(
+            _ddim(hat=lambda x, eps, a: (x - (1 - a) * eps) / a**0.5),
+            "you left out the square root of 1-ᾱ_t in x̂_0 (Ho eq. 15)",
+        ),
+        Mistake(
+            _ddim(hat=lambda x, eps, a: (x - (1 - a) ** 0.5 * eps) / a),
+            "you left out the square root of ᾱ_t in x̂_0 (Ho eq. 15)",
+        ),
+        Mistake(
+            _ddim(hat=lambda x, eps, a: x - (1 - a) ** 0.5 * eps),
+            "you took the noise out and did not divide by √ᾱ_t: what is left is a shrunken x̂_0 (Ho eq. 15)",
+        ),
+        Mistake(
+            _ddim(level_root=0.0),
+            "you left out the factor in front of x̂_0: at the level moved to it is shrunk",
+        ),
+        Mistake(
+            ddim_sample_at_the_old_level,
+            "you shrank x̂_0 by √ᾱ_t, the level you come from: it goes to the level moved to",
+        ),
+        Mistake(
+            _ddim(keep=lambda p, sigma: (1 - p) ** 0.5 - sigma),
+            "you took σ off outside of the root: variances add up, standard deviations do not",
+        ),
+        Mistake(
+            _ddim(sigma_of=lambda eta, a, p: eta * (1 - p) ** 0.5),
+            "you gave all of the noise's room to the fresh noise at η = 1: Song eq. 16 has a second factor",
+        ),
+        Mistake(
+            _ddim(sigma_of=lambda eta, a, p: eta * (1 - p) / (1 - a) * (1 - a / p) ** 0.5),
+            "you left out the first of the two square roots of Song eq. 16",
+        ),
+        Mistake(
+            _ddim(sigma_of=lambda eta, a, p: eta * ((1 - p) / (1 - a)) ** 0.5 * (1 - a / p)),
+            "you left out the second of the two square roots of Song eq. 16",
+        ),
+        Mistake(
+            _ddim(sigma_of=lambda eta, a, p: float(eta > 0) * ((1 - p) / (1 - a) * (1 - a / p)) ** 0.5),
+            "you asked only whether η is above 0: here it is {eta:g}, and σ grows with it",
+        ),
+        Mistake(
+            _ddim(draw=lambda x, generator: -torch.randn(x.shape, generator=generator)),
+            "you subtracted the noise: as good a sampler, but not the one that this generator stands for",
+        ),
+        Mistake(
+            _ddim(draw=lambda x, generator: torch.rand(x.shape, generator=generator)),
+            "you drew uniform noise: it is never negative, and pushes all samples one way",
+        ),
+        Mistake(
+            _ddim(draw=lambda x, generator: torch.randn(x.shape[1:], generator=generator)),
+            "you drew one noise for the whole batch: every sample needs its own",
+        ),
     ),
     alternatives=(ddim_sample_by_song, ddim_sample_in_float64, ddim_sample_in_place, ddim_sample_flat),
     picture=draw_ddim,
     rtol=2e-3,
+    cases=5,
 )
 
 

@@ -135,6 +135,15 @@ def test_the_record_does_not_disturb_the_run(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- start, stop, go on
 
 
+def test_a_start_stops_the_monitor_of_a_cell_run_before() -> None:
+    """Two runs at once would draw from one global random state."""
+    first, second = monitor(steps=10_000), monitor()
+    first.start()
+    second.start()
+    assert not first.running and 0 <= first.step < 10_000 and first.error is None
+    assert second.join(SECONDS) and differences(weights(second.model), weights(run())) == []
+
+
 def test_a_whole_run_is_that_of_train() -> None:
     one = finish(monitor())
     assert differences(weights(one.model), weights(run())) == []

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ipywidgets
 import numpy as np
@@ -105,13 +105,15 @@ class TrainingMonitor(Explorer):
 
     Training runs in a thread, on a copy of the model and of the record, so that nothing else changes. A stop keeps a
     checkpoint, and the next start goes on from it. While it runs, other code should not rely on the global random
-    state, which `train` sets in every step.
+    state, which `train` sets in every step; so a start stops any other monitor first, such as that of a cell run again.
 
     Args:
         model, scheduler, dataset, config: as for `train`.
         recorder: what is kept of the run; one that was a callback before goes on where it ended.
         checkpoint: folder of an earlier run of the same `config` (more steps allowed) to go on from; not changed.
     """
+
+    _last_started: ClassVar[TrainingMonitor | None] = None
 
     def __init__(
         self,
@@ -167,6 +169,10 @@ class TrainingMonitor(Explorer):
         """Train in the background, from the last checkpoint on; does nothing while it runs."""
         if self.running:
             return
+        if (other := TrainingMonitor._last_started) is not None:
+            other.stop()
+            other.join()
+        TrainingMonitor._last_started = self
         self._stop.clear()
         self.error = None
         self._thread = threading.Thread(target=self._work, daemon=True)

@@ -588,11 +588,17 @@ def grade(
     place = output or folder
     limits = Limits(seconds=seconds, memory=memory)
     files = f"{place}: {gradebook.CSV}, {gradebook.TABLE}, {gradebook.JUNIT}"
+    graded: list[str] = []
     with tqdm(total=len(grading.find(folder)), unit="notebook", desc="grading", disable=None) as bar:
+
+        def after_each(name: str) -> None:
+            graded.append(name)
+            bar.update()
+
         try:
-            rows = grading.grade_folder(folder, place, limits, jobs, trust, lambda name: bar.update())
+            rows = grading.grade_folder(folder, place, limits, jobs, trust, after_each)
         except KeyboardInterrupt:
-            _fail(f"stopped: what was graded so far is in {files}" if bar.n else "stopped before any was graded", 130)
+            _fail(f"stopped: what was graded so far is in {files}" if graded else "stopped before any was graded", 130)
     typer.echo(gradebook.as_table(rows))
     typer.echo(f"Gradebook in {files}")
 

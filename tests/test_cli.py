@@ -437,3 +437,20 @@ def test_progress_is_shown(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DDPM_PROGRESS", str(tmp_path / "progress.json"))
     code, out, _ = ddpm("course", "progress")
     assert code == 0 and "01.1" in out
+
+
+@pytest.mark.parametrize("graded", [["a.ipynb"], []])
+def test_ctrl_c_says_whether_anything_was_graded(
+    ddpm, graded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal too, where no bar counts."""
+
+    def until_ctrl_c(*arguments: Any) -> None:
+        for name in graded:
+            arguments[-1](name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ddpm_from_scratch.course.grading.folder.grade_folder", until_ctrl_c)
+    (tmp_path / "a.ipynb").write_text("{", encoding="utf-8")
+    code, _, error = ddpm("course", "grade", tmp_path)
+    assert code == 130 and ("what was graded so far" if graded else "before any was graded") in error

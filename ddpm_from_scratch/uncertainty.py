@@ -20,7 +20,7 @@ SPLITS = 8
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure's range: `LEVEL` of the sets of as many samples give a figure in it, as far as this set tells."""
+    """A figure's range: it holds the mean figure of as many samples, about `LEVEL` of the times that one is made."""
 
     low: float
     high: float

@@ -53,7 +53,7 @@ unet = UNet2DModel.from_pretrained(shipped_model("digits"), subfolder="unet").ev
 # The function to learn is $\varepsilon_\theta(x_t, t)$: an image and a number go in, an image of the same shape comes out. First an experiment with a trained network that comes with the course. It gets
 # one noisy image, made at $t = 300$, and is told three different times.
 #
-# > **Predict before you run.** The image is the same in all three cases. Will the clean image that the network sees in it ($\hat x_0$, Ho eq. 15) be the same, too? In which one will noise be left, in which one will part of the digit be gone?
+# > **Predict before you run.** The image is the same in all three cases. Will the clean image that the network sees in it ($\hat x_0$, Ho eq. 15, always with the true $\bar\alpha_{300}$) be the same, too? In which one will noise be left, in which one will part of the digit be gone?
 
 # %% id=hero
 chosen = digits[[3, 14, 8, 25]]
@@ -65,7 +65,11 @@ for told in (60, 300, 800):
         eps = unet(x_t, told).sample
     rows.append(gaussian.x0_from_eps(x_t, eps, float(alpha_bar[300])))
     error = float((eps - noise).square().mean())
-    print(f"told t = {told:>3}: mean squared error of the predicted noise {error:.3f}")
+    share = float((eps * noise).sum() / noise.square().sum())
+    print(
+        f"told t = {told:>3}: mean squared error of the predicted noise {error:.3f}; "
+        f"the true noise is in it {share:.2f} times"
+    )
 plots.image_grid(
     torch.cat(rows),
     4,
@@ -83,7 +87,7 @@ plots.image_grid(
 # %% [markdown] id=needs-answer
 # <details><summary>Answer</summary>
 #
-# No: the network trusts the number it is given. Told a time that is too early, it looks for little noise and leaves most of it in. Told one that is too late, it takes nearly all it sees for noise, and what it leaves is a faint copy of $x_t$, digit and noise together.
+# No: the network trusts the number it is given. Told a time that is too early, it expects weak noise and takes what it sees for a multiple of that: it predicts more noise than there is. Once that is taken off, the noise is still there, with its sign reversed. Told one that is too late, it takes nearly all it sees for noise, and what it leaves is a faint copy of $x_t$, digit and noise together.
 #
 # </details>
 #
@@ -148,7 +152,7 @@ with plots.figure(
     "half change at every step, the last ones hardly at all. Right, the product of two "
     "embeddings against the distance of their times: a peak of 16 at distance 0 that falls "
     "off to both sides, with wiggles.",
-    caption="Left, the embedding of every t: fast hands tell neighbours apart, slow ones "
+    caption="Left, the embedding of every t (purple 1, white 0, brown -1): fast hands tell neighbours apart, slow ones "
     "tell early from late. Right, equation (B): near times have like vectors.",
 ) as (left, right):
     left.imshow(
@@ -254,7 +258,7 @@ plots.curves(
 # %% [markdown] id=norm-answer
 # <details><summary>Answer</summary>
 #
-# Batch norm: its numbers change with the company. Group norm's do not change at all. Of the factor 10 and the shift 3 *nothing* is left, with either norm: a norm throws away size and mean. Keep that in mind for the
+# With batch norm the numbers change with the company, and by more than 1. Group norm's do not change at all. Of the factor 10 and the shift 3 *nothing* is left, with either norm: a norm throws away size and mean. Keep that in mind for the
 # next section.
 #
 # </details>
@@ -369,7 +373,7 @@ for groups in (1, 4, 16):
 #
 # $$\operatorname{attention}(Q, K, V) = \operatorname{softmax}\!\left(\frac{QK^\top}{\sqrt d}\right) V \tag{E}$$
 #
-# Row $n$ of the softmax holds the shares of attention that pixel $n$ gives to all pixels; they add up to 1, and the result is the average of the values with these shares.
+# Here $d$ is the length of a query and of a key. Row $n$ of the softmax holds the shares of attention that pixel $n$ gives to all pixels; they add up to 1, and the result is the average of the values with these shares.
 #
 # **Why $\sqrt d$?** If the elements of a query and a key are independent with mean 0 and variance 1, each product $q_i k_i$ has mean 0 and variance $\mathbb E[q_i^2]\,\mathbb E[k_i^2] = 1$, and the sum of $d$ of them variance $d$. Divided by $\sqrt d$ it is 1 again. Without that, the
 # softmax of large numbers gives nearly everything to one pixel, and its gradient vanishes.
@@ -440,7 +444,7 @@ with plots.figure(
     alt="Two rows of four panels. First column: the noisy digit with three marked pixels. "
     "Other columns: for each marked pixel a map of 8 by 8 shares, one row per head; the "
     "shares are spread unevenly over the image, often over distant places.",
-    caption="Where three pixels (crosses) look, in each of the two heads: darker is more. "
+    caption="Where three pixels (crosses) look, in each of the two heads: darker is more, in each map on its own scale. "
     "Not at their neighbours only: attention reaches across the image.",
 ) as axes:
     for head, row in enumerate(axes):
@@ -563,7 +567,8 @@ with plots.figure(
     columns=3,
     height=3.0,
     alt="Three maps of 16 by 16 pixels: the influence of each on the estimated clean image at the centre. At t = 10 "
-    "one dark pixel and a few around it; at larger t the dark region is wider and its surroundings are darker.",
+    "a few dark pixels on light ground, at t = 250 a wide dark region, at t = 700 a dark centre on ground that is "
+    "fairly dark everywhere.",
     caption="How much the estimated clean image at the centre depends on each pixel of x_t "
     "(logarithm, relative to the largest). The more noise, the wider the network looks.",
 ) as axes:
@@ -628,7 +633,7 @@ assert h.shape == digits[:4].shape
 # | what you see | what it is | what to do |
 # |---|---|---|
 # | the same answer at every $t$ | one channel per group, or temb never added | compare two timesteps on one input, as above |
-# | loaded weights give noise | the other `flip_sin_to_cos` or `freq_shift` | take both from the checkpoint's `config.json` |
+# | loaded weights give noise, or misshapen images | the other `flip_sin_to_cos` or `freq_shift` | take both from the checkpoint's `config.json` |
 # | results depend on the batch | batch norm, or a norm over the wrong axes | one image alone must give the same as within a batch |
 # | attention gives scrambled maps | `reshape` where the channel axis had to move | `flatten(2).transpose(1, 2)`, and both steps back |
 # | out of memory at 64×64 and above | attention at full resolution | attention at the low resolutions only |

@@ -123,7 +123,7 @@ plots.image_grid(
 # %% [markdown] id=skips-answer
 # <details><summary>Answer</summary>
 #
-# Those at full resolution. Without them the network may know *which digit* this is, but not *which noise*: the noise is different at every pixel, and these weights have learnt to leave the single pixels to the fine skips. (The coarse maps of this small network could carry much of that detail too; they were never asked to. And a map of zeros is something that the network has never seen.) The mean squared error is then
+# Those at full resolution. In the picture the digit keeps its shape, and the noise stays in. Without these skips the network may know *which digit* this is, but not *which noise*: the noise is different at every pixel, and these weights have learnt to leave the single pixels to the fine skips. (The coarse maps of this small network could carry much of that detail too; they were never asked to. And a map of zeros is something that the network has never seen.) The mean squared error is then
 # about 1, as high as for a network that always answers 0. The coarse path says what is in the picture, the skips say where exactly, and the network needs both.
 #
 # </details>
@@ -139,7 +139,7 @@ plots.image_grid(
 #
 # **How many channels?** Putting maps beside each other adds their channels. Let $s$ be the next skip's. The first layer of resolution $l$ on the way up gets $c_{l+1}$ channels from the coarser one (at the lowest one, $c_{L-1}$ from the middle), every other layer the $c_l$ of the layer before:
 #
-# $$c_{\text{in}} = (c_{l+1} \text{ or } c_l) + s \tag{B}$$
+# $$c_{\text{in}} = (c_{l+1} \text{ or } c_l) + s \tag{A}$$
 #
 # > **Predict before you run.** For $c = (32, 64, 128)$ and $n = 1$, as in the right-hand network above: write down the channels of the six skips, in the order in which they are made.
 
@@ -172,7 +172,6 @@ with torch.no_grad():
     larger(torch.zeros(1, 1, 28, 28), 0)
 for hook in hooks:
     hook.remove()
-below = larger.config.block_out_channels[-1]
 print("who uses it          its input       = from below + skip, made by")
 for (user, wide), (maker, skip) in zip(used, reversed(made), strict=True):
     from_below = wide[0] - skip[0]
@@ -221,11 +220,11 @@ for name, network in (("digits", unet), ("fashion", larger)):
 # h &= \operatorname{mid}(h, \text{temb}) \\
 # \text{for each up block:}\quad h &= \operatorname{up}_l(h,\ \text{the last } n+1 \text{ of } S,\ \text{temb}), \qquad \text{which leave } S \\
 # \varepsilon_\theta(x_t, t) &= \operatorname{conv}_{\text{out}}(\operatorname{SiLU}(\operatorname{norm}(h)))
-# \end{aligned} \tag{A}
+# \end{aligned} \tag{B}
 # $$
 
 # %% exercise 05.3
-# Write (A). The parts are handed to you; their calls are in the docstring. This is the forward pass of `models.unet.UNet2DModel`.
+# Write (B). The parts are handed to you; their calls are in the docstring. This is the forward pass of `models.unet.UNet2DModel`.
 
 # %% id=trace
 names = [
@@ -274,7 +273,7 @@ with torch.no_grad():
     by_parts = finished(larger, x, sinusoidal_embedding(times, 32, flip_sin_to_cos=True))
     whole = larger(x, times).sample
 print(
-    f"equation (A) from the parts, against the package: {(by_parts - whole).abs().max():.0e}"
+    f"equation (B) from the parts, against the package: {(by_parts - whole).abs().max():.0e}"
 )
 assert torch.allclose(by_parts, whole, atol=1e-5)
 
@@ -485,7 +484,7 @@ with torch.no_grad():
             errors[name].append(float((said - eps).square().mean()))
 print("mean squared error at t = " + "".join(f"{t:>8}" for t in steps.tolist()))
 for name, row in errors.items():
-    print(f"{name:<26}" + "".join(f"{value:>8.3f}" for value in row))
+    print(f"{name:<26}" + "".join(f"{value:>8.4f}" for value in row))
 plots.curves(
     steps,
     {name: torch.tensor(row) for name, row in errors.items()},
@@ -493,7 +492,7 @@ plots.curves(
     "mean squared error",
     yscale="log",
     alt="Five curves over t on a logarithmic axis. Mean squared error at t = 10, 500 and 999: "
-    + "; ".join(f"{name} {row[0]:.3f}, {row[4]:.3f}, {row[6]:.3f}" for name, row in errors.items()),
+    + "; ".join(f"{name} {row[0]:.4f}, {row[4]:.4f}, {row[6]:.4f}" for name, row in errors.items()),
     caption="Error of the predicted noise. Each bug has its own handwriting.",
 )
 

@@ -5,7 +5,7 @@
 #
 # Lesson 03 found the loss and lesson 05 built the network. What is left is a loop of five lines, and around it the things that decide whether those
 # five lines work: how far the first steps go, which weights are kept in the end, what can be repeated, and what the loss says. A network that learns
-# nothing and one that learns well can show you the same curve. At the end you can tell them apart.
+# the wrong thing and one that learns well can show you the same curve. At the end you can tell them apart.
 #
 # **You will build** the module `ddpm_from_scratch.training`: the loss, one step of algorithm 1, the learning rate, the averaged weights.
 #
@@ -145,7 +145,7 @@ with plots.figure(
 # %% [markdown] id=estimates-answer
 # <details><summary>Answer</summary>
 #
-# One image is wrong by much more than the gradient itself, and sometimes points the wrong way. With 16 the error is a quarter of that. Networks are trained all the same: the
+# One image is wrong by much more than the gradient itself, and sometimes points the wrong way. With 16 the error is a quarter of that, with 256 a sixteenth: small beside the gradient. Networks are trained all the same: the
 # errors of many small steps average out, the direction does not.
 #
 # </details>
@@ -162,7 +162,7 @@ with plots.figure(
 # | until converged | nobody does that: until the time is over |
 
 # %% exercise 06.1
-# Write the loss of a batch. The paper's norm is a sum over pixels; everybody takes the mean over pixels too, so that the loss does not depend on the size of the image. This is what
+# Write the loss of a batch. The paper's norm is a sum over pixels; most programs take the mean over pixels too, so that the loss does not depend on the size of the image. This is what
 # `training.diffusion_loss` becomes.
 
 # %% [markdown] id=one-means-nothing
@@ -180,7 +180,7 @@ with plots.figure(
 # %% [markdown] id=warmup
 # ## The first steps: warm-up
 #
-# The optimiser here is Adam (in its form AdamW). It keeps two running means for each weight: $m$ of the gradient $g$, and $v$ of its square, and moves the weight by $-\mathrm{lr}\, \hat m / (\sqrt{\hat v} + 10^{-8})$, where $\mathrm{lr}$ is the learning rate.
+# The optimiser here is Adam (in its form AdamW). It keeps two running means for each weight: $m$ of the gradient $g$, and $v$ of its square, and moves the weight by $-\mathrm{lr}\, \hat m / (\sqrt{\hat v} + 10^{-8})$, where $\mathrm{lr}$ is the learning rate. The hats mark a correction: both means start at 0, so early on they are too small.
 #
 # > **Predict before you run.** Three weights have the gradients 0.001, 1 and -1000. How far does Adam move each of them in its first step, with $\mathrm{lr} = 0.002$?
 
@@ -539,14 +539,14 @@ with plots.figure(
             linewidth=2.4,
             label=label,
         )
-    ax.set(yscale="log", ylim=(1e-4, 1.5), xlabel="timestep t", ylabel="loss")
+    ax.set(yscale="log", ylim=(1e-5, 1.5), xlabel="timestep t", ylabel="loss")
     ax.legend()
 
 # %% [markdown] id=by-t-read
-# At large $t$ nearly all of $x_t$ is noise: every answer is good. At the smallest $t$ the noise is hardly visible, every answer is poor, and this one range is a large part of the mean. Between
+# At large $t$ nearly all of $x_t$ is noise: even a crude answer is good. At the smallest $t$ the noise is hardly visible, even a careful answer is poor, and this one range is a large part of the mean. Between
 # the first and the last measurement the right end fell by a far larger factor than the left end, and the mean does not show it: look at *ratios*, not at differences.
 #
-# So short a training comes near the dashed line in the middle, and stays far above it at large $t$. Press Start in the monitor, and see whether, and at which $t$, the loss drops below it. Without such a yardstick one would have taken "the loss fell by more than nine tenths" for success.
+# So short a training comes near the dashed line at small and middle $t$, and stays far above it at large $t$. Press Start in the monitor, and see whether, and at which $t$, the loss drops below it. Without such a yardstick one would have taken "the loss fell by more than nine tenths" for success.
 
 # %% [markdown] id=untold
 # ## What the loss does not tell
@@ -707,7 +707,7 @@ with plots.figure(
     height=2.6,
     columns=5,
     sharey=True,
-    alt="Five loss curves on a logarithmic axis. Sound and B look alike. A is somewhat lower. C falls far below all others. D is scattered "
+    alt="Five loss curves on a logarithmic axis. Sound, A and B fall alike, B ends lower than sound and A lowest of the three. C falls far below all others. D is scattered "
     "over four decades.",
     caption="The loss of every step.",
 ) as axes:
@@ -729,7 +729,7 @@ plots.image_grid(
 # <details><summary>Answers</summary>
 #
 # - **A** has the noise drawn once. Its training loss lies *below* the sound run's, and its loss on held-out images above: the network has learnt that one batch of noise by heart. Fix: `noise = torch.randn(...)` inside the loop.
-# - **B** left the images in $[0, 1]$. Its curve looks healthy. Its loss on held-out images does not: they are in $[-1, 1]$, as its training images were not. The samples say the same: black has become grey, and their mean pixel is far above the data's. Fix: `x0 = 2 * x0 - 1`, once, where the data are loaded.
+# - **B** left the images in $[0, 1]$. Its curve looks healthy, even lower than the sound run's: images of half the contrast hide less of the noise. Its loss on held-out images does not: they are in $[-1, 1]$, as its training images were not. The samples say the same: black has become grey, and their mean pixel is far above the data's. Fix: `x0 = 2 * x0 - 1`, once, where the data are loaded.
 # - **C** compares with $x_t$, its own input. The loss falls far below the sound run's: too good to be true. Samples: noise, since its "noise" is the whole image, and the sampler takes away what should stay. Fix: compare with `noise`.
 # - **D** has one $t$ per step. Held-out loss and samples are nearly those of the sound run, but the curve jumps by more than a factor of ten from step to step. The gradient is still right on average (*Algorithm 1*), only with far more variance: this bug costs time, not correctness. Fix: `t = torch.randint(T, (B,))`.
 #

@@ -776,7 +776,7 @@ for place, steps in enumerate(few_steps.PAPER_STEPS):
     print(f"paper, S = {steps:>4}: lowest {few_steps.row_title(best)}")
 
 # %% [markdown] id=figures-intervals
-# Is the lowest figure of a column really the lowest? Here are the digits. Each figure has a 95 % bootstrap interval. Where two intervals overlap, one table settles nothing; where they do not, the difference is there. And some cells were made three times, with three seeds: a difference that comes back with every seed counts more than any one figure.
+# Is the lowest figure of a column really the lowest? Here are the digits. Each figure has a 95 % bootstrap interval. Where two intervals do not overlap, the difference is there; where they do, one table does not settle it (though a difference can be real where they just overlap). And some cells were made three times, with three seeds: a difference that comes back with every seed counts more than any one figure.
 
 # %% id=figures-compare
 samplers = {"η = 0": "0", "η = 1": "1", "σ̂": few_steps.SIGMA_HAT}
@@ -886,7 +886,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 # - **The error of the network.** A deterministic sampler carries every wrong answer along to the end. Fresh noise hides part of it: each step pulls $x_t$ back towards the distribution that the network knows. This decides at large $S$, and the worse the network, the earlier.
 # - **The drift of a clipped $\hat x_0$ with $\varepsilon$ kept** (*Clipping*). It grows with the number of steps, most at $\eta = 0$, where no fresh noise takes it back. Our table of the digits was made with this default; the paper's DDIM and our table of `fashion` do not clip. So where a row of $\eta$ rises again towards $S = 1000$, that is no sign that more steps are worse as such. (The figures of *Clipping* show it without a judge.)
 #
-# Our two tables differ in the model, in clipping and in the number of samples, so side by side they do not tell these errors apart; lesson 11 has both models under the same conditions. Where the turn lies, at which $S$ and whether at all, depends on network, data, spacing, clipping and measure. Measure it, with intervals and more than one seed. Nothing here was tuned to make the claim hold.
+# Our two tables differ in the model, in clipping, in precision and in the number of samples, so side by side they do not tell these errors apart; lesson 11 has both models under the same conditions. Where the turn lies, at which $S$ and whether at all, depends on network, data, spacing, clipping and measure. Measure it, with intervals and more than one seed. Nothing here was tuned to make the claim hold.
 
 # %% [markdown] id=strip
 # ## The same noise, the same image

@@ -21,7 +21,7 @@
 #
 # {{notation 09}}
 #
-# The $\sigma(t)$ of this lesson is Song's, a *time* that replaces $t$. It is not the $\sigma_t$ of lessons 07 and 08, the noise of a step, which is 0 here throughout.
+# The $\sigma(t)$ of this lesson is Song's, a *time* that replaces $t$. It is not the $\sigma_t$ of lessons 07 and 08, the noise of a step, which DDIM sets to 0.
 
 # %% id=setup
 import math
@@ -91,7 +91,7 @@ plots.image_grid(
     "the next. Below, one piece of clothing or shoe at the left end, another one at the right "
     "end; between them small changes, and a quick one where the first kind turns into the second.",
     caption="Above the noise, below what DDIM makes of it. Neighbours in the noise are mostly "
-    "neighbours among images; where one kind of piece turns into another, the change is quick.",
+    "neighbours among images; where one kind of piece turns into another, the change is quick, and a picture beside it may be of neither kind.",
 )
 
 # %% [markdown] id=ode
@@ -280,7 +280,7 @@ plots.image_grid(
 
 # %% [markdown] id=codes-note
 # Look at the second row again: it is noise, but quieter than a draw from $\mathcal N(0, I)$, and the table says where. These digits are smooth (they were enlarged from 8 × 8 pixels), so fine detail is a direction in which the data hardly vary. There the standard deviation $s$ is smaller than the first step of $\sigma$, so with few steps Euler's method cannot tell which noise is called for,
-# and the way up from exactly no detail ends near the middle, 0. The same holds for border pixels that are always black. More steps make the codes louder, though not at once. So the code that a few steps find is not a typical draw.
+# and the way up from exactly no detail ends near the middle, 0. The same holds for border pixels that are always black. More steps make the codes louder, though only slowly. So the code that a few steps find is not a typical draw.
 
 # %% [markdown] id=loss
 # ## How much is lost
@@ -343,7 +343,7 @@ with plots.figure(
 # %% [markdown] id=loss-answer
 # <details><summary>Answer</summary>
 #
-# Order 1 in both directions, as Euler's method must have, and for the two in a row, since their errors add up: three straight lines, parallel to the dashed one. (A method of order 2 would need the network twice per step, or its earlier answers.) And yes, the network follows the law
+# Order 1 in both directions, as Euler's method must have, and for the two in a row, since their errors add up: three straight lines, parallel to the dashed one. (An error of the code is $s = 0.5$ times as large in the data: half of the second printed error plus the first is about the third.) (A method of order 2 would need the network twice per step, or its earlier answers.) And yes, the network follows the law
 # from 5 steps on: each doubling nearly halves its error.
 #
 # </details>
@@ -379,7 +379,7 @@ with plots.figure(
     width=7,
     height=3.0,
     alt="Length over w. A shaded band near 28 marks where 2000 draws lie. The curve of slerp stays in "
-    "it. The curve of lerp sags to 20 in the middle.",
+    "it. The curve of lerp sags to 19 in the middle.",
     caption="How long the noise is on the way. The band holds all of 2000 random draws.",
 ) as ax:
     ax.axhspan(float(sample.min()), float(sample.max()), color=plots.SKY, alpha=0.4, linewidth=0)
@@ -567,8 +567,8 @@ plots.image_grid(
 )
 
 # %% [markdown] id=share-note
-# So the claim holds, and the reason is plain. DDPM draws noise $T$ or $S$ times, and $x_T$ is the draw that is overwritten by all the others. It is no code of the image. One could call all of DDPM's noises together the code; they determine the image. But it is a code $S$ times as large as the image, and no one
-# knows how to find it from an image in one pass. DDIM puts everything into $x_T$.
+# So the claim holds, and the reason is plain. DDPM draws noise $T$ or $S$ times, and $x_T$ is the draw that is overwritten by all the others. It is no code of the image. One could call all of DDPM's noises together the code; they determine the image. But it is a code $S$ times as large as the image, and an image
+# does not determine it: many sequences of noise lead to the same one. DDIM puts everything into $x_T$.
 
 # %% [markdown] id=grid
 # ## A grid to walk in
@@ -599,7 +599,7 @@ widgets.interpolation_explorer(
 # - **Clipping while encoding.** A clipped step has no inverse. `ddim_invert` never clips; decode without clipping too if the image has to come back.
 # - **Different timesteps for the way up and the way down.** The code belongs to the ODE and nearly not to the steps. The errors of the two ways add up, so more steps on either of them help; it does no harm if their lists differ.
 # - **A code of an image the model knows nothing of.** A shoe can be encoded by the model of digits, and comes back less exactly. Its code is just not a typical draw, and its surroundings hold nothing of use.
-# - **Reading meaning into single elements.** The directions of this space have no names. Only the distances along paths do.
+# - **Reading meaning into single elements.** The directions of this space have no names. What can be read is how far apart two images lie along a path.
 
 # %% [markdown] id=summary
 # ## Summary

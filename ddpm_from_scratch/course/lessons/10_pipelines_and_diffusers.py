@@ -261,7 +261,7 @@ del random_model
 scheduler = DDPMScheduler.from_pretrained(church)
 for key, value in scheduler.config.items():
     if not key.startswith("_"):
-        print(f"{key:<26}{value}")
+        print(f"{key:<28}{value}")
 scheduler.save_config(folder / "my_scheduler")
 again = DDPMScheduler.from_pretrained(folder / "my_scheduler")
 print(
@@ -352,8 +352,8 @@ plots.image_grid(
     columns=len(columns),
     titles=[title.replace("$, t", "$\nt") for title in titles],
     alt="Three rows of images. From left to right pairs of a noisy sample and a guess of the "
-    "clean image; the samples get less noisy, the guesses change from blurs to the digit "
-    "that is the result.",
+    "clean image; the samples get less noisy, the guesses change from grainy blurs to the "
+    "digit that is the result.",
     caption="Inside the loop: the sample, and what the network thinks it will become.",
 )
 
@@ -392,6 +392,9 @@ assert largest < 1e-4
 # So one never writes a new scheduler's arguments by hand: `DDIMScheduler.from_config(other.config)` takes over what belongs to the training. There is one trap. A config holds *all* values, also those
 # that nobody chose. Should the other class take over the old class's default, or its own? Its own: DDPM's default for `timestep_spacing` is `"leading"`, Euler's is `"linspace"`, each because it suits that class. So a config remembers in
 # `_use_default_values` which keys were never chosen.
+#
+# Two consequences. A file has no such list: all that is read from one counts as chosen, and the Euler scheduler below takes over `"leading"`. And the rule does not know the left column of the table: if nobody chose the β, the new class takes its own,
+# and those of Diffusers' `HeunDiscreteScheduler` are others (0.00085 to 0.012). So convert a config that comes from a file, or name the β when you make a scheduler.
 
 # %% id=defaults
 made = DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)
@@ -461,7 +464,7 @@ plots.image_grid(
 # %% [markdown] id=swap-answer
 # <details><summary>Answer</summary>
 #
-# All but DDPM: the rows of the deterministic samplers show the same digits with small differences, the row of DDPM others. They solve the same ODE from the same starting point, each with its own error, so they head for the same digit (lesson 09). DDPM adds fresh noise on the way and ends somewhere else. Heun asks the network nearly twice per step; the
+# All but DDPM: the rows of the deterministic samplers show the same digits with small differences, the row of DDPM others. They solve the same ODE from the same starting point, each with its own error, so they head for the same digit (lesson 09). DDPM adds fresh noise on the way and ends somewhere else. Heun asks the network nearly twice per step, and gains nothing by it here: in ten steps of this spacing its images stay a little grainy. The
 # count of *calls* is the honest price.
 #
 # </details>
@@ -545,8 +548,8 @@ plots.image_grid(
 #
 # - **A** walks through 19, 18, ..., 0 in place of `scheduler.timesteps`: it takes the position for the timestep, as the log says. From the first step on the network is told that there is hardly any noise. So it takes the noise for an image, and only smooths it.
 # - **B** samples with another noise schedule than the one that the network was trained with. The timesteps are right, but at each of them the network gets another amount of noise than it expects. This is what a hand-written scheduler does; `from_config` keeps the schedule.
-# - **C** says `prediction_type="sample"`: the scheduler takes the predicted noise for the predicted image, and so makes noise of the right size all the way. A checkpoint without its scheduler's config invites this one.
-# - **D** goes on with `pred_original_sample` in place of `prev_sample`: after one step the sample has no noise left, and its curve drops at once, but the network is still told that there is a lot. What it then takes for noise is the choice between the digits: all images end at the same mean.
+# - **C** says `prediction_type="sample"`: the scheduler takes the predicted noise for the predicted image, and so makes noise of the right size until the last call. A checkpoint without its scheduler's config invites this one.
+# - **D** goes on with `pred_original_sample` in place of `prev_sample`: after one step the sample has no noise left, and its curve drops at once, but the network is still told that there is a lot. What it then takes for noise is what tells the digits apart: all images end as the same upright bar.
 #
 # </details>
 #
@@ -573,7 +576,7 @@ print((folder / "my_pipeline" / "model_index.json").read_text())
 # %% [markdown] id=formats
 # The early `google/ddpm-*` repositories have all files at the top and their weights as `.bin`. Both libraries still open them. The two formats of weights:
 #
-# - **`.bin`** is a Python *pickle*. A pickle is a program: loading one can run anything. So it is only opened with PyTorch's weights-only loader, which refuses everything but tensors.
+# - **`.bin`** is a Python *pickle*. A pickle is a program: loading one can run anything. So it is only opened with PyTorch's weights-only loader, which lets tensors and plain values through and refuses the rest.
 # - **`.safetensors`** is a header in JSON (name, type, shape and place of each tensor) and then the bare numbers. There is nothing to run, and the shapes can be read before any memory is taken.
 
 # %% id=save-both
@@ -707,7 +710,7 @@ assert [int(scheduler.previous_timestep(t)) for t in table] == [*table[1:], -1]
 # ## Summary
 #
 # - Model, scheduler, pipeline: a network, a step, and the loop between them. The loop is three lines and the same for every scheduler.
-# - A scheduler may be exchanged if the new one keeps the training's schedule and target; `from_config` does that, and remembers what nobody chose.
+# - A scheduler may be exchanged if the new one keeps the training's schedule and target; `from_config` carries over what was chosen, so all that a saved file says.
 # - A model is two files, a config and weights; a pipeline is a folder of such parts and an index. Safetensors hold no programs.
 # - A folder saved here opens in Diffusers and the other way round, with the same images up to rounding.
 #

@@ -15,7 +15,7 @@
 # - say how large a figure's error bar is, and how much of the figure is there only because the samples were few;
 # - compute bits per dimension, and check the computation where the answer is known;
 # - read a table of few-step samplers such as Song's Table 1, and make one that can be repeated;
-# - name four ways in which a good figure says nothing.
+# - say in which ways a good figure can mislead.
 
 # %% [markdown] id=notation
 # ## Notation
@@ -104,7 +104,7 @@ plots.image_grid(
 # %% [markdown] id=features
 # ## Features
 #
-# Comparing pixels does not work: shift a digit by one pixel, and nearly every pixel has changed, but it is the same digit. So images are first turned into a few *features*, the
+# Comparing pixels does not work: shift a digit by one pixel, and most pixels have changed, but it is the same digit. So images are first turned into a few *features*, the
 # numbers in front of the last layer of a classifier. Papers take 2,048 features of Inception, a network trained on photographs; hence the names FID and KID, Fréchet and kernel
 # *Inception* distance. For small grey images the course has a classifier of its own for each dataset. It was trained with labels, on the training split, and has 64 features.
 
@@ -248,9 +248,9 @@ assert abs(off) < 4
 with plots.figure(
     5.6,
     3.9,
-    alt="Two clouds of points, a wide blue one and a smaller orange one. Thin lines"
-    " lead from a few blue points to the orange points that they are carried "
-    "to; no two of them take a needless detour.",
+    alt="Two clouds of points, a wide blue one and a smaller orange one. A thin line"
+    " leads from each blue point to the orange point that it is carried to; most"
+    " of the lines run side by side.",
     caption="The cheapest way to turn one Gaussian into the other. The mean squared "
     "length of the lines is the Fréchet distance.",
 ) as ax:
@@ -273,7 +273,7 @@ with plots.figure(
 # %% [markdown] id=fid
 # ### The samples' FID
 #
-# Means and covariances of the features, your formula, done. By hand and by `torchmetrics`, the library that papers' code uses, with our classifier in Inception's place:
+# Means and covariances of the features, your formula, done. By hand and by `torchmetrics`, a library that many use, with our classifier in Inception's place:
 
 # %% id=fid-library
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -370,11 +370,11 @@ assert with_itself.mean() - truth > 4 * with_itself.std() / math.sqrt(repeats)
 with plots.figure(
     6.4,
     2.7,
-    alt="Two histograms over many sets of ten numbers. Averaging over all pairs "
-    "gives values that lie to the right of the true value. Averaging over pairs"
-    " of two gives values around it, part of them below zero.",
-    caption="Ten draws against ten, many times. The mean of the outlined histogram is "
-    "the truth; it can only be so because some values fall below 0.",
+    alt="Two histograms over many sets of ten numbers, each with a long tail to the right. "
+    "Averaging over all pairs gives no value below zero, and most above the true value. "
+    "Averaging over pairs of two gives most values below it, nearly half of them below zero.",
+    caption="Ten draws against ten, many times; the far tails are cut off. The mean of the "
+    "outlined histogram is the truth: values below 0 make up for the long tail.",
 ) as ax:
     ax.hist(
         with_itself.numpy(), bins=70, range=(-8, 25), color=plots.SKY, label="all pairs"
@@ -445,8 +445,8 @@ with plots.figure(
     columns=2,
     height=3.1,
     alt="Left: the mean Fréchet distance over the number of samples, both logarithmic, beside "
-    "two straight lines, one for each of the two laws. Right: the kernel distance over "
-    "the number of samples, with error bars.",
+    "two straight lines, one for each of the two laws; the points follow the steeper one. Right: "
+    "the kernel distance over the number of samples, with error bars, which hold 0 and shrink.",
     caption="Samples of the very Gaussian that they are compared with. Left, the Fréchet distance, "
     "and both laws drawn from its first point. Right, the kernel distance (bars: one "
     "standard deviation over the sets).",
@@ -471,7 +471,7 @@ with plots.figure(
 # %% [markdown] id=size-why
 # <details><summary>Answer</summary>
 #
-# Like $1/N$, and never to 0. The kernel distance is right on average for any $N$; only its spread depends on it.
+# Like $1/N$: it is above 0 for every $N$. The kernel distance is right on average for any $N$; only its spread depends on it.
 #
 # </details>
 #
@@ -489,7 +489,7 @@ with plots.figure(
 # </details>
 #
 # - **Compare Fréchet distances of equal N only.** FID of 5,000 samples is not the FID of 50,000. Even then a small difference may be one of biases: the bias depends on the samples' own covariance (Chong and Forsyth 2020).
-# - **Print the floor beside it**: what as many *real* images score.
+# - **Print the floor beside it**: what as many *real* images score. It does not fall to 0 with $N$, since the training images are a finite set too.
 # - The bias can be estimated from the samples themselves. If the figure is $a + b/N$ on average, then the two halves of a set have $a + 2b/N$: the halves give $b/N$ more than the whole, and that is the bias (`uncertainty.frechet_bias`).
 
 # %% id=size-real
@@ -509,8 +509,8 @@ for name, features in {**looked_at, "held-out images, all": features_test}.items
     )
 
 # %% [markdown] id=size-real-note
-# With fewer samples than features, as in the lines with 40, the covariance is flat in many directions and the $1/N$ line is only a rough guide. A figure of 40 samples that is mostly floor is no figure. That is why
-# the live runs of this lesson are judged by the kernel distance, and why papers take 50,000 samples.
+# With fewer samples than features, as in the lines with 40, the covariance is flat in many directions and the $1/N$ line is only a rough guide: to the 40 held-out images it gives a bias larger than the figure itself. A figure of 40 samples that is mostly floor is no figure. That is why
+# the small live sets of samples are judged by the kernel distance, and why papers take 50,000 samples.
 
 # %% [markdown] id=sure
 # ## How sure is a figure?
@@ -543,9 +543,9 @@ with plots.figure(
     2.4,
     alt="Four horizontal error bars for the mean brightness of four sets of images,"
     " and a dashed line for the training images. The bar of all held-out images"
-    " is much shorter than that of forty of them.",
+    " is a little more than half as long as that of forty of them. The bar of σ̂ lies apart, to the right.",
     caption="The mean brightness of four sets with its bootstrap interval; dashed, the "
-    "training images. Forty images do not settle much.",
+    "training images. Forty images show that σ̂ is too bright, and settle little else.",
 ) as ax:
     for place, (name, values) in enumerate(brightness.items()):
         mean, (low, high) = float(values.mean()), ends[name]
@@ -568,7 +568,7 @@ with plots.figure(
     )
 
 # %% [markdown] id=sure-note
-# For the two distances the package does the same with whole feature vectors: `uncertainty.frechet_interval` and `uncertainty.kernel_interval`. The interval says nothing about the bias: it is where the figure of *as many* other samples would lie.
+# For the two distances the package does the same with whole feature vectors: `uncertainty.frechet_interval` and `uncertainty.kernel_interval`. The interval says nothing about the bias: it is one for the *mean* figure of as many samples, and the bias is in that mean. (The figure of one other set falls outside more often than once in twenty: it varies too.)
 #
 # <details><summary>Going deeper (not needed later): the interval of the Fréchet distance</summary>
 #
@@ -645,7 +645,7 @@ assert abs(off) < 4
 
 # %% [markdown] id=bits-live
 # **A real model.** The course's `fashion` model and held-out images of 28×28 pixels, *as they are stored*: bits of resized images would be bits of another dataset. All thousand $t$ of all images would be too much for a notebook. Asking each image at a few $t$, one drawn from each of as many equal
-# ranges and weighted with the range's length, gives the same mean, with a larger standard error.
+# ranges and weighted with the range's length, gives the same mean, with a larger standard error. (In code, and in the table below, $t$ counts from 0: there $L_0$ is at $t = 0$, the first $L_{t-1}$ at $t = 1$.)
 #
 # > **Predict before you run.** Where are the bits: in the steps with much noise, where the shape is decided, or in those with little?
 
@@ -680,8 +680,9 @@ with plots.figure(
     columns=2,
     height=3.1,
     width_ratios=[1, 2],
-    alt="Left: three bars, one for each term of the bound. Right: the bits of single timesteps, one "
-    "point each, over the timestep on logarithmic axes.",
+    alt="Left: three bars, one for each term of the bound; the first is the tallest, the last cannot be "
+    "seen. Right: the bits of single timesteps, one point each, over the timestep on logarithmic axes; "
+    "they fall from above 1 to below a millionth, and no point lies between the first timestep and the tenth.",
     caption="Left, the bound by term. Right, by timestep (each point the mean of the images asked there).",
 ) as (left, right):
     left.bar(
@@ -705,7 +706,7 @@ with plots.figure(
 # <details><summary>Answer</summary>
 #
 # In those with little: $L_0$ and a few steps near it hold most of the bits, and in the right panel they fall by several orders of magnitude towards large $t$. $L_T$ is too small to be seen. Which garment it is takes a few bits *per image*; the exact grey levels take bits *per pixel*, and there are 784 pixels. That is why $L_{\text{simple}}$, which gives small $t$ less weight than the bound does, makes better samples and worse bits (Ho section 3.4, lesson 03): **the two kinds of figures measure different
-# things**, and neither implies the other. Ho reports at most 3.75 bits for CIFAR-10; that is another dataset, and not to be compared with the figure above, least of all with one whose images are mostly black.
+# things**, and neither implies the other. Ho reports at most 3.75 bits for CIFAR-10; that is another dataset, and not to be compared with the figure above: about half of the pixels of these images are black.
 #
 # </details>
 
@@ -728,12 +729,12 @@ print(
 )
 
 # %% [markdown] id=bits-stored-note
-# The two differ by more than their standard errors allow. $L_{t-1}$ rises steeply towards $t = 1$, and there the ten images were not asked at all. A standard error comes from the same draws as the mean: where a few rare draws hold much of the sum, a small sample has **both too small**, and looks sure of itself.
+# The two differ by more than their standard errors allow. $L_{t-1}$ rises steeply towards $t = 1$, and there the ten images were not asked at all. A standard error comes from the same draws as the mean: where a few rare draws hold much of the sum, a small sample mostly has **both too small**, and looks sure of itself.
 
 # %% [markdown] id=table
 # ## The few-steps table
 #
-# Now the question of lesson 08, with figures: *how good are few steps?* Song's Table 1 (CIFAR-10, FID, 50,000 samples) puts the samplers down the side, $\eta = 0$ to 1 and $\hat\sigma$, and the number of steps across. Here are two tables of the course's own, of two models: `fashion`, trained far longer, and the small `digits`. Both are made alike: 5,000 samples a cell (1,000 at $S = 1000$, which only `fashion` has), $\hat x_0$ in the rows of $\eta$ not clipped, as in the paper, and three seeds for some cells. They were made by
+# Now the question of lesson 08, with figures: *how good are few steps?* Song's Table 1 (CIFAR-10, FID, 50,000 samples) puts the samplers down the side, $\eta = 0$ to 1 and $\hat\sigma$, and the number of steps across. Here are two tables of the course's own, of two models: `fashion`, trained far longer, and the small `digits`. Both are made alike: 5,000 samples a cell (1,000 at $S = 1000$; `digits` ends at $S = 50$), $\hat x_0$ in the rows of $\eta$ not clipped, as in the paper, and three seeds of the sampling for some cells. The steps are evenly spaced but in the last row; the paper's for CIFAR-10 are quadratic (lesson 08). They were made by
 # `ddpm eval`: that takes longer than a notebook may, so the results are stored, with all that is needed to repeat them.
 #
 # > **Predict before you run.** In the paper's table $\eta = 0$ is lowest at 50 steps. Which row is lowest there for `fashion`, and which for `digits`?
@@ -770,8 +771,8 @@ with plots.figure(
     "logarithmic, one line per sampler. Left the fashion model and in the middle "
     "the digits model, with error bars, right the paper's. In all of them the line "
     "of σ̂ starts far above the others and falls most steeply. The line of η = 1 starts "
-    "above that of η = 0; left they cross between 50 and 100 steps, in the middle near 20, "
-    "right they do not. At 1000 steps σ̂ has come down, left between the other two, right "
+    "above that of η = 0; left they cross between 50 and 100 steps, in the middle between 10 and "
+    "20, right they do not. At 1000 steps σ̂ has come down, left between the other two, right "
     "below all others.",
     caption="Left and middle, this course's models with 95 % bootstrap intervals, and the "
     "floor: what as many real images would score, reckoned from the held-out ones that there "
@@ -857,7 +858,7 @@ for name, table in tables.items():
 #
 # **With many steps, noise may help**, since it replaces part of the errors that the network has made; *where* the order turns depends on the model (lesson 08, *When does the claim hold?*). A table for one model does not speak for another.
 #
-# **A difference counts if it is large against the interval, and comes back with another seed.** Where intervals overlap, the matter is not settled; new seeds may settle it. The stored tables have three for some cells:
+# **A difference counts if it is large against the interval, and comes back with another seed.** Where intervals overlap, one table does not settle the matter; new seeds may. (That is a careful rule: a difference can be real where two intervals just overlap.) The stored tables have three for some cells:
 
 # %% id=table-seeds
 for name, table in tables.items():
@@ -1001,7 +1002,7 @@ print(f"the thief, all {len(train):,} images: Fréchet {everything:.2e}")
 # %% [markdown] id=thief-answer
 # <details><summary>Answer</summary>
 #
-# Less. Better than reality: held-out images are judged by what *other* images look like, the thief's by what they look like themselves. No distance to the training set can tell learning from copying. The distance to the test set could, a little: there the thief scores like any other set of
+# Less. Better than reality: held-out images are judged by what *other* images look like, the thief's by what they look like themselves. (With 297 images the intervals overlap; near the floor they are wide, as said above. With all images nothing is in doubt. The kernel distance takes the two sets for independent; the thief's is not, and on average it gets less than 0.) No distance to the training set can tell learning from copying. The distance to the test set takes away the thief's lead, no more: there it scores like any other set of
 # real images. Papers compare with the training set all the same, since it is larger.
 #
 # </details>
@@ -1164,7 +1165,7 @@ with plots.figure(
 # %% [markdown] id=clinic
 # ## Bug clinic
 #
-# Five reports on the *same* held-out digits. The first is right, the other four come from code with one bug each, all of them seen in real projects. The code is hidden. Each report also says what 100 of the images score, what they score when they are given in batches of 20 (they are sorted by class), and what the code
+# Five reports on the *same* held-out digits. The first is right, the other four come from code with one bug each, all of a kind that is soon made. The code is hidden. Each report also says what 100 of the images score, what they score when they are given in batches of 20 (they are sorted by class), and what the code
 # says of the training images' features when all are moved by a vector of length 2, whose squared distance is 4.
 #
 # > **Before you unfold the answers:** one has forgotten `.eval()`, one gives the network pixels in another range, one does not take off the mean, and one compares a set with itself. Which is which?
@@ -1236,11 +1237,11 @@ for name, pair in BROKEN.items():
 # %% [markdown] id=wrong
 # ## What could go wrong
 #
-# - **Different N.** The commonest fault in tables put together from several sources.
+# - **Different N.** A common fault in tables put together from several sources.
 # - **Different extractor, different resizing.** Implementations of FID differ in how they resize images to Inception's 299 pixels, and in the weights. Figures of two programs are not comparable until shown to be.
 # - **The best of many.** Whoever computes the figure after every epoch and reports the lowest, reports luck as well. Choose by one set of samples, report another.
 # - **8 bits.** Samples are rounded to 256 grey levels before they are judged, as the real images were. Judging the floats is another figure, and bits of resized images are bits of other data.
-# - **A class that is missing** moves the distances little. Count the classes too: `ddpm eval` prints the shares.
+# - **A class that is missing** raises the distances, but they do not say that it is missing, nor which. Count the classes too: `ddpm eval` prints the shares.
 # - **One figure.** Fréchet and kernel distance, shares of classes, nearest neighbours and bits answer different questions. And look at the samples: all of them, not at the best.
 
 # %% [markdown] id=summary
@@ -1262,6 +1263,7 @@ progress("11")
 #
 # {{equations 11}}
 #
+# - M. Fréchet, *Sur la distance de deux lois de probabilité* (1957), Comptes rendus 244: the distance.
 # - M. Heusel and others, *GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium* (2017), arXiv 1706.08500: eq. 6 (FID).
 # - M. Bińkowski and others, *Demystifying MMD GANs* (2018), arXiv 1801.01401: section 4 (KID), and why the estimate of FID is biased.
 # - M. Chong, D. Forsyth, *Effectively Unbiased FID and Inception Score and Where to Find Them* (2020), arXiv 1911.07023: the line in $1/N$, and its limit.

@@ -259,8 +259,8 @@ plots.image_grid(
     columns=10,
     titles=[str(c) for c in range(10)],
     row_labels=[f"w = {w:.1f}" for w in strengths],
-    alt="Four rows of ten digits, 0 to 9, from the same noise at growing guidance. Down the rows the digits become plainer and their strokes bolder.",
-    caption="The same ten noises at four strengths of guidance: ever plainer digits, and ever more alike.",
+    alt="Four rows of ten digits, 0 to 9, from the same noise at growing guidance. Down the rows the contrast grows; at w = 4.0 strokes are bold and some shapes exaggerated.",
+    caption="The same ten noises at four strengths of guidance: ever more contrast, and in the last row some exaggerated shapes. That the images of a class grow alike is in the numbers above.",
 )
 
 # %% [markdown] id=clinic
@@ -338,8 +338,8 @@ for name, predict in BROKEN.items():
 # %% [markdown] id=variance
 # ## Learning the variance
 #
-# Lesson 07 found the right variance of a step back for Gaussian data (its boxed formula, `reverse_variance` below), and the paper's two choices at the ends of it: $\tilde\beta_t$ for data that are a point, $\beta_t$ for $\mathcal N(0, I)$. Real data lie
-# between, and each pixel lies elsewhere: the corner of a digit is nearly a point, its middle is not. So let the network say where. Nichol and Dhariwal interpolate, for each pixel, in the logarithm (IDDPM eq. 15):
+# Lesson 07 found the right variance of a step back for Gaussian data (its boxed formula, `reverse_variance` below), and the paper's two choices at the ends of it: $\tilde\beta_t$ for data that are a point, $\beta_t$ for $\mathcal N(0, I)$. Real data in $[-1, 1]$ lie
+# between, on average over $x_t$, and each pixel lies elsewhere: the corner of a digit is nearly a point, its middle is not. So let the network say where. Nichol and Dhariwal interpolate, for each pixel, in the logarithm (IDDPM eq. 15):
 #
 # $$\log \sigma_t^2 = v \log \beta_t + (1-v) \log \tilde\beta_t , \qquad v \in [0, 1] .$$
 #
@@ -540,17 +540,17 @@ plots.curves(
     "timestep t",
     "squared distance from ε*",
     yscale="log",
-    alt="Three curves over t, the squared distance of a trained network from the exact prediction: for ε, for v and for ε with min-SNR weights.",
+    alt="Three curves over t, the squared distance of a trained network from the exact prediction: for ε, for v and for ε with min-SNR weights. All fall with t; v keeps falling, to a ten-millionth, where the two of ε level off near a thousandth.",
     caption="The same network and budget, three losses: distance from the perfect ε at each t, mean of two seeds. What one predicts decides where one is accurate.",
 )
 
 # %% [markdown] id=versus-answer
 # <details><summary>Answer</summary>
 #
-# $v$, in both seeds, and its samples are at the floor. The curves say why. At large $t$ nearly all of $x_t$ is noise, so $\varepsilon^* \approx x_t$: a network for ε must carry its own input through all its layers, to several digits, only to have
+# $v$, in both seeds and by more than the seeds differ, and its samples are about at the floor. The curves say why. At large $t$ nearly all of $x_t$ is noise, so $\varepsilon^* \approx x_t$: a network for ε must carry its own input through all its layers, to several digits, only to have
 # Ho eq. 15 divide what is left of the error by $\sqrt{\bar\alpha_t}$. A network for $v$ is given that part for free: $\varepsilon = \sqrt{1-\bar\alpha_t}\,x_t + \sqrt{\bar\alpha_t}\,v$ has $x_t$ in it already, and the error of $v$ is made *smaller* by $\sqrt{\bar\alpha_t}$.
 #
-# Min-SNR does not help here. It takes weight from small $t$, where the width of the narrow spots is decided, and gives nothing at large $t$, where ε has its trouble. On images the ranking may be another: there small $t$ decides what no eye sees. Measure on your
+# Min-SNR does not help here. It takes weight from small $t$, where the width of the narrow spots is decided, and gives next to nothing at large $t$, where ε has its trouble. On images the ranking may be another: there small $t$ decides what no eye sees. Measure on your
 # own data, convert to one currency, and run at least two seeds: where two seeds differ by as much as two losses do, the experiment has shown nothing.
 #
 # </details>
@@ -654,14 +654,14 @@ print(f"cross-attention: image {tuple(image.shape)}, text {tuple(text.shape)} �
 # - **A learned variance in the wrong sampler.** The network then has twice the channels. DDIM has no use for the second half, and must cut it off.
 # - **Comparing losses of different targets.** They are different currencies. Convert first.
 # - **One seed.** A difference between two runs is news only if it is larger than that between two seeds.
-# - **A learning rate for one GPU on eight.** Eight times the batch is another optimisation problem. Nothing warns you.
+# - **A learning rate for one GPU on eight.** Here `batch_size` is that of all processes together. In many scripts it is that of each: eight GPUs then mean eight times the batch, another optimisation problem, and nothing warns you.
 
 # %% [markdown] id=summary
 # ## Summary
 #
 # - A class enters like the time, as a vector. Dropping it now and then makes one network do for both $p(x \mid c)$ and $p(x)$.
 # - Guidance follows $\nabla \log q(c \mid x_t)$, the difference of two scores, further than Bayes would. It buys typical images with variety, and its samples are draws from no simple distribution.
-# - For data that vary less than the unit Gaussian, the right variance of a step back lies between $\tilde\beta$ and $\beta$. For Gaussian data it is a formula, and with it any number of steps is exact.
+# - For Gaussian data narrower than the unit Gaussian, the right variance of a step back lies between $\tilde\beta$ and $\beta$. It is a formula, and with it any number of steps is exact.
 # - Targets and weights are one choice: a weight over $t$. Compare in one currency, with more than one seed.
 # - With randomness tied to (seed, step, position), the number of processes changes nothing.
 # - Stable Diffusion is this course, on latents, asked in words.

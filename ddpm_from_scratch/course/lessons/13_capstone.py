@@ -526,7 +526,7 @@ if isinstance(network, Epsilon):
 # - **Your own images.** A folder of pictures is a dataset: `ddpm train --dataset path/to/images`. A GPU is used where there is one.
 # - **Better samples from the same network.** Lessons 08 and 11: spacing, $\eta$, the number of steps. Beyond this course: higher-order solvers of the same ODE (Karras et al. 2022; Lu et al. 2022).
 # - **Images to order.** Lesson 12: labels and guidance; then text in the place of labels, and a latent space in the place of pixels (Rombach et al. 2022).
-# - **Another view of it all.** Score-based models and stochastic differential equations (Song et al. 2021), and flow matching (Lipman et al. 2023), where the straight line between noise and data is what the network learns.
+# - **Another view of it all.** Score-based models and stochastic differential equations (Song et al. 2021), and flow matching (Lipman et al. 2023), where the network learns the direction of the straight lines from noise to data.
 
 # %% [markdown] id=summary
 # ## Summary

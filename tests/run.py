@@ -20,7 +20,7 @@ import lesson_budgets
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "test-output"
-WORKERS = f"-n{min(os.cpu_count() or 1, 8)}"
+WORKERS = [f"-n{min(os.cpu_count() or 1, 8)}", "--dist=worksteal"]
 NOTHING_COLLECTED = 5
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "--continue-on-collection-errors", "--durations=5"]
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=240", "-n2", "--dist=loadfile"]
@@ -54,8 +54,8 @@ class Result:
     lessons: dict[str, lesson_budgets.Cost] = field(default_factory=dict)
 
 
-def marked(expression: str, workers: str = "-n0") -> list[str]:
-    return ["tests", "-m", expression, workers, "-p", "no:nbval"]
+def marked(expression: str, *workers: str) -> list[str]:
+    return ["tests", "-m", expression, *(workers or ["-n0"]), "-p", "no:nbval"]
 
 
 def notebook_stages() -> list[Stage]:
@@ -82,10 +82,10 @@ def has_gpu() -> bool:
 
 def quick_stages() -> list[Stage]:
     return [
-        Stage("units", marked("not (long or fuzz or browser or gpu)", WORKERS), 240, 900, HEADLESS | ONE_THREAD),
+        Stage("units", marked("not (long or fuzz or browser or gpu)", *WORKERS), 240, 900, HEADLESS | ONE_THREAD),
         *([Stage("gpu", marked("gpu"), 60, 300, HEADLESS)] if has_gpu() else []),
         *notebook_stages(),
-        Stage("fuzzing", marked("fuzz and not long"), 75, 240, HEADLESS | {"FUZZ_SECONDS": "60"}),
+        Stage("fuzzing", marked("fuzz and not long"), 60, 240, HEADLESS | {"FUZZ_SECONDS": "30"}),
         Stage("browser", marked("browser and not long"), 90, 300, {}),
     ]
 

@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help lab test test-long demo lint lessons lessons-update lock clean
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH CONDA_PREFIX
+unexport PYTHONDONTWRITEBYTECODE # set in many containers: every process would compile PyTorch again
 
 PYTHON_OF_COURSE := .venv/bin/python
 WORKSPACE := $(PYTHON_OF_COURSE) -m ddpm_from_scratch.course.workspace

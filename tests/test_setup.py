@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -374,7 +375,30 @@ def test_python3_is_this_environments_kernel(tmp_path: Path) -> None:
     assert Path(found.stdout.strip()).is_relative_to(sys.prefix)
 
 
+@POSIX
+def test_make_is_not_led_astray_by_the_environment() -> None:
+    """Of another environment, or of a container that forbids bytecode, nothing reaches what make runs."""
+    foreign = dict.fromkeys(("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"), "1")
+    probe = "include Makefile\nprobe:\n\t@env\n"
+    command = ["make", "-s", "-f", "-", "probe"]
+    done = subprocess.run(
+        command, cwd=ROOT, input=probe, env={**os.environ, **foreign}, capture_output=True, text=True, check=True
+    )
+    handed_on = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert "PATH" in handed_on and not handed_on & foreign.keys()
+
+
 # The test runner
+
+
+@pytest.mark.parametrize(("marker", "pattern"), [("fuzz", run.FUZZING), ("browser", run.BROWSER)])
+def test_the_runner_reads_every_file_that_has_the_marker(marker: str, pattern: str) -> None:
+    def marks(path: Path) -> bool:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        return any(isinstance(node, ast.Attribute) and ast.unparse(node) == f"pytest.mark.{marker}" for node in nodes)
+
+    tests = ROOT / "tests"
+    assert {path.name for path in tests.glob("test_*.py") if marks(path)} == {path.name for path in tests.glob(pattern)}
 
 
 def pytest_on(folder: Path, source: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:

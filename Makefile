@@ -14,7 +14,7 @@ help: ## list the targets
 lab: ## set up, copy the lessons into work/ and open JupyterLab
 	@sh bootstrap.sh && $(WORKSPACE) lab
 
-test: ## set up and run every test (12 to 19 minutes on 2 cores); ARGS="-k name" goes to pytest
+test: ## set up and run every test (about 12 minutes on 2 cores); ARGS="-k name" goes to pytest
 	@started=$$(date +%s) && sh bootstrap.sh && $(PYTHON_OF_COURSE) tests/run.py --started $$started -- $(ARGS)
 
 test-long: ## the tests too slow for `make test` (at most 60 minutes)

@@ -85,11 +85,11 @@ def has_gpu() -> bool:
 
 def quick_stages() -> list[Stage]:
     return [
-        Stage("units", marked("not (long or fuzz or browser or gpu)", *WORKERS), 240, 900, HEADLESS | ONE_THREAD),
+        Stage("units", marked("not (long or fuzz or browser or gpu)", *WORKERS), 300, 900, HEADLESS | ONE_THREAD),
         *([Stage("gpu", marked("gpu"), 60, 300, HEADLESS)] if has_gpu() else []),
         *notebook_stages(),
-        Stage("fuzzing", marked("fuzz and not long", files=FUZZING), 60, 240, HEADLESS | {"FUZZ_SECONDS": "30"}),
-        Stage("browser", marked("browser and not long", files=BROWSER), 90, 300, {}),
+        Stage("fuzzing", marked("fuzz and not long", files=FUZZING), 60, 240, HEADLESS | {"FUZZ_SECONDS": "45"}),
+        Stage("browser", marked("browser and not long", files=BROWSER), 60, 300, {}),
     ]
 
 

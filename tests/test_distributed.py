@@ -65,7 +65,6 @@ def test_two_processes_do_what_one_does(tmp_path: Path, alone: dict[str, Any]) -
     assert first["refused"] == second["refused"] == "batch_size=7 does not divide among 2 processes"
 
 
-@pytest.mark.long
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="Accelerate does not join processes that train on MPS")
 def test_command_line_trains_once_with_two_processes(tmp_path: Path) -> None:
     """No accelerator and nothing said to Accelerate: the two must join, and one alone must speak and save."""

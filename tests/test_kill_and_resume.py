@@ -112,9 +112,7 @@ def test_killed_at_random_moments_until_it_is_through(whole: Path, tmp_path: Pat
     assert_same_run(whole, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, *(pytest.param(s, marks=pytest.mark.long) for s in (signal.SIGTERM, signal.SIGHUP))]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly(whole: Path, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, launchers and a closed terminal reach the whole process group, those that load images too."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
@@ -132,7 +130,6 @@ def test_a_signal_ends_it_cleanly(whole: Path, tmp_path: Path, number: signal.Si
     assert saved[0] and saved[1] and not differences(saved[0]["ema"], saved[1]["ema"])
 
 
-@pytest.mark.long
 def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
     """In the middle of a step that would last ten minutes."""
     process = start(tmp_path, pause=600, checkpoint_minutes=10)

@@ -129,7 +129,7 @@ EQUATIONS = (
     Equation(
         "Ho",
         "eq. 5",
-        r"L_T + \sum_{t>1} L_{t-1} + L_0, \text{ each a KL of Gaussians}",
+        r"L_T + \sum_{t>1} L_{t-1} + L_0, \text{ all KLs of Gaussians but } L_0",
         "03",
         "gaussian.normal_kl",
         GAUSSIAN + "test_normal_kl_is_the_integral",

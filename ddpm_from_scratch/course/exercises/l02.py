@@ -404,8 +404,8 @@ COSINE = Exercise(
         ),
         Mistake(
             lambda T, s, m: _capped(_squared_cosine(T, s), 1.0),
-            "you left out the cap: your last β is 1, so ᾱ_T is 0. A sampler starts there, and its first step divides "
-            "by ᾱ_T",
+            "you left out the cap: your last β is 1, so ᾱ_T is 0. A sampler with a network that predicts ε starts "
+            "there, and divides by √ᾱ_T",
         ),
         Mistake(
             lambda T, s, m: _capped(torch.cos((torch.arange(T + 1, dtype=FLOAT64) / T + s) * math.pi / 2) ** 2, m),

@@ -312,8 +312,8 @@ REVERSE_VARIANCE = Exercise(
         ),
         Mistake(
             lambda a, p, s2: (1 - a / p) * _total(a, s2) / _total(p, s2),
-            "you turned the quotient of the two variances upside down: at t = {t} the narrower x_prev must come out "
-            "narrower, and yours is above β_t",
+            "you turned the quotient of the two variances upside down: at t = {t} the data are narrower than 1, so "
+            "V_prev is below V_t and the variance below β_t; yours is above it",
         ),
         Mistake(
             lambda a, p, s2: _total(p, s2) / _total(a, s2),
@@ -388,8 +388,8 @@ REVERSE_VARIANCE = Exercise(
         ),
         Mistake(
             lambda a, p, s2: (1 - a / p) * _total(p, s2),
-            "you left out what x_t spreads over, V_t, below the line: with data of variance 1 nobody would notice: "
-            "V_t is 1 (t = {t})",
+            "you left out what x_t spreads over, V_t, below the line: with data of variance 1, where V_t is 1, "
+            "nobody would notice (t = {t})",
         ),
     ),
     alternatives=(

@@ -121,7 +121,7 @@ DDIM_SIGMA = Exercise(
         ),
         Mistake(
             lambda a, p, eta: eta**2 * _posterior(a, p) ** 0.5,
-            "you squared η: it scales the standard deviation once; right at η = 1 only",
+            "you squared η: it scales the standard deviation once; yours is right at η = 0 and 1 only",
         ),
         Mistake(
             lambda a, p, eta: eta * (1 - a / p) ** 0.5,
@@ -334,7 +334,7 @@ DDIM_STEP = Exercise(
         ),
         Mistake(
             lambda x, e, z, a, p, eta: _step(x, e, z, a, p, eta**2),
-            "you squared η: σ is η times √β̃, and right at η = 0 and 1 only",
+            "you squared η: σ is η times √β̃; yours is right at η = 0 and 1 only",
         ),
         Mistake(
             lambda x, e, z, a, p, eta: _step(x, e, z, a, p, 0.0),

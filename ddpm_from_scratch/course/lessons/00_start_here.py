@@ -361,8 +361,8 @@ progress("00")
 # $$x = \mu + \sigma\,\varepsilon \sim \mathcal N(\mu, \sigma^2).$$
 #
 # Adding $\mu$ shifts the mean. Multiplying by $\sigma$ multiplies the standard deviation by $\sigma$ and the variance by $\sigma^2$. All randomness
-# is in $\varepsilon$, and $x$ is an ordinary function of $\mu$ and $\sigma$: that is why gradients pass through. Two facts that follow, and that
-# lesson 01 lives on: variances of *independent* numbers add, and a sum of independent Gaussians is Gaussian.
+# is in $\varepsilon$, and $x$ is an ordinary function of $\mu$ and $\sigma$: that is why gradients pass through. Two more facts, granted here, on
+# which lesson 01 stands: variances of *independent* numbers add, and a sum of independent Gaussians is Gaussian.
 #
 # </details>
 

@@ -1007,7 +1007,7 @@ print(
 # 1. $\bar\alpha_t$, rounded to 8 significant bits: near 1 it can only take the few values in the table's third column. The noise
 #    inherits their jumps.
 # 2. Without noise in $x_t$ the best guess for $\varepsilon$ is its mean, 0, and the mean squared error of that guess is the variance of
-#    $\varepsilon$, which is 1. In a healthy run the loss on such images comes below 1 even there: on a plain black background the noise can be
+#    $\varepsilon$, which is 1. In a healthy run the loss on images like the garments above comes below 1 even there: on a plain black background the noise can be
 #    read off. (For data without plain parts it stays near 1 at the smallest $t$; lesson 03 shows such data.)
 # 3. The first ten steps of a thousand are the last ten of the sampler, where next to nothing is left to remove. The damage is in the finest
 #    detail, and no error message tells of it.
@@ -1060,7 +1060,7 @@ plots.image_grid(
 # - **C** lets $\bar\alpha$ line up with the last axis: the columns of pixels have different $t$, the images all the same. It raised no error
 #   because the number of timesteps and the width of the image happened to agree.
 # - **D** forgets both square roots. The image looks almost right. The standard deviation gives it away: it dips where that of the
-#   right run rises, since $\bar\alpha_t^2 s^2 + (1-\bar\alpha_t)^2$ is less than $\bar\alpha_t s^2 + 1-\bar\alpha_t$ in between.
+#   right run rises, since $\bar\alpha_t^2 s^2 + (1-\bar\alpha_t)^2$ falls to $s^2/(1+s^2)$, at $\bar\alpha_t = 1/(1+s^2)$: below both of its ends, $s^2$ and 1.
 #
 # The code of the four, which the next cell prints, holds one wrong expression each.
 #

@@ -510,7 +510,7 @@ for name, b in in_use.items():
 # %% [markdown] id=rescale
 # ## The rescale
 #
-# Lin algorithm 1 repairs any schedule so that $\bar\alpha_T = 0$ exactly (*zero terminal SNR*). Write $r_t = \sqrt{\bar\alpha_t}$, the scale of $x_0$ in $x_t$.
+# Lin algorithm 1 repairs any schedule so that $\bar\alpha_T = 0$ exactly (*zero terminal SNR*). Write $r_t = \sqrt{\bar\alpha_t}$, the scale of $x_0$ in $x_t$ (not the probability $r_k$ of above).
 # We look for new scales $r'_t$ with
 #
 # 1. $r'_T = 0$: nothing is left at the end;
@@ -619,7 +619,7 @@ plots.image_grid(
 # %% [markdown] id=clinic
 # ## Bug clinic
 #
-# Somebody trains with a linear schedule of $T = 100$ steps, to save time. The loss falls faster than ever. The samples are sharp, but they come in the wrong proportions. Here is the run, with the exact denoiser in the place
+# Somebody trains a network that predicts $x_0$, with a linear schedule of $T = 100$ steps, to save time. Its loss is lower than ever. The samples are sharp, but they come in the wrong proportions. Here is the run, with the exact denoiser in the place
 # of the network, so the network is not to blame. Its $\beta$ are in `broken`: measure them as you like.
 
 # %% id=clinic-log
@@ -634,11 +634,13 @@ for label, bars in patients.items():
     for a in bars[3::4].tolist():
         x0 = draw_data(500, generator)
         x_t = gaussian.q_sample(x0, draw_noise(500, generator), a)
-        errors.append(float((denoiser(x_t, a, pair, odds) - x0).square().mean()))
+        of_x0 = float((denoiser(x_t, a, pair, odds) - x0).square().mean())
+        errors.append((of_x0, of_x0 * a / (1 - a)))  # the same guess, written as x̂_0 and as ε̂
+    of_x0, of_eps = torch.tensor(errors).mean(0)
     lam = schedules.log_snr(bars)
     print(
         f"{label}: share of +1 {got:.3f} (data 0.200)   log-SNR from {lam[0]:+.1f} to {lam[-1]:+.1f}"
-        f"\n{'':<10}mean squared error of x̂_0 over all t: {sum(errors) / len(errors):.3f}"
+        f"\n{'':<10}mean squared error over all t: of x̂_0 {of_x0:.3f}, of ε̂ {of_eps:.3f}"
     )
 plots.noising_strip(
     boot,
@@ -720,7 +722,8 @@ except ValueError as message:
 # <details><summary>Answers to the three questions of the clinic</summary>
 #
 # 1. The last log-SNR. A schedule should end far below 0; this one ends near it.
-# 2. It never sees the noisiest states, so its tasks are easier. A loss compares networks on *one* schedule. Across schedules it says nothing.
+# 2. It never sees the noisiest states, where $x_0$ is hardest to guess. For $\varepsilon$ it is the other way round: those states are the easiest, and the *same* guesses, written as $\hat\varepsilon$, have the larger error in this run. A loss compares networks on *one* schedule
+#    and for *one* target. Across schedules it says nothing.
 # 3. Training and size: no, since the exact denoiser has the same fault. The rescale mends the end, if the network predicts $v$ or $x_0$ and is trained on the new schedule, but the levels in between remain
 #    those of another schedule.
 #
@@ -904,7 +907,7 @@ for index in (0, 1, 5, 50, 500):
 # - If $\bar\alpha_T$ is not near 0, samples are wrong even with an exact network: proportions and brightness are pulled to those of noise.
 # - The rescale makes $\bar\alpha_T = 0$. Then the network must predict $v$ (or $x_0$), since $\varepsilon$ says nothing about $x_0$ there.
 # - $T$ is how finely the noise is divided, $n$ how many levels a sampler visits. The price is $n$.
-# - A loss compares networks on one schedule only.
+# - A loss compares networks on one schedule and for one target only.
 #
 # The functions of this lesson are now `ddpm_from_scratch.schedules`. **Next:** lesson 03 goes back from noise to data.
 

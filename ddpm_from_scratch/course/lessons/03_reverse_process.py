@@ -87,7 +87,7 @@ with plots.figure(
     "bell at 0.25, in which both kinds of runs are mixed.",
     caption="Where runs that are at 0.25 now were 350 steps ago (left) and one step ago "
     "(right), coloured by their x_0. Among the runs of one colour, the shape is a "
-    "Gaussian in both pictures. Mind the axes: the right picture is about six times as fine.",
+    "Gaussian in both pictures. Mind the axes: the right picture is much finer.",
 ) as axes:
     for ax, (earlier, (points, clean)) in zip(axes, slices.items(), strict=True):
         groups = [points[clean == sign].numpy() for sign in (1.0, -1.0)]
@@ -276,7 +276,7 @@ assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 # $p(x_T) = \mathcal N(0, I)$, then steps $p_\theta(x_{t-1} \mid x_t)$ down to $x_0$. So
 # $p_\theta(x_0) = \int p_\theta(x_{0:T})\, dx_{1:T}$, an integral over all paths, which no one can compute. We bound it.
 #
-# The result: $-\log p_\theta(x_0) \le L$, and $L$ is a sum of KL divergences, one for each step of the chain (Ho eq. 5):
+# The result: $-\log p_\theta(x_0) \le L$, and $L$ is a sum with one term for the end of the chain and one for each of its steps, all KL divergences but the last, $L_0$ (Ho eq. 5):
 #
 # $$L = \mathbb E_q\Big[\underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t>1} \underbrace{\mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\|\,p_\theta(x_{t-1} \mid x_t)\big)}_{L_{t-1}} \underbrace{-\log p_\theta(x_0 \mid x_1)}_{L_0}\Big]$$
 #
@@ -318,9 +318,9 @@ assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 #
 # $$L = \mathbb E_q\!\left[\log \frac{q(x_T \mid x_0)}{p(x_T)} + \sum_{t > 1} \log \frac{q(x_{t-1} \mid x_t, x_0)}{p_\theta(x_{t-1} \mid x_t)} - \log p_\theta(x_0 \mid x_1)\right]$$
 #
-# **Step 4: each term is a KL**
+# **Step 4: each quotient is a KL**
 #
-# Take the expectation over $x_{t-1}$ first, with $x_t$ fixed. A mean of $\log q - \log p$ over draws of $q$ is a KL divergence (refresher D). This is Ho eq. 5, above.
+# Take the expectation over $x_{t-1}$ first, with $x_t$ fixed. A mean of $\log q - \log p$ over draws of $q$ is a KL divergence (refresher D). The last term has no $q$ in it, and stays. This is Ho eq. 5, above.
 #
 # </details>
 #
@@ -843,7 +843,7 @@ plots.scatter(
 # <details><summary>Answer</summary>
 #
 # It does, within the standard errors printed (s.e. = standard errors; with four comparisons the chance of going beyond 4 is about 1 in 4,000, and the seed is fixed). The process is not
-# exact: the way back is only nearly Gaussian (fact 3), so 1000 steps leave a small bias, and fewer steps a larger one.
+# exact: each step has the variance $\tilde\beta_t$ of a *known* $x_0$, a little less than the true step back has. So the spots come out slightly too narrow (the last two columns) with 1000 steps, and narrower with fewer.
 #
 # </details>
 #
@@ -1105,7 +1105,7 @@ plots.scatter(
 # ## Summary
 #
 # - $q(x_{t-1} \mid x_t)$ depends on all data; $q(x_{t-1} \mid x_t, x_0)$ is a Gaussian with mean $\tilde\mu_t$ and variance $\tilde\beta_t$.
-# - The bound on $-\log p_\theta(x_0)$ is a sum of KLs between that Gaussian and the network's step. With fixed variances each is a squared difference of means.
+# - The bound on $-\log p_\theta(x_0)$ is, but for its two ends $L_T$ and $L_0$, a sum of KLs between that Gaussian and the network's step. With fixed variances each is a squared difference of means.
 # - Written by $\varepsilon$, it is a weighted squared error of the predicted noise. $L_{\text{simple}}$ drops the weight.
 # - $\varepsilon$, $x_0$, $v$ and the score are one prediction in four forms; the choice is a weight over $t$, and a question of what is divided by 0.
 # - The best prediction is the conditional mean. For a mixture of Gaussians it is a formula, and ancestral sampling with it needs no network.

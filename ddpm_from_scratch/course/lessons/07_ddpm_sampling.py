@@ -348,14 +348,14 @@ plots.image_grid(
     "the same. The third, from the network whose output is 0.7 of what it should be, shows "
     "grainy digits. The fourth, without clipping, is black and white noise.",
     caption="With a good network clipping hardly matters. With a bad one it is the difference "
-    "between a grainy digit and an explosion.",
+    "between a grainy digit and noise.",
 )
 
 # %% [markdown] id=clip-answer
 # <details><summary>Answer</summary>
 #
 # At the first steps $\hat x_0$ goes far beyond $[-1, 1]$ even with the trained network. Yet its images hardly change: $\hat x_0$ has a small coefficient at large $t$ (lesson 03), and a good network corrects in later steps what earlier
-# ones did. A network that takes out too little noise is another matter. What is left is divided by $\sqrt{\alpha_t}$ at every step, by $\sqrt{\bar\alpha_t}$ in all, and nothing holds it. Clipping does: it puts in knowledge that the network lacks.
+# ones did. A network that takes out too little noise is another matter. The noise that it leaves in goes into $\hat x_0$, and with $\hat x_0$ back into $x$. Each step adds fresh noise on top, so $x_t$ is noisier than its $t$ says, and ends as noise. Clipping puts in knowledge that the network lacks: no image has such an $\hat x_0$.
 #
 # </details>
 #
@@ -604,7 +604,7 @@ for s in (1.0, 0.05, 0.01):  # data N(0, sÂ²); the model has the true mean and Ï
 #
 # > **Before you unfold the answers:** one adds noise at the last step, one takes $\beta_t$ for $\sqrt{\beta_t}$, one uses the $\bar\alpha$ of the neighbouring timestep, and one tells the network the timesteps in the wrong order. Which is which?
 #
-# The log: the pixels in the upper corners of a digit are black, so in $x_t$ it should be $-\sqrt{\bar\alpha_t}$ plus noise of standard deviation $\sqrt{1-\bar\alpha_t}$. The curves show the noise found in the corners, divided by the noise expected. (With $\sigma^2 = \beta$ and few steps even the right run has too much at the end. Compare with it.)
+# The log: the pixels in the upper corners of a digit are black, so in $x_t$ they should be $-\sqrt{\bar\alpha_t}$ plus noise of standard deviation $\sqrt{1-\bar\alpha_t}$. The curves show the noise found in the corners, divided by the noise expected. (With $\sigma^2 = \beta$ and few steps even the right run has too much at the end. Compare with it.)
 
 # %% id=clinic-runs
 from ddpm_from_scratch.course.exercises.l07 import BROKEN, levels

@@ -104,7 +104,7 @@ plots.image_grid(
 # %% [markdown] id=hero-answer
 # <details><summary>Answer</summary>
 #
-# Only $\hat\sigma$'s ten steps leave noise in the images. $\eta = 0$ and $\eta = 1$ give digits without a trace of it, and $\eta = 1$ *is* a DDPM. So it is not DDPM as such that needs its thousand steps, but the larger of its two variances. Whether $\eta = 0$ is better still than $\eta = 1$ cannot be seen in eight images:
+# Only $\hat\sigma$'s ten steps leave noise in the images. $\eta = 0$ and $\eta = 1$ give digits without a trace of it, and $\eta = 1$ *is* a DDPM. So it is not DDPM as such that leaves noise in ten steps, but the larger of its two variances. Whether $\eta = 0$ is better still than $\eta = 1$ cannot be seen in eight images:
 # that takes figures (*Ten steps against a thousand, in figures*).
 #
 # (That the digits are others with ten steps than with a thousand has two reasons. With $\eta = 1$ and $\hat\sigma$ it is the steps' noise; with $\eta = 0$, which has none, it is the clipping, and so are the misshapen ones of its thousand steps: see *Clipping*.)
@@ -346,7 +346,7 @@ assert (ends.abs() - 1).abs().max() < 0.01 < (few_ends.abs() - 1).abs().max()
 #
 # $$\boxed{J_\sigma = L_\gamma + C}\qquad \gamma_t = \frac{a_t^2}{2\sigma_t^2}\cdot\frac{1-\bar\alpha_t}{\bar\alpha_t},\quad a_t = \sqrt{\bar\alpha_{t-1}} - \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}}\quad\text{for } t > 1,\ a_1 = 1\quad\text{(Song theorem 1)}$$
 #
-# **Why, in three lines.** $J_\sigma$ is a sum of KLs between two steps of eq. 7, one with $x_0$ and one with $\hat x_0$. They have the same variance, so each KL is a squared distance of means, hence of $x_0$ and $\hat x_0$, hence of $\varepsilon$ and $\varepsilon_\theta$. What is left is a mean over $x_t$ one $t$ at a time, and by lemma 1 that is the mean in $L_\gamma$, whatever the $\sigma$s.
+# **Why, in three lines.** $J_\sigma$ is, but for its two ends, a sum of KLs between two steps of eq. 7, one with $x_0$ and one with $\hat x_0$. They have the same variance, so each KL is a squared distance of means, hence of $x_0$ and $\hat x_0$, hence of $\varepsilon$ and $\varepsilon_\theta$. What is left is a mean over $x_t$ one $t$ at a time, and by lemma 1 that is the mean in $L_\gamma$, whatever the $\sigma$s.
 #
 # The best answer at each $t$ is $\mathbb E[\varepsilon \mid x_t]$ for any weights (lesson 03, *What a perfect network says*). So the network that $L_{\text{simple}}$ aims at is the best one for *every* $\sigma$. (For a network of limited size, the weights decide which $t$ it is careful about.)
 #
@@ -563,7 +563,7 @@ plots.image_grid(
 # Where did the derivation use that the step before $t$ is $t - 1$? Nowhere. Song eq. 7 and lemma 1 contain two levels, and hold for any two. So choose any falling list of timesteps $\tau$, walk along it (Song section 4.2), and ask the network only there.
 # It was trained at every $t$, and $x_t$ is distributed as in training (lemma 1), as far as $\hat x_0$ is right.
 #
-# Which ones? Lesson 07's three habits (Lin et al. 2024, table 2), and a fourth from the paper:
+# Which ones? Lesson 07's three customs (Lin et al. 2024, table 2; there too $n$ is the number of steps, $S$ in Song), and a fourth from the paper:
 #
 # - **leading**: $0, \lfloor T/n\rfloor, 2\lfloor T/n\rfloor, \dots$ Contains $t = 0$. Starts below $T-1$: with ten steps, the network is told that pure noise is $x_{900}$.
 # - **trailing**: $T-1$, then down in strides of $T/n$, each rounded. Starts in pure noise.
@@ -686,14 +686,19 @@ print(
 )
 plots.image_grid(
     torch.cat(
-        [thousand["not clipped", 10], *(thousand[way, 1000] for way in thousand_steps.WAYS)]
+        [
+            thousand["not clipped", 10],
+            thousand["clipped, ε kept", 100],
+            *(thousand[way, 1000] for way in thousand_steps.WAYS),
+        ]
     ),
     8,
     row_labels=[
         "not clipped\n10 steps",
+        "clipped, ε kept\n100 steps",
         *(f"{way}\n1000 steps" for way in thousand_steps.WAYS),
     ],
-    alt="Four rows of eight digits from the same noises. First, second and fourth row show the same eight digits. In the third, clipped with epsilon kept, most are other shapes.",
+    alt="Five rows of eight digits from the same noises. All but the fourth show the same eight digits. In the fourth, clipped with epsilon kept and a thousand steps, most are other shapes.",
     caption="η = 0 from the same eight noises. One row has gone elsewhere.",
 )
 
@@ -726,7 +731,7 @@ assert (ends["η = 1, ε kept"] - ends["DDPM fixed_small"]).abs().max() > 1e-3
 # %% [markdown] id=clipping-answer
 # <details><summary>Answer</summary>
 #
-# No. With $\varepsilon$ kept the distance grows with the steps, at a hundred already beyond the other two; theirs settles: more steps change details there, and no more. So a thousand steps of $\eta = 0$ end in other images than ten, as at the top of this lesson, and not because ten were too few. Where the map from $x_T$ to $x_0$ matters (lesson 09), do not clip, or re-derive $\varepsilon$.
+# No: not clipped, or with $\varepsilon$ re-derived, a thousand steps end in the digits of ten; the distance settles, and more steps change details. With $\varepsilon$ kept it grows with the steps: at a hundred it is twice that of the other two, but the digits are still those of ten; at a thousand most are others. So a thousand steps of $\eta = 0$ end in other images than ten, as at the top of this lesson, and not because ten were too few. Where the map from $x_T$ to $x_0$ matters (lesson 09), do not clip, or re-derive $\varepsilon$.
 #
 # The last lines say the same of $\eta = 1$: with clipping on, it equals DDPM only if $\varepsilon$ is derived anew from the clipped $\hat x_0$.
 #
@@ -871,7 +876,7 @@ print(f"real test digits: {float(real.confident_share):.0%}")
 #
 # The lines *S against S* (digits) ask the question of the title, but where a row of $\eta$ has drifted (third error of the next section) they are a trap: ten steps of $\eta = 0$ come out *better* than a thousand. Compare with $S = 50$ instead: there both rows of $\eta$ are lower than at ten, with every seed. So ten steps come near, and do not do the whole work. For $\hat\sigma$, which does not drift, ten are far from a thousand.
 #
-# On `fashion` $\eta = 0$ is lower than $\eta = 1$ up to fifty steps: at ten clear of the intervals, at fifty with every seed. At twenty the intervals overlap, and there is one seed only. At a hundred and at a thousand $\eta = 1$ has the lower figure; the intervals overlap, and there is one seed, so this is not settled either. And fifty steps of either are far better than ten. (That both are higher at a thousand than at a hundred says nothing: the samples are fewer. Lesson 11 has a measure for that.) $\hat\sigma$ comes from far above down to the level of the other two, though not below them as in the paper.
+# On `fashion` $\eta = 0$ is lower than $\eta = 1$ up to fifty steps: at ten clear of the intervals, at fifty with every seed. At twenty the intervals overlap, and there is one seed only. At a hundred and at a thousand $\eta = 1$ has the lower figure; the intervals overlap, and there is one seed, so this is not settled either. And fifty steps of either are far better than ten. (That both are higher at a thousand than at a hundred says nothing: the samples are fewer. Lesson 11 has a measure for that.) $\hat\sigma$ comes from far above down to the level of the other two, though not below both of them, as in the paper.
 #
 # The share that is recognised with confidence is another measure, and it need not agree. It asks whether each image is a plain digit; the Fréchet distance asks whether the images together are *spread* like the real ones. A sampler that draws plain and similar digits gains in the one and loses in the other. Here too the ± tells whether there is anything to explain.
 #
@@ -917,8 +922,8 @@ plots.image_grid(
     len(counts),
     titles=[f"{count} steps" for count in counts],
     row_labels=["η = 0"] * 3 + ["η = 1"] * 3,
-    alt="Six rows of five digits, over 5, 10, 20, 50 and 100 steps. The three rows of eta 0 show one "
-    "digit each in all columns, a little changed in its details. In the rows of eta 1 the shape is another one in almost every column.",
+    alt="Six rows of five digits, over 5, 10, 20, 50 and 100 steps. The three rows of eta 0 keep "
+    "their shape from column to column, but that in the second a closed ring opens at the top right between 5 and 20 steps. In the rows of eta 1 the shape is another one in almost every column.",
     caption="Each row starts from one x_T; the same three noises for both η.",
 )
 assert thousand_steps.distance(strips[0.0][1], strips[0.0][-1]) < 0.2

@@ -671,6 +671,7 @@ for name, value in (
 print(
     f"standard error {likelihood.standard_error:.3f}: {len(images)} images, 16 of 999 timesteps each"
 )
+print(f"black pixels of these images: {(images == -1).double().mean():.0%}")
 asked = [
     (t, float(bits))
     for t, bits in enumerate(likelihood.by_timestep)
@@ -706,7 +707,7 @@ with plots.figure(
 # <details><summary>Answer</summary>
 #
 # In those with little: $L_0$ and a few steps near it hold most of the bits, and in the right panel they fall by several orders of magnitude towards large $t$. $L_T$ is too small to be seen. Which garment it is takes a few bits *per image*; the exact grey levels take bits *per pixel*, and there are 784 pixels. That is why $L_{\text{simple}}$, which gives small $t$ less weight than the bound does, makes better samples and worse bits (Ho section 3.4, lesson 03): **the two kinds of figures measure different
-# things**, and neither implies the other. Ho reports at most 3.75 bits for CIFAR-10; that is another dataset, and not to be compared with the figure above: about half of the pixels of these images are black.
+# things**, and neither implies the other. Ho reports at most 3.75 bits for CIFAR-10; that is another dataset, and not to be compared with the figure above: the last line says how much of these is plain black.
 #
 # </details>
 

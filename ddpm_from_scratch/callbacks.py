@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from ddpm_from_scratch.evaluation import labels_in_turn
 from ddpm_from_scratch.images import save_sheet
 from ddpm_from_scratch.pipelines import DDIMPipeline
 from ddpm_from_scratch.training import Progress, modes_kept
@@ -35,17 +36,26 @@ class ProgressBar:
             self._bar.close()
 
 
+def _checked(every: int) -> int:
+    if every < 1:
+        raise ValueError(f"every must be at least 1 step, got {every}: leave the callback out to have none")
+    return every
+
+
 class LogFile:
     """A CSV file of mean loss, gradient norm, learning rate and seconds, one row every `every` steps.
 
     A run that starts or resumes at step n first drops the rows from n on: what an earlier run wrote after its last
     checkpoint is about to be done again.
+
+    Raises:
+        ValueError: `every` below 1.
     """
 
     COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "seconds")
 
     def __init__(self, path: str | Path, every: int = 50) -> None:
-        self.path, self.every = Path(path).expanduser(), every
+        self.path, self.every = Path(path).expanduser(), _checked(every)
         self._losses: list[float] = []
         self._last_step: int | None = None
 
@@ -64,7 +74,7 @@ class LogFile:
 
     def _start(self, step: int) -> None:
         self._losses.clear()
-        old = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        old = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
         rows = [line.split(",") for line in old]
         whole = [row for row in rows if len(row) == len(self.COLUMNS) and row[0].isdigit() and int(row[0]) < step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,18 +87,22 @@ class LogFile:
 class Previews:
     """Samples from the averaged weights every `every` steps, always from the same noise.
 
-    A scheduler of its own, the network's mode put back and generators of its own: training is not disturbed.
+    A scheduler of its own, the network's mode put back and generators of its own: training is not disturbed. A
+    class-conditional model is asked for its classes in turn (`labels_in_turn`).
 
     Args:
         folder: receives `step_000500.png` and so on.
         count: images on a sheet.
         num_inference_steps: DDIM steps per preview.
+
+    Raises:
+        ValueError: `every` below 1.
     """
 
     def __init__(
         self, folder: str | Path, every: int = 500, count: int = 16, num_inference_steps: int = 25, seed: int = 0
     ) -> None:
-        self.folder, self.every, self.count = Path(folder).expanduser(), every, count
+        self.folder, self.every, self.count = Path(folder).expanduser(), _checked(every), count
         self.num_inference_steps, self.seed = num_inference_steps, seed
 
     def __call__(self, progress: Progress) -> None:
@@ -101,8 +115,7 @@ class Previews:
         pipeline = DDIMPipeline(progress.model, progress.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         generators = [torch.Generator().manual_seed(self.seed + i) for i in range(self.count)]
-        classes = progress.model.config.num_class_embeds
-        labels = None if classes is None else torch.arange(self.count) % classes
+        labels = labels_in_turn(range(self.count), progress.model.config.num_class_embeds)
         steps = min(self.num_inference_steps, len(pipeline.scheduler))
         with progress.ema.averaged(), modes_kept(progress.model):
             progress.model.eval()
@@ -117,6 +130,7 @@ class TensorBoard:
 
     Raises:
         ImportError: tensorboard is not installed.
+        ValueError: `every` below 1.
     """
 
     def __init__(self, folder: str | Path, every: int = 10) -> None:
@@ -124,7 +138,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ImportError("TensorBoard is not installed: `pip install tensorboard`, or leave it out") from None
-        self.folder, self.every = str(folder), every
+        self.folder, self.every = str(folder), _checked(every)
         self._open: Any = SummaryWriter
         self._writer: Any = None
 

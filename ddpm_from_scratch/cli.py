@@ -70,6 +70,7 @@ REPORTS: dict[str, tuple[TableName | None, ...]] = {
 """The tables that an option of `ddpm eval` belongs to, None being the report without one."""
 
 DDIM_ROWS = "0,0.2,0.5,1,sigma-hat"
+LARGEST_SEED = 2**63 - 1
 
 
 def _device(name: str) -> Any:
@@ -94,6 +95,13 @@ def _numbers(option: str, text: str) -> list[int]:
         raise ValueError(f"{option} takes whole numbers with commas between, such as 32,64; got {text!r}") from None
 
 
+def _folder(name: str) -> Path:
+    """A folder's path; an empty name, which would be the current folder, is refused."""
+    if not name:
+        raise typer.BadParameter("an empty name is no folder")
+    return Path(name)
+
+
 def _workers(data: Any, processes: Any) -> int:
     """Processes that load images and draw noise: GPUs wait for a folder's files, and CUDA for the noise.
 
@@ -110,7 +118,12 @@ def _workers(data: Any, processes: Any) -> int:
 @app.command()
 def train(
     dataset: Annotated[str, typer.Option(help="A dataset's name or a folder of images.")],
-    output: Annotated[Path, typer.Option(help="Folder for checkpoints, log, previews and the trained pipeline.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            parser=_folder, metavar="PATH", help="Folder for checkpoints, log, previews and the trained pipeline."
+        ),
+    ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in the output folder.")
     ] = False,
@@ -146,10 +159,10 @@ def train(
         int | None,
         typer.Option(help="Processes that load images and draw noise; by default none, or up to 8 with a GPU."),
     ] = None,
-    preview_every: Annotated[int, typer.Option(help="Steps between preview sheets; 0 for none.")] = 1000,
+    preview_every: Annotated[int, typer.Option(min=0, help="Steps between preview sheets; 0 for none.")] = 1000,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store the trained model in half precision.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything random.")] = 0,
 ) -> None:
     """Train a DDPM and save it as a pipeline."""
     import torch
@@ -303,7 +316,7 @@ def sample(
     ] = None,
     eta: Annotated[float, typer.Option(help="Noise of DDIM, from 0 (deterministic) to 1.")] = 0.0,
     num: Annotated[int, typer.Option(help="How many images.")] = 16,
-    seed: Annotated[int, typer.Option(help="Image i depends on the seed and i alone.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Image i depends on the seed and i alone.")] = 0,
     spacing: Annotated[
         Spacing | None, typer.Option(help="Where the timesteps lie; the model's own by default.")
     ] = None,
@@ -315,14 +328,15 @@ def sample(
     """Generate images with a trained model."""
     import torch
 
+    from ddpm_from_scratch.evaluation import labels_in_turn
     from ddpm_from_scratch.images import frame_steps, save_gif, save_sheet
     from ddpm_from_scratch.training import seeded
 
     output = output.expanduser()
     if output.suffix.lower() not in (".png", ".gif"):
         raise ValueError(f"--output must end in .png or .gif, got {output}")
-    if num < 1 or batch_size < 1 or not 1 <= scale <= 32 or seed < 0:
-        raise ValueError("--num, --batch-size and --scale must be at least 1 (scale at most 32), --seed at least 0")
+    if num < 1 or batch_size < 1 or not 1 <= scale <= 32:
+        raise ValueError("--num, --batch-size and --scale must be at least 1 (scale at most 32)")
     if eta and scheduler is SamplerName.ddpm:
         raise ValueError("--eta belongs to --scheduler ddim")
     pipeline = _sampling_pipeline(model, scheduler, spacing).to(_device(device))
@@ -344,8 +358,7 @@ def sample(
         options: dict[str, Any] = {
             "callback": lambda step, t, x, x0, path=path: path.append(x.cpu()) if step in kept else None
         }
-        if classes is not None:
-            options["class_labels"] = [label if label is not None else i % max(1, classes - 1) for i in indices]
+        options["class_labels"] = labels_in_turn(indices, classes) if label is None else [label] * len(indices)
         if scheduler is SamplerName.ddim:
             options["eta"] = eta
         pipeline.set_progress_bar_config(desc=f"images {first + 1} to {indices[-1] + 1} of {num}", unit="step")
@@ -399,10 +412,11 @@ def evaluate(
     scheduler: Annotated[SamplerName, typer.Option(help="The sampler.")] = SamplerName.ddim,
     steps: Annotated[int, typer.Option(help="Network calls per sample.")] = 50,
     eta: Annotated[float, typer.Option(help="Noise of DDIM, from 0 (deterministic) to 1.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Sample i depends on the seed and i alone.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Sample i depends on the seed and i alone.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, or bf16 for the network.")] = "float32",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for samples and figures; stopped runs go on there.")
+        Path | None,
+        typer.Option(parser=_folder, metavar="PATH", help="Folder for samples and figures; stopped runs go on there."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples made at a time.")] = 250,
     table: Annotated[
@@ -478,11 +492,14 @@ def _check_options(context: typer.Context, table: TableName | None) -> None:
 @app.command()
 def train_classifier(
     dataset: Annotated[str, typer.Option(help="A dataset with labels and a test split.")],
-    output: Annotated[Path, typer.Option(help="Folder for the classifier, its reference and its card.")],
+    output: Annotated[
+        Path,
+        typer.Option(parser=_folder, metavar="PATH", help="Folder for the classifier, its reference and its card."),
+    ],
     root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything random.")] = 0,
 ) -> None:
     """Train the classifier that judges samples, and measure real images with it."""
     from ddpm_from_scratch.reference import make_reference_classifier
@@ -500,9 +517,11 @@ def info(model: Model) -> None:
 
     pipeline = DDPMPipeline.from_pretrained(model)
     unet, scheduler = pipeline.unet, pipeline.scheduler
+    size = unet.config.sample_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
     typer.echo(
-        f"{type(unet).__name__}: {unet.num_parameters():,} parameters, images {unet.config.sample_size} × "
-        f"{unet.config.sample_size} × {unet.config.in_channels}"
+        f"{type(unet).__name__}: {unet.num_parameters():,} parameters, "
+        f"images {height} × {width} × {unet.config.in_channels}"
     )
     for name, part in unet.named_children():
         typer.echo(f"  {name:16} {sum(p.numel() for p in part.parameters()):>12,}")
@@ -512,7 +531,7 @@ def info(model: Model) -> None:
             if not key.startswith("_"):
                 typer.echo(f"  {key:28} {value}")
     with suppress(OSError):  # a model without a card, or with one that was not fetched and is out of reach
-        typer.echo("\n" + (resolve(model, ["README.md"]) / "README.md").read_text(encoding="utf-8"))
+        typer.echo("\n" + (resolve(model, ["README.md"]) / "README.md").read_text(encoding="utf-8", errors="replace"))
 
 
 @app.command()
@@ -565,7 +584,10 @@ def update() -> None:
 @course.command()
 def grade(
     folder: Annotated[Path, typer.Argument(help="One sub-folder per student, or one notebook per student.")],
-    output: Annotated[Path | None, typer.Option(help="Where the gradebook goes; the graded folder by default.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(parser=_folder, metavar="PATH", help="Where the gradebook goes; the graded folder by default."),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Notebooks at a time; 0 for one per processor.")] = 0,
     seconds: Annotated[float, typer.Option(help="Time for one notebook.")] = 600.0,
     memory: Annotated[int, typer.Option(help="MB for one notebook, beside PyTorch itself.")] = 4000,

@@ -42,7 +42,7 @@ class SamplingSettings:
         num_inference_steps: S.
         eta: η of Song eq. 16, for "ddim".
         seed: image i is made by a generator that depends on (seed, i) alone, as in `ddpm sample`; a class-conditional
-            model is asked for class i modulo their number.
+            model is asked for the classes in turn (`labels_in_turn`).
         precision: "float32", or "bf16" for a network under autocast.
         variance_type: of "ddpm", instead of that of the pipeline's own scheduler.
         timesteps: of "ddim", the S timesteps visited, instead of those that the scheduler's spacing gives.
@@ -98,7 +98,7 @@ def generate(
     settings: SamplingSettings | None = None,
     batch_size: int = 250,
     folder: str | Path | None = None,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     bar: Any = None,
 ) -> Tensor:
     """Samples as 8-bit pixels (N, C, H, W), like the images a model is trained on.
@@ -109,7 +109,7 @@ def generate(
         settings: how they are made.
         batch_size: made at a time; it does not change the images.
         folder: finished batches are kept here, and found again by a later call with the same model and settings.
-        num_classes: classes that a class-conditional model is asked for in turn.
+        num_classes: classes of the model's data, where they are known, as in `labels_in_turn`.
         bar: a progress bar to move by samples × steps, instead of one of its own.
 
     Raises:
@@ -135,9 +135,30 @@ def generate(
     return torch.cat(done)
 
 
+def labels_in_turn(indices: range, rows: int | None, num_classes: int | None = None) -> list[int] | None:
+    """Each image's class: 0, 1, ... in turn, by its index; None for a model without classes.
+
+    The last row of a class table means "no class", as `label_dropout` trains it, and has no turn, unless the data are
+    known to have as many classes as the table has rows.
+
+    Args:
+        indices: of the images.
+        rows: of the model's class table, its `num_class_embeds`.
+        num_classes: of the model's data, where they are known.
+    """
+    if rows is None:
+        return None
+    named = max(1, rows - 1)
+    if num_classes is not None:
+        named = rows if num_classes == rows else min(num_classes, named)
+    return [index % named for index in indices]
+
+
 def sampling_minutes(folder: str | Path) -> float:
     """The minutes that went into the batches of samples in a folder, interruptions apart."""
-    seconds = [read_tensors(path).get("seconds") for path in sorted(Path(folder).glob("samples_*.safetensors"))]
+    seconds = [
+        read_tensors(path).get("seconds") for path in sorted(Path(folder).expanduser().glob("samples_*.safetensors"))
+    ]
     return sum(float(s) for s in seconds if s is not None) / 60
 
 
@@ -153,10 +174,8 @@ class _Visiting(DDIMScheduler):
 class _Sampler:
     """Makes the samples of given indices."""
 
-    def __init__(self, pipeline: DiffusionPipeline, settings: SamplingSettings, num_classes: int) -> None:
-        self.settings, self.unet = settings, pipeline.unet.eval()
-        config = self.unet.config
-        self.num_classes = None if config.num_class_embeds is None else min(num_classes, config.num_class_embeds)
+    def __init__(self, pipeline: DiffusionPipeline, settings: SamplingSettings, num_classes: int | None) -> None:
+        self.settings, self.unet, self.num_classes = settings, pipeline.unet.eval(), num_classes
         self.pipeline: Any
         changes = {name: getattr(settings, name) for name in ("variance_type", "clip_sample")}
         changes = {name: value for name, value in changes.items() if value is not None}
@@ -175,8 +194,6 @@ class _Sampler:
     def __call__(self, indices: range, bar: Any) -> Tensor:
         generators = [seeded(self.settings.seed, "sample", index) for index in indices]
         options: dict[str, Any] = {"eta": self.settings.eta} if self.settings.scheduler == "ddim" else {}
-        if self.num_classes is not None:
-            options["class_labels"] = torch.tensor(indices) % self.num_classes
         with torch.autocast(self.unet.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             images = self.pipeline(
                 len(indices),
@@ -184,6 +201,7 @@ class _Sampler:
                 num_inference_steps=self.settings.num_inference_steps,
                 output_type="pt",
                 callback=lambda *_: bar.update(len(indices)),
+                class_labels=labels_in_turn(indices, self.unet.config.num_class_embeds, self.num_classes),
                 **options,
             ).images
         if not images.isfinite().all():
@@ -195,7 +213,7 @@ class _Store:
     """Finished batches in a folder, or nowhere."""
 
     def __init__(self, folder: str | Path | None, pipeline: DiffusionPipeline, settings: SamplingSettings) -> None:
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else Path(folder).expanduser()
         if self.folder is None:
             return
         schedule = {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")}

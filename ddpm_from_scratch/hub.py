@@ -381,7 +381,7 @@ class ModelMixin(nn.Module, HubMixin, PushMixin):
             low_cpu_mem_usage: taken for Diffusers' sake; the weights are never held twice.
             output_loading_info: also return Diffusers' lists of missing, unexpected and mismatched keys: all empty,
                 since such files are refused.
-            hub_options: `token`, `cache_dir`, `local_files_only`.
+            hub_options: `token`, `cache_dir`, `local_files_only`, `force_download`.
 
         Raises:
             FileNotFoundError, ConnectionError, PermissionError: nothing there, or not within reach.
@@ -397,7 +397,7 @@ class ModelMixin(nn.Module, HubMixin, PushMixin):
         folder = resolve(pretrained_model_name_or_path, wanted, subfolder, revision, **hub_options)
         config_file = folder / cls.config_name
         named = read_json(config_file).get("_class_name", cls.__name__)
-        if named not in (cls.__name__, *cls.older_names):
+        if named not in [*(base.__name__ for base in cls.__mro__), *cls.older_names]:
             raise ValueError(f"{config_file} is of a {named!r}, not of a {cls.__name__}")
         files = weight_files(folder, variant, use_safetensors)
         with torch.device("meta"):

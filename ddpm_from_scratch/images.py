@@ -15,9 +15,15 @@ FRAME_MS, LAST_FRAME_MS = 70, 2000
 
 
 def sheet(images: Tensor, scale: int = 2) -> Image.Image:
-    """Images (B, C, H, W) in [-1, 1] in rows as square as can be, each pixel enlarged `scale` times."""
+    """Images (B, C, H, W) in [-1, 1] in rows as square as can be, each pixel enlarged `scale` times.
+
+    Raises:
+        ValueError: no images.
+    """
     from torchvision.utils import make_grid
 
+    if not len(images):
+        raise ValueError("there are no images to draw: give at least one, (B, C, H, W)")
     grid = make_grid(to_pixels(images).cpu(), nrow=max(1, round(len(images) ** 0.5)), padding=1, pad_value=255)
     big = grid.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
     return Image.fromarray(big.permute(1, 2, 0).contiguous().numpy())  # (3, H, W) → (H, W, 3)
@@ -25,8 +31,14 @@ def sheet(images: Tensor, scale: int = 2) -> Image.Image:
 
 def save_sheet(images: Tensor, path: str | Path, scale: int = 2) -> None:
     """Writes `sheet(images, scale)` to a PNG."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    sheet(images, scale).save(path)
+    sheet(images, scale).save(_ready(path))
+
+
+def _ready(path: str | Path) -> Path:
+    """The file's place, its folder made if missing."""
+    place = Path(path).expanduser()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def frame_steps(count: int) -> list[int]:
@@ -39,8 +51,12 @@ def save_gif(trajectory: Sequence[Tensor], path: str | Path, scale: int = 2) -> 
 
     Args:
         trajectory: x_t in the order of sampling, each (B, C, H, W).
+
+    Raises:
+        ValueError: no steps, or no images.
     """
+    if not len(trajectory):
+        raise ValueError("there is no step to show: give the images of at least one")
     first, *rest = (sheet(trajectory[i], scale) for i in frame_steps(len(trajectory)))
     durations = [FRAME_MS] * len(rest) + [LAST_FRAME_MS]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    first.save(_ready(path), save_all=True, append_images=rest, duration=durations, loop=0)

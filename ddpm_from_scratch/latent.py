@@ -22,7 +22,7 @@ KINDS = ("ddim", "ddpm, shared noise", "ddpm, fresh noise")
 
 
 def slerp(x: Tensor, y: Tensor, share: float) -> Tensor:
-    """Spherical interpolation from x (share 0) to y (share 1), which keeps the length of x_T (Song section 5.3).
+    """Spherical interpolation from x (share 0) to y (share 1): ends of one length keep it (Song section 5.3).
 
     Between two draws of N(0, I) a straight line passes through points that are too short for noise.
 
@@ -31,14 +31,16 @@ def slerp(x: Tensor, y: Tensor, share: float) -> Tensor:
         share: in [0, 1].
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: shapes that differ, or ends in opposite directions.
     """
     if x.shape != y.shape:
         raise ValueError(f"both ends need the same shape, got {tuple(x.shape)} and {tuple(y.shape)}")
     a, b = x.cpu().double().flatten(), y.cpu().double().flatten()
     cosine = torch.dot(a, b) / (a.norm() * b.norm()).clamp(min=1e-300)
     angle = float(torch.arccos(cosine.clamp(-1, 1)))
-    if math.sin(angle) < 1e-6:  # the same direction: a straight line
+    if math.sin(angle) < 1e-6:
+        if angle > 1:
+            raise ValueError("x and y point in opposite directions, so every way between them is as short: change one")
         return x + share * (y - x)
     # Song, section 5.3 and appendix: sin((1-α)θ)/sin θ · x + sin(αθ)/sin θ · y
     return math.sin((1 - share) * angle) / math.sin(angle) * x + math.sin(share * angle) / math.sin(angle) * y
@@ -71,7 +73,8 @@ def sample_from(
     x, advance = x_T, cast(Any, scheduler.step)
     for step, t in enumerate(scheduler.timesteps):
         noise = step_noise(step) if step_noise is not None and eta > 0 else None
-        x = advance(model(x, t).sample, t, x, eta=eta, variance_noise=noise).prev_sample
+        prediction = model(x, t).sample[:, : x.shape[1]]  # DDIM has no use for a learned variance
+        x = advance(prediction, t, x, eta=eta, variance_noise=noise).prev_sample
     return x
 
 

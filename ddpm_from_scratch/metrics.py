@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ddpm_from_scratch import gaussian
 from ddpm_from_scratch.schedulers import DDPMScheduler
-from ddpm_from_scratch.training import seeded
+from ddpm_from_scratch.training import outputs, seeded
 
 KERNEL_BLOCK = 1000
 
@@ -170,13 +170,14 @@ def bits_per_dimension(
 ) -> BitsPerDimension:
     """The negative log-likelihood bound of a model (Ho eq. 3), term by term (eq. 5; discrete decoder eq. 13).
 
-    Conventions of Nichol and Dhariwal 2021: x̂_0 is clipped as by the scheduler, and the decoder of 8-bit pixels has
-    the variance β̃ of the step after it, whatever `variance_type` (their own β̃ or β would be 0 or too wide).
+    Conventions of Nichol and Dhariwal 2021: x̂_0 is clipped or thresholded as by the scheduler, and the decoder of
+    8-bit pixels has the variance β̃ of the step after it, whatever `variance_type` (their own β̃ or β would be 0 or too
+    wide).
 
     Args:
         model: `model(x_t, t).sample` is the prediction.
         scheduler: gives the noise schedule, the prediction type, the variance and the clipping.
-        images: (N, C, H, W) in [-1, 1].
+        images: (N, C, H, W), finite floating-point numbers, in [-1, 1] where `discrete`.
         timesteps_per_image: ask this many t > 0, one from each of as many equal ranges, which leaves the estimate
             unbiased; None asks all.
         batch_size: network calls at a time; it does not change the result.
@@ -187,7 +188,8 @@ def bits_per_dimension(
         show_progress: with a bar.
 
     Raises:
-        ValueError: fewer than two images, a number of timesteps out of range, or batches of none.
+        ValueError: fewer than two images, or other ones than these; a number of timesteps out of range, or batches of
+            none; ε-prediction where ᾱ_T = 0; a network whose output does not fit the scheduler.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -195,6 +197,7 @@ def bits_per_dimension(
     asked = T - 1 if timesteps_per_image is None else timesteps_per_image
     if n < 2 or not min(1, T - 1) <= asked <= T - 1:
         raise ValueError(f"expected at least 2 images and 1 to {T - 1} timesteps an image, got {n} and {asked}")
+    _check_bound(scheduler, images, discrete)
     bound = _Bound(model, scheduler, discrete)
     pairs = torch.cat([_ask(seed, i, asked, T) for i in range(n)])  # columns: image, t, weight
     sums, counts, per_image = torch.zeros(T).double(), torch.zeros(T).double(), torch.zeros(2, n).double()
@@ -211,6 +214,20 @@ def bits_per_dimension(
     error = float(total.std()) / math.sqrt(n)
     diffusion, decoder = per_image.mean(dim=1).tolist()
     return BitsPerDimension(float(prior.mean()), diffusion, decoder, error, sums / counts)
+
+
+def _check_bound(scheduler: DDPMScheduler, images: Tensor, discrete: bool) -> None:
+    if not images.is_floating_point() or not images.isfinite().all():
+        found = "values that are not finite" if images.is_floating_point() else images.dtype
+        raise ValueError(f"images must be finite floating-point numbers (8-bit ones pixel / 127.5 - 1), got {found}")
+    if discrete and images.abs().max() > 1:
+        low, high = float(images.min()), float(images.max())
+        raise ValueError(f"8-bit images lie in [-1, 1] (pixel / 127.5 - 1), got values from {low:.4g} to {high:.4g}")
+    if scheduler.config.prediction_type == "epsilon" and scheduler.alphas_cumprod[-1] == 0:
+        raise ValueError(
+            "ε-prediction has no bound where ᾱ_T = 0 (zero terminal SNR), for x_0 cannot be recovered there: take a "
+            "model trained with prediction_type='v_prediction' or 'sample'"
+        )
 
 
 def _ask(seed: int, image: int, asked: int, T: int) -> Tensor:
@@ -268,6 +285,12 @@ class _Bound:
         dtype = getattr(self.model, "dtype", x_t.dtype)
         condition = {} if labels is None else {"class_labels": labels.to(device)}
         output = self.model(x_t.to(device, dtype), t.to(device), **condition).sample.cpu().double()
+        expected = (len(x_t), outputs(self.scheduler, x_t.shape[1]), *x_t.shape[2:])
+        if output.shape != expected:
+            raise ValueError(
+                f"the network's output has shape {tuple(output.shape)}, a scheduler of variance_type="
+                f"{self.scheduler.variance_type!r} expects {expected}: take the one that it was trained with"
+            )
         if self.scheduler.variance_is_learned:
             prediction, v = output.chunk(2, dim=1)
             return prediction, v
@@ -278,6 +301,8 @@ class _Bound:
         convert = {"epsilon": gaussian.x0_from_eps, "v_prediction": gaussian.x0_from_v}
         kind = config.prediction_type
         x0 = prediction if kind == "sample" else convert[kind](x_t, prediction, alpha_bar_t)
+        if config.thresholding:
+            return self.scheduler._threshold_sample(x0)
         return x0.clamp(-config.clip_sample_range, config.clip_sample_range) if config.clip_sample else x0
 
     def _decoder(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -84,8 +84,8 @@ class DiffusionPipeline(PushMixin):
 
         for step, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             model_output = self.unet(self.scheduler.scale_model_input(x, t), t, **condition).sample
-            if isinstance(self.scheduler, DDIMScheduler) and model_output.shape[1] == 2 * x.shape[1]:
-                model_output = model_output[:, : x.shape[1]]  # DDIM has no use for a learned variance
+            if not getattr(self.scheduler, "variance_is_learned", True) and model_output.shape[1] == 2 * x.shape[1]:
+                model_output = model_output[:, : x.shape[1]]  # a scheduler of ours with no use for a learned variance
             out = self.scheduler.step(model_output, t, x, **self._accepted(generator=generator, **step_arguments))
             x = out.prev_sample
             if callback is not None:
@@ -160,7 +160,8 @@ class DiffusionPipeline(PushMixin):
     @property
     def config(self) -> FrozenConfig:
         """What `model_index.json` says."""
-        return FrozenConfig({name: ("diffusers", type(part).__name__) for name, part in self.components.items()})
+        parts = {name: getattr(part, "_orig_mod", part) for name, part in self.components.items()}  # as before compile
+        return FrozenConfig({name: ("diffusers", type(part).__name__) for name, part in parts.items()})
 
     @property
     def device(self) -> torch.device:

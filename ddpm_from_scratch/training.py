@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 CHECKPOINT = "checkpoint.pt"
+SECONDS_TO_END = 8.0
+"""How long a folder's lock may outlive a killed run: its loading processes notice after five seconds."""
 HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 """What a closed terminal sends; Windows has none."""
 
@@ -83,6 +85,12 @@ class TrainingConfig:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is bool and not isinstance(value, bool):
+                raise ValueError(f"{field.name} must be True or False, got {value!r}")
+            if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{field.name} must be a number, got {value!r}")
         for name, least in {"steps": 1, "batch_size": 1, "warmup_steps": 0, "seed": 0, "num_workers": 0}.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
@@ -153,6 +161,11 @@ def training_target(scheduler: DDPMScheduler, x0: Tensor, noise: Tensor, t: Tens
     return x0 if kind == "sample" else scheduler.get_velocity(x0, noise, t)
 
 
+def outputs(scheduler: DDPMScheduler, channels: int) -> int:
+    """How many channels the network puts out for images of `channels`."""
+    return channels * (2 if scheduler.variance_is_learned else 1)
+
+
 def loss_weights(scheduler: DDPMScheduler, t: Tensor, snr_gamma: float | None) -> Tensor | float:
     """γ_t, the weight of a squared error (Song eq. 5): 1 for L_simple (Ho eq. 14), or min-SNR (Hang section 3.4).
 
@@ -198,6 +211,8 @@ def diffusion_loss(
     labels = {} if class_labels is None else {"class_labels": class_labels}
     weights = torch.as_tensor(loss_weights(scheduler, t, snr_gamma), device=x_t.device)
     prediction = model(x_t, t.to(x_t.device), **labels).sample.float()
+    if prediction.shape != (expected := (len(x0), outputs(scheduler, x0.shape[1]), *x0.shape[2:])):
+        raise ValueError(f"the model's output has shape {tuple(prediction.shape)}, expected {expected}")
     bound: Tensor | float = 0.0
     if scheduler.variance_is_learned:
         prediction, v = prediction.chunk(2, dim=1)
@@ -210,6 +225,8 @@ def diffusion_loss(
 def bound_term(scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """L_{t-1} (or L_0 at t = 0) of the variational bound per sample, in bits per dimension (Ho eq. 5; IDDPM eq. 4-7).
 
+    x̂_0 is clipped where the scheduler clips it.
+
     Args:
         prediction: the network's mean part, (B, C, H, W).
         v: its variance part, interpolating log β̃_t (-1) to log β_t (1) (Nichol and Dhariwal 2021, eq. 15).
@@ -221,14 +238,16 @@ def bound_term(scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tens
     now, prev = table[t.cpu() + 1].view(shape), table[t.cpu()].view(shape)
     variance = gaussian.posterior_variance(now, prev)
     assert isinstance(variance, Tensor)
-    first = gaussian.posterior_variance(table[2], table[1]) if len(table) > 2 else torch.tensor(1e-20)
-    small = torch.where(variance > 0, variance, first).log()  # β̃ at t = 0 is 0: the next one stands in, as in IDDPM
+    second = gaussian.posterior_variance(table[2], table[1]) if len(table) > 2 else torch.tensor(1e-20)
+    small = torch.where(variance > 0, variance, second).log()  # β̃ at t = 0 is 0: the next one stands in, as in IDDPM
     large = (1 - now / prev).log()
     small, large, now, prev = (c.to(x0.device, torch.float32) for c in (small, large, now, prev))
     convert = {"epsilon": gaussian.x0_from_eps, "v_prediction": gaussian.x0_from_v}
     kind = scheduler.config.prediction_type
     x0_hat = prediction if kind == "sample" else convert[kind](x_t, prediction, now)
-    mean = gaussian.posterior_mean(x_t, x0_hat.clamp(-1, 1), now, prev)
+    if scheduler.config.clip_sample:
+        x0_hat = x0_hat.clamp(-scheduler.config.clip_sample_range, scheduler.config.clip_sample_range)
+    mean = gaussian.posterior_mean(x_t, x0_hat, now, prev)
     log_variance = (v + 1) / 2 * large + (1 - v) / 2 * small
     kl = gaussian.normal_kl(gaussian.posterior_mean(x_t, x0, now, prev), small, mean, log_variance)
     first = (t.cpu() == 0).nonzero().flatten()  # few, and on the CPU, since not every device has log Φ
@@ -304,6 +323,9 @@ class _DrawnBatches(Dataset[tuple[Tensor, Tensor, Draw]]):
     def __getitem__(self, item: tuple[int, list[int]]) -> tuple[Tensor, Tensor, Draw]:
         step, indices = item
         x0, labels = default_collate([self.dataset[index] for index in indices])
+        finite = x0.flatten(1).isfinite().all(dim=1)
+        if not finite.all():
+            raise ValueError(f"image {indices[int(finite.int().argmin())]} of the dataset is not finite everywhere")
         return x0, labels, draw(self.seed, step, self.positions, x0.shape[1:], self.T)
 
 
@@ -444,27 +466,40 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def _alone_in(folder: Path | None) -> Iterator[None]:
-    """Within it no other process trains in the folder: a lock that ends with its process, where the system has it.
+    """Within it no other process trains in the folder: a lock that ends with its processes, where the system has it.
 
     Raises:
         ValueError: another one does.
     """
-    if folder is None or sys.platform == "win32":
+    if folder is None or not processes().is_main_process:
         yield
         return
-    import fcntl
-
-    place = os.open(folder, os.O_RDONLY)
+    check_writable(folder)
+    if sys.platform == "win32":
+        yield
+        return
+    place, until = os.open(folder, os.O_RDONLY), time.monotonic() + SECONDS_TO_END
     try:
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another run trains in {folder}: wait for its end, or choose another folder") from None
-        except OSError:  # some network drives lock no folder
-            pass
+        while not _locked(place):
+            if time.monotonic() > until:
+                raise ValueError(f"another run trains in {folder}: wait for its end, or choose another folder")
+            time.sleep(0.2)
         yield
     finally:
         os.close(place)
+
+
+def _locked(place: int) -> bool:
+    """Whether the open folder is ours alone, or cannot be locked, as on some network drives."""
+    import fcntl
+
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _reason(error: Exception) -> str:
@@ -535,36 +570,36 @@ def train(
         The steps done, `config.steps` unless stopped early.
 
     Raises:
-        ValueError: a batch that does not divide among the processes, images or labels that the model does not take,
-            a checkpoint of another run, one or a saved model that would be overwritten, or a folder in which another
-            run trains; or as `processes`.
+        ValueError: a batch that does not divide among the processes; a model, a scheduler, images or labels that do
+            not fit together; an image that is not finite; a checkpoint of another run; one, or a saved model, that
+            would be overwritten; a folder in which another run trains; or as `processes`.
         OSError: `output_dir` cannot be written to, or another process could not load its images.
         TrainingDiverged: the gradient is no longer finite. The model keeps the weights it had before that step, its
             own and not the averaged ones; the last checkpoint is kept.
     """
     folder = None if output_dir is None else Path(output_dir).expanduser()
-    run = _Run(model, scheduler, dataset, config, folder, resume)
-    alone = _alone_in(folder if run.is_main else None)
-    with alone, run.settings_kept(), _stop_on_signal() as stop, closing(run.loaded()) as batches:
-        for batch in batches:
-            x0, noise, t, labels = run.prepare(*batch)
-            with run.precision():
-                loss = diffusion_loss(run.network, scheduler, x0, noise, t, labels, config.snr_gamma)
-            progress = run.update(loss)
-            try:
-                for callback in callbacks if run.is_main else ():
-                    callback(progress)
-            except StopTraining:
-                stop.set()
-            except Exception:
-                run.checkpoint()
-                raise
-            ending = run.any_process(stop.is_set()) or run.done == config.steps
-            if ending or run.checkpoint_is_due():
-                run.checkpoint()
-            if ending:
-                break
-    return run.finish()
+    with _alone_in(folder):
+        run = _Run(model, scheduler, dataset, config, folder, resume)
+        with run.settings_kept(), _stop_on_signal() as stop, closing(run.loaded()) as batches:
+            for batch in batches:
+                x0, noise, t, labels = run.prepare(*batch)
+                with run.precision():
+                    loss = diffusion_loss(run.network, scheduler, x0, noise, t, labels, config.snr_gamma)
+                progress = run.update(loss)
+                try:
+                    for callback in callbacks if run.is_main else ():
+                        callback(progress)
+                except StopTraining:
+                    stop.set()
+                except Exception:
+                    run.checkpoint()
+                    raise
+                ending = run.any_process(stop.is_set()) or run.done == config.steps
+                if ending or run.checkpoint_is_due():
+                    run.checkpoint()
+                if ending:
+                    break
+        return run.finish()
 
 
 class _Run:
@@ -580,20 +615,20 @@ class _Run:
         resume: bool,
     ) -> None:
         from accelerate import Accelerator
+        from accelerate.utils import GradientAccumulationPlugin
 
         processes()
-        self.accelerator = Accelerator(mixed_precision="no")
+        one_step = GradientAccumulationPlugin(num_steps=1)  # whatever a launcher's environment says
+        self.accelerator = Accelerator(mixed_precision="no", gradient_accumulation_plugin=one_step)
         self.device: torch.device = self.accelerator.device
         self.is_main: bool = self.accelerator.is_main_process
         self.model, self.scheduler, self.config, self.folder = model, scheduler, config, folder
-        self.images = _check_fits(dataset, model, config)
+        self.images = _check_fits(dataset, model, scheduler, config, folder)
         n, rank = self.accelerator.num_processes, self.accelerator.process_index
         if config.batch_size % n:
             raise ValueError(f"batch_size={config.batch_size} does not divide among {n} processes")
         share = config.batch_size // n
         self.positions = range(rank * share, (rank + 1) * share)
-        if folder is not None and self.is_main:
-            check_writable(folder)
         state = None if folder is None else self._saved_state(folder, resume)
 
         self.bf16 = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and bf16_is_fast(self.device))
@@ -679,6 +714,7 @@ class _Run:
         failure: Exception | None = None
         try:
             batch = next(batches)
+            _check_labels(batch[1], self.model.config.num_class_embeds, self.config.label_dropout)
         except Exception as error:
             failure = error
         if self.any_process(failure is not None):
@@ -707,8 +743,6 @@ class _Run:
         classes = self.model.config.num_class_embeds
         if classes is None:
             return x0, noise, random.t, None
-        if labels.max() >= classes:
-            raise ValueError(f"label {int(labels.max())} is too large for a model of num_class_embeds={classes}")
         nothing = classes - 1
         dropped = (random.uniform[:, 1] < self.config.label_dropout) | (labels < 0)
         return x0, noise, random.t, torch.where(dropped, nothing, labels).to(self.device)
@@ -736,7 +770,8 @@ class _Run:
         )
 
     def _diverged(self, what: str) -> TrainingDiverged:
-        kept = f" The last checkpoint is kept in {self.folder}." if self.folder else ""
+        there = self.folder is not None and (self.folder / CHECKPOINT).exists()
+        kept = f" The last checkpoint is kept in {self.folder}." if there else ""
         return TrainingDiverged(
             f"training diverged after step {self.done} ({what}): start again with a lower learning rate than "
             f"{self.config.learning_rate}, or mixed_precision='no'.{kept}"
@@ -761,14 +796,17 @@ class _Run:
         Raises:
             TrainingDiverged: instead of writing weights that are not finite over good ones.
         """
+        self.check_finite()
         if self.folder is None or not self.is_main:
             return
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise self._diverged("the weights are not finite")
         state = {"step": self.done, "seconds": self.seconds(), "model": self.model.state_dict()}
         state |= {"optimiser": self.optimiser.state_dict(), "ema": self.ema.state_dict()}
         save_checkpoint(self.folder, state | self._facts())
         self.saved = time.monotonic()
+
+    def check_finite(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise self._diverged("the weights are not finite")
 
     def finish(self) -> int:
         """Writes the averaged weights into the model, and the pipeline to disk."""
@@ -790,17 +828,38 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _check_fits(dataset: Any, model: UNet2DModel, config: TrainingConfig) -> dict[str, Any]:
-    """Refuses data that the model does not take; returns what is known of it."""
+def _check_fits(
+    dataset: Any, model: UNet2DModel, scheduler: DDPMScheduler, config: TrainingConfig, folder: Path | None
+) -> dict[str, Any]:
+    """Refuses a model, a scheduler and data that do not fit together; returns what is known of the data."""
     if not len(dataset):
         raise ValueError("the dataset is empty")
+    if torch.finfo(model.dtype).bits < 32:
+        raise ValueError(f"the model's weights are {model.dtype}, which loses small updates: train model.float()")
     shape, channels, size = list(dataset[0][0].shape), model.config.in_channels, model.config.sample_size
+    if size is None and folder is not None:
+        raise ValueError("the model's config has no sample_size, so what is saved could not be sampled: give it one")
+    if model.config.out_channels != (needed := outputs(scheduler, channels)):
+        learned = ", twice the channels for a learned variance" if scheduler.variance_is_learned else ""
+        raise ValueError(f"the model needs out_channels={needed}{learned}, got {model.config.out_channels}")
     sides = shape[1:] if size is None else [size, size] if isinstance(size, int) else list(size)
     if shape != [channels, *sides]:
         raise ValueError(f"the model takes images of shape {[channels, *sides]}, the dataset's are {shape}")
     if config.label_dropout and model.config.num_class_embeds is None:
         raise ValueError(f"label_dropout={config.label_dropout} needs a class-conditional model (num_class_embeds)")
+    if isinstance(labels := getattr(dataset, "labels", None), Tensor):
+        _check_labels(labels, model.config.num_class_embeds, config.label_dropout)
     return {"images": len(dataset), "shape": shape} | _fingerprint(dataset)
+
+
+def _check_labels(labels: Tensor, classes: int | None, label_dropout: float) -> None:
+    """Refuses labels without a row in the class table; its last is "no class" where labels are dropped or missing."""
+    if classes is None:
+        return
+    without = label_dropout > 0 or bool((labels < 0).any())
+    if labels.max() >= classes - without:
+        last = ', whose last row is for "no class"' if without else ""
+        raise ValueError(f"label {int(labels.max())} is too large for a model of num_class_embeds={classes}{last}")
 
 
 def _fingerprint(dataset: Any) -> dict[str, str]:

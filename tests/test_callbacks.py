@@ -16,6 +16,7 @@ from small_runs import differences, run, small_model, weights
 
 from ddpm_from_scratch import callbacks
 from ddpm_from_scratch.callbacks import LogFile, Previews, ProgressBar, TensorBoard, save_sheet
+from ddpm_from_scratch.images import save_gif
 from ddpm_from_scratch.schedulers import DDPMScheduler
 from ddpm_from_scratch.training import EMA, Progress, StopTraining
 
@@ -74,6 +75,28 @@ def test_a_resumed_log_neither_repeats_nor_loses_rows(tmp_path: Path, steps: lis
     for p in steps[10:30]:
         again(p)  # the same callback in a run resumed from step 10
     assert [row[0] for row in rows(tmp_path / "cut.csv")] == ["step", "10", "20", "30"]
+
+
+def test_a_damaged_byte_of_the_log_does_not_stop_a_run(tmp_path: Path, steps: list[Progress]) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"step,loss,gradient_norm,learning_rate,seconds\n10,1,1,1,1\n2\xff,1,1,1,1\n30,1,1,1,1\n")
+    log = LogFile(path, every=10)
+    for p in steps[30:40]:
+        log(p)
+    assert [row[0] for row in rows(path)] == ["step", "10", "30", "40"]
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_every_no_step_is_refused(
+    tmp_path: Path, steps: list[Progress], monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    module = types.ModuleType("tensorboard")
+    module.SummaryWriter = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    for kind in (LogFile, Previews, TensorBoard):
+        with pytest.raises(ValueError, match=f"every must be at least 1 step, got {every}"):
+            kind(tmp_path / "x", every=every)
+    assert not list(tmp_path.iterdir())
 
 
 def test_seconds_go_on_after_resuming(tmp_path: Path) -> None:
@@ -161,6 +184,18 @@ def test_previews_of_conditional_models_and_learned_variances(tmp_path: Path, ch
     assert images.shape == (12, 1, 8, 8) and images.isfinite().all()
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(4, [0, 1, 2, 0, 1]), (1, [0, 0, 0, 0, 0])])
+def test_previews_show_every_class_but_no_class(tmp_path: Path, rows: int, expected: list[int]) -> None:
+    p, asked = progress(1, num_class_embeds=rows), []
+
+    def note(network: Any, arguments: Any, options: Any) -> None:
+        asked.append(options["class_labels"].tolist())
+
+    p.model.register_forward_pre_hook(note, with_kwargs=True)
+    Previews(tmp_path, count=5, num_inference_steps=1).sample(p)
+    assert asked == [expected]
+
+
 def test_previews_need_a_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="config has no sample_size"):
         Previews(tmp_path).sample(progress(1, sample_size=None))
@@ -174,6 +209,27 @@ def test_a_sheet_shows_the_images_in_rows(tmp_path: Path) -> None:
     assert [int(sheet[y, x, 0]) for y in (6, 20) for x in (6, 20)] == [0, 85, 170, 255]
     save_sheet(torch.zeros(1, 3, 4, 4), tmp_path / "one.png", scale=1)
     assert Image.open(tmp_path / "one.png").size == (6, 6) or Image.open(tmp_path / "one.png").size == (4, 4)
+
+
+def test_nothing_to_draw_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
+    nothing = torch.zeros(0, 1, 4, 4)
+    with pytest.raises(ValueError, match="no images to draw"):
+        save_sheet(nothing, tmp_path / "new" / "x.png")
+    with pytest.raises(ValueError, match="no images to draw"):
+        save_gif([nothing], tmp_path / "new" / "x.gif")
+    with pytest.raises(ValueError, match="no step to show"):
+        save_gif([], tmp_path / "new" / "x.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_at_home_lie_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_sheet(torch.zeros(1, 1, 4, 4), "~/a/x.png")
+    save_gif([torch.zeros(1, 1, 4, 4)], "~/b/x.gif")
+    assert (tmp_path / "a" / "x.png").is_file() and (tmp_path / "b" / "x.gif").is_file()
+    assert not list((tmp_path / "here").iterdir())
 
 
 # ---------------------------------------------------------------- TensorBoard

@@ -95,6 +95,19 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["train", "--dataset", "digits", "--output", "x", "--widths", "32,64,128,256,512"], "halved"),
         (["train", "--dataset", "digits", "--output", "x", "--steps", "0"], "steps"),
         (["train", "--dataset", "digits"], "--output"),
+        (["train", *TINY, "--steps", "1", "--output", ""], "an empty name is no folder"),
+        (["eval", "digits", "--num", "4", "--steps", "1", "--output", ""], "an empty name is no folder"),
+        (["train-classifier", "--dataset", "digits", "--epochs", "1", "--output", ""], "an empty name is no folder"),
+        (["course", "grade", ".", "--output", ""], "an empty name is no folder"),
+        (["train", *TINY, "--steps", "1", "--output", "x", "--seed", str(2**64)], "'--seed'"),
+        (["train", *TINY, "--steps", "1", "--output", "x", "--seed", "-1"], "'--seed'"),
+        (
+            ["train-classifier", "--dataset", "digits", "--epochs", "1", "--output", "x", "--seed", str(2**63)],
+            "'--seed'",
+        ),
+        (["sample", "digits", "--steps", "1", "--num", "1", "--seed", str(2**63)], "'--seed'"),
+        (["eval", "digits", "--steps", "1", "--num", "4", "--seed", str(2**63)], "'--seed'"),
+        (["train", *TINY, "--steps", "1", "--output", "x", "--preview-every", "-1"], "'--preview-every'"),
         (["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--conditional"], "--conditional does"),
         (
             ["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--learned-variance"],
@@ -233,6 +246,21 @@ def test_a_model_of_one_class_is_sampled(ddpm, tmp_path: Path) -> None:
     DDIMPipeline(network, DDIMScheduler()).save_pretrained(tmp_path / "model")
     sheet = tmp_path / "x.png"
     assert ddpm("sample", tmp_path / "model", "--num", 2, "--steps", 1, "--output", sheet)[0] == 0 and sheet.is_file()
+
+
+def test_every_class_of_a_model_is_sampled_in_turn(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last row of its table is "no class", drawn where it is asked for by number."""
+    DDIMPipeline(small_unet((1, 8, 8), (16,), num_classes=3), DDIMScheduler()).save_pretrained(tmp_path / "model")
+    asked, sampled = [], DDIMPipeline.__call__
+
+    def watch(self, *args: object, class_labels, **options: object) -> object:
+        asked.append(class_labels)
+        return sampled(self, *args, class_labels=class_labels, **options)
+
+    monkeypatch.setattr(DDIMPipeline, "__call__", watch)
+    run = ["sample", tmp_path / "model", "--num", 5, "--batch-size", 3, "--steps", 1, "--output", tmp_path / "x.png"]
+    assert ddpm(*run)[0] == ddpm(*run, "--label", 3)[0] == 0
+    assert asked == [[0, 1, 2], [0, 1], [3, 3, 3], [3, 3]]
 
 
 @pytest.mark.parametrize(
@@ -375,6 +403,13 @@ def test_info_counts_the_parameters_and_shows_the_card(ddpm) -> None:
     code, out, _ = ddpm("info", "digits")
     assert code == 0
     assert "701,345 parameters" in out and "down_blocks" in out and "num_train_timesteps" in out and "seed" in out
+
+
+def test_info_of_images_that_are_not_square_and_of_a_card_that_is_not_text(ddpm, tmp_path: Path) -> None:
+    DDIMPipeline(small_unet((1, 8, 16), (16,)), DDIMScheduler()).save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_bytes(b"a \xff card")
+    code, out, err = ddpm("info", tmp_path)
+    assert code == 0 and not err and "images 8 × 16 × 1\n" in out and out.endswith("a \ufffd card\n")
 
 
 def test_eval_writes_its_figures_and_goes_on_where_it_stopped(ddpm, tmp_path: Path) -> None:

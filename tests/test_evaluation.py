@@ -17,7 +17,16 @@ from tqdm.auto import tqdm
 from ddpm_from_scratch import evaluation
 from ddpm_from_scratch.classifier import FeatureClassifier
 from ddpm_from_scratch.data import ImageDataset, load_dataset
-from ddpm_from_scratch.evaluation import Evaluation, SamplingSettings, check_fits, evaluate, generate, judge
+from ddpm_from_scratch.evaluation import (
+    Evaluation,
+    SamplingSettings,
+    check_fits,
+    evaluate,
+    generate,
+    judge,
+    labels_in_turn,
+    sampling_minutes,
+)
 from ddpm_from_scratch.models import small_unet
 from ddpm_from_scratch.pipelines import DDIMPipeline, DDPMPipeline
 from ddpm_from_scratch.provenance import model_hash
@@ -96,6 +105,40 @@ def test_conditional_models_are_asked_for_every_class_in_turn(monkeypatch: pytes
     monkeypatch.setattr(pipeline.unet, "forward", watched)
     generate(pipeline, 10, replace(FAST, num_inference_steps=1), batch_size=6, num_classes=4)
     assert torch.cat(asked).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]  # never 4, the "no class" of guidance
+
+
+@pytest.mark.parametrize(
+    ("rows", "known", "named"), [(11, None, 10), (11, 10, 10), (5, 10, 4), (11, 4, 4), (10, 10, 10), (10, None, 9)]
+)
+def test_the_last_row_of_a_class_table_has_no_turn(rows: int, known: int | None, named: int) -> None:
+    """Unless the data are known to have as many classes as there are rows."""
+    assert labels_in_turn(range(3, 30), rows, known) == [i % named for i in range(3, 30)]
+    assert labels_in_turn(range(2), None, known) is None and labels_in_turn(range(2), 1) == [0, 0]
+
+
+@pytest.mark.parametrize(("rows", "highest"), [(3, 1), (10, 9), (11, 9)])
+def test_a_model_is_judged_by_the_classes_it_has(
+    judges: tuple[FeatureClassifier, Reference], monkeypatch: pytest.MonkeyPatch, rows: int, highest: int
+) -> None:
+    pipeline, asked = small_pipeline(num_classes=rows - 1), []
+    forward = pipeline.unet.forward
+
+    def watched(x: Tensor, t: Tensor, class_labels: Tensor) -> Any:
+        asked.append(int(class_labels.max()))
+        return forward(x, t, class_labels=class_labels)
+
+    monkeypatch.setattr(pipeline.unet, "forward", watched)
+    evaluate(pipeline, *judges, 24, SamplingSettings(num_inference_steps=1))
+    assert asked == [highest]
+
+
+def test_samples_at_home_lie_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    generate(small_pipeline(), 2, SamplingSettings(num_inference_steps=1), folder="~/samples")
+    assert (tmp_path / "samples" / "settings.json").is_file() and not list((tmp_path / "here").iterdir())
+    assert sampling_minutes("~/samples") > 0
 
 
 def test_bf16_is_close_to_float32() -> None:

@@ -6,13 +6,13 @@ import ast
 import contextlib
 import functools
 import json
-import os
 import pkgutil
 import random
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,7 +28,7 @@ from mistake_bank import replay, undiagnosed
 from torch import Tensor, nn
 
 from ddpm_from_scratch import gaussian
-from ddpm_from_scratch.course import check, exercises, hint, progress, solution
+from ddpm_from_scratch.course import check, display, exercises, hint, progress, solution
 from ddpm_from_scratch.course.display import CourseError, Panel, WrongAnswer
 from ddpm_from_scratch.course.engine import difference, grade
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
@@ -312,6 +312,30 @@ def test_exception_is_told_in_one_line_with_the_learners_line(tmp_path: Path) ->
     assert "your code stopped at line 2: ZeroDivisionError: division by zero" in message(namespace["jump"])
 
 
+def test_an_exception_without_a_message_of_its_own_is_told(tmp_path: Path) -> None:
+    source = """
+        class Silent(Exception):
+            def __str__(self):
+                raise RuntimeError
+        def jump(x, e, a):
+            raise Silent
+    """
+    assert "your code stopped at line 6, `raise Silent`: Silent" in message(write_answer(tmp_path, source))
+
+
+def test_a_list_inside_itself_is_told() -> None:
+    def endless(x: Tensor, e: Tensor, a: float) -> list[Any]:
+        result: list[Any] = [x]
+        result.append(result)
+        return result
+
+    assert message(endless) == "you returned `list of 2`, expected `Tensor`"
+    x = torch.ones(2)
+    assert difference(endless(x, x, 1.0), [x, 3]) == "output[1]: you returned `list of 2`, expected `int`"
+    shared = [1]
+    assert difference([shared, shared], [[1], [1]]) == "", "twice is not inside itself"
+
+
 def test_exit_is_no_way_out() -> None:
     def leave(x: Tensor, e: Tensor, a: float) -> None:
         raise SystemExit(0)
@@ -525,6 +549,24 @@ def test_global_random_states_are_left_as_they_were() -> None:
     assert before[2] == random.getstate()
 
 
+def test_pytorchs_settings_are_left_as_they_were() -> None:
+    def without_gradients(x: Tensor, e: Tensor, a: float) -> Tensor:
+        torch.set_grad_enabled(False)
+        return jump(x, e, a)
+
+    def in_double(x: Tensor, e: Tensor, a: float) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return jump(x, e, a)
+
+    try:
+        for answer in (without_gradients, in_double):
+            assert grade(JUMP, answer).status == "right"
+            assert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32
+    finally:
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
+
+
 def test_not_a_function() -> None:
     with pytest.raises(TypeError, match=r'pass the function itself, check\("99.1", jump\)'):
         grade(JUMP, torch.zeros(3))  # type: ignore[arg-type]
@@ -714,7 +756,8 @@ def test_progress_is_kept_and_shown(shown: list[Panel], progress_file: Path) -> 
     assert len(rows()) == len(BANK) and {row.id[:2] for row in rows("01")} == {"01"}
     progress()
     assert f"1 of {len(BANK)} exercises right" in shown[-1].text and shown[-1].html.count("<tr>") == len(BANK) + 1
-    assert os.listdir(progress_file.parent) == [progress_file.name], "no half-written file is left"
+    names = {path.name for path in progress_file.parent.iterdir()}
+    assert names == {progress_file.name, f"{progress_file.name}.lock"}, "no half-written file is left"
 
 
 @pytest.mark.usefixtures("jump_is_known")
@@ -748,10 +791,59 @@ def test_a_damaged_entry_of_progress_is_left_out(progress_file: Path, entry: Any
     assert [row.id for row in rows("01") if row.status == "right"] == ["01.2"]
 
 
-def test_progress_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DDPM_PROGRESS", str(tmp_path / "nowhere" / "progress.json"))
-    with pytest.warns(UserWarning, match="progress is not kept: No such file"):
-        record(BANK[0].id, grade(JUMP, jump))
+@pytest.mark.usefixtures("jump_is_known")
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("nowhere/progress.json", "No such file or directory"),
+        ("folder", "Is a directory"),
+        ("file/progress.json", "Not a directory"),
+        ("damaged", "Is a directory"),  # and cannot be moved aside
+    ],
+)
+def test_progress_that_cannot_be_kept_hides_no_verdict(
+    place: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: list[Panel]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "damaged.unreadable").mkdir()
+    for name in ("file", "damaged"):
+        (tmp_path / name).write_text("{half", encoding="utf-8")
+    monkeypatch.setenv("DDPM_PROGRESS", str(tmp_path / place))
+    with pytest.warns(UserWarning, match=rf"^progress cannot be kept in .*{place} \({reason}\): name another") as told:
+        check("99.1", jump)
+    assert "is right" in shown[0].text and len(told) == 1
+    with warnings.catch_warnings(record=True) as told_again:
+        assert rows()[0].status == ""
+    assert len(told_again) == (place != "nowhere/progress.json"), "that nothing was kept yet is no news"
+
+
+def test_progress_that_cannot_be_read_is_not_written_over(progress_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    progress_file.write_text('{"01.1": {"status": "right"}}', encoding="utf-8")
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="cannot be kept"):
+        patch.setattr(Path, "read_text", refuse)
+        record("01.2", grade(JUMP, jump))
+    assert read() == {"01.1": {"status": "right"}}
+
+
+def test_two_notebooks_lose_nothing_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads stand for two processes: the lock belongs to the opened file, so it parts both alike."""
+    write = display.progress_log._write
+
+    def slowly(text: str) -> None:
+        time.sleep(0.05)
+        write(text)
+
+    monkeypatch.setattr(display.progress_log, "_write", slowly)
+    verdict, ids = grade(JUMP, jump), ["01.1", "01.2", "01.3"]
+    notebooks = [threading.Thread(target=record, args=(number, verdict)) for number in ids]
+    for notebook in notebooks:
+        notebook.start()
+    for notebook in notebooks:
+        notebook.join()
+    assert sorted(read()) == ids
 
 
 def test_command_line_finds_the_progress_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

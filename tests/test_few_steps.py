@@ -24,6 +24,7 @@ from ddpm_from_scratch.data import ImageDataset
 from ddpm_from_scratch.evaluation import SamplingSettings, generate, sampling_minutes
 from ddpm_from_scratch.few_steps import SIGMA_HAT, Cell, Plan, Table, few_steps_table, quadratic_timesteps
 from ddpm_from_scratch.judges import classifier_judge
+from ddpm_from_scratch.models import small_unet
 from ddpm_from_scratch.pipelines import DDPMPipeline
 from ddpm_from_scratch.provenance import command_line, machine, model_hash
 from ddpm_from_scratch.reference import measure
@@ -109,6 +110,15 @@ def test_rows_of_eta_can_be_made_without_clipping() -> None:
     assert torch.equal(found, generate(unclipped, 2, cell.settings(1000)))
     assert not torch.equal(found, generate(pipeline, 2, cell.settings(1000)))
     assert Cell(SIGMA_HAT, 3, 2).settings(1000, clip_sample=False) == Cell(SIGMA_HAT, 3, 2).settings(1000)
+
+
+def test_a_model_that_learns_the_variance_has_all_rows(tmp_path: Path) -> None:
+    """σ̂ has a variance of its own, and so has DDIM."""
+    unet = small_unet((1, 8, 8), (16,), learned_variance=True).eval()
+    pipeline = DDPMPipeline(unet, DDPMScheduler(variance_type="learned_range"))
+    plan = replace(ONE, rows=("0", SIGMA_HAT), num_samples=4)
+    table = few_steps_table(pipeline, small_judge(), tmp_path, plan)
+    assert [one.cell.row for one in table.results] == ["0", SIGMA_HAT]
 
 
 def test_the_default_plan_is_the_papers_shape() -> None:

@@ -651,6 +651,18 @@ def test_who_handed_nothing_in_has_a_row(tmp_path: Path) -> None:
     assert names == [gradebook.CSV, gradebook.TABLE, gradebook.JUNIT]
 
 
+@pytest.mark.parametrize("given", ["class", "{here}/class"])
+@pytest.mark.parametrize("output", ["class/book", "{here}/class/book", "class/../class/book", "class/book/week 1"])
+def test_the_gradebooks_own_folder_is_no_student(
+    given: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ada", "bob", "book"):
+        (tmp_path / "class" / name).mkdir(parents=True)
+    (tmp_path / "class/ada/a.ipynb").write_text("{", encoding="utf-8")
+    assert folder.idle(Path(given.format(here=tmp_path)), Path(output.format(here=tmp_path))) == ["bob"]
+
+
 def test_an_older_gradebook_stays_until_there_is_a_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.ipynb").write_text("{", encoding="utf-8")
     (tmp_path / gradebook.CSV).write_text("of last week", encoding="utf-8")
@@ -668,6 +680,12 @@ def test_the_gradebook_as_csv() -> None:
     assert [line["package"] for line in lines] == ["no", "yes", "no", "no", "no"]
     assert lines[2]["student"] == "'=HYPERLINK(1)"
     assert lines[2]["comment"] == "you | did[31m <b>that</b>"
+
+
+@pytest.mark.parametrize("name", ["\t=1+1.ipynb", " =1+1.ipynb", "\u200b=1+1.ipynb", "=1+1.ipynb"])
+def test_a_notebooks_name_is_no_formula(name: str) -> None:
+    (line,) = csv.DictReader(io.StringIO(gradebook.as_csv([Row(name, name)])))
+    assert line["notebook"] == line["student"] == "'=1+1.ipynb"
 
 
 def test_the_gradebook_as_a_table() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddpm_from_scratch import latent
 from ddpm_from_scratch.schedulers import DDIMScheduler
+from ddpm_from_scratch.schedulers.ddim import ddim_invert
 
 SHAPE = (1, 4, 4)
 
@@ -152,3 +153,24 @@ def test_observed_order_of_a_power_law() -> None:
     for steps, errors in (([10], [1.0]), ([10, 20], [1.0, 0.0])):
         with pytest.raises(ValueError, match="at least two"):
             latent.observed_order(steps, errors)
+
+
+def test_opposite_ends_have_no_way_between_them() -> None:
+    x = normal((1, 8, 8), 0)
+    for y in (-x, -2 * x, -x.float()):
+        with pytest.raises(ValueError, match="opposite directions"):
+            latent.slerp(x.to(y), y, 0.5)
+    assert float(latent.slerp(x, normal((1, 8, 8), 1) - x, 0.5).norm()) > 1
+
+
+def test_a_learned_variance_plays_no_part() -> None:
+    exact, scheduler, images = exact_noise(0.16), schedule(6), 0.4 * normal((2, *SHAPE), 0)
+
+    def learned(x: Tensor, t: Any) -> SimpleNamespace:
+        return SimpleNamespace(sample=torch.cat([exact(x, t).sample, torch.ones_like(x)], dim=1))
+
+    assert torch.equal(latent.sample_from(learned, scheduler, images), latent.sample_from(exact, scheduler, images))
+    scheduler.set_timesteps(3)
+    assert torch.equal(ddim_invert(learned, images, scheduler), ddim_invert(exact, images, scheduler))
+    errors = [latent.encode_decode_errors(model, scheduler, images, [6, 9]) for model in (learned, exact)]
+    assert errors[0] == errors[1]

@@ -323,3 +323,48 @@ def test_questions_without_an_answer_are_refused(count: int, asked: int | None) 
     scheduler = schedule()
     with pytest.raises(ValueError, match="at least 2 images and 1 to 11 timesteps"):
         metrics.bits_per_dimension(exact_noise(scheduler), scheduler, torch.zeros(count, 1, 2, 2), asked)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+def test_x0_hat_is_thresholded_where_the_scheduler_does_it(kind: str) -> None:
+    """A decoder at the mean x̂_0: L_0 is what the scheduler's own step makes of the same prediction."""
+    scheduler = schedule(prediction_type=kind, thresholding=True, sample_max_value=2.0)
+    x0, prediction, t = eight_bit(3), 3 * normal((6, 1, 4, 4), 5), torch.zeros(6, dtype=torch.long)
+    bound = metrics._Bound(lambda x, t: SimpleNamespace(sample=prediction), scheduler, discrete=True)
+    x_t = scheduler.add_noise(x0.double(), noise := normal((6, 1, 4, 4), 6), t)
+    hat = scheduler.step(prediction, 0, x_t).pred_original_sample
+    truth = -gaussian.discretized_log_likelihood(x0.double(), hat, bound.small[0]).flatten(1).mean(dim=1) / math.log(2)
+    torch.testing.assert_close(bound.term(x0, noise, t, None), truth, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (torch.full((2, 1, 4, 4), 9, dtype=torch.uint8), "floating-point numbers .* torch.uint8"),
+        (torch.full((2, 1, 4, 4), math.nan), "finite"),
+        (torch.full((2, 1, 4, 4), math.inf), "finite"),
+        (torch.full((2, 1, 4, 4), 3.0), r"lie in \[-1, 1\] .* from 3 to 3"),
+    ],
+)
+def test_images_that_have_no_bits_are_refused(images: Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        metrics.bits_per_dimension(exact_noise(schedule()), schedule(), images)
+
+
+def test_epsilon_has_no_bound_at_zero_terminal_snr() -> None:
+    options = {"rescale_betas_zero_snr": True, "num_train_timesteps": 5}
+    with pytest.raises(ValueError, match="zero terminal SNR"):
+        metrics.bits_per_dimension(lambda x, t: SimpleNamespace(sample=x), DDPMScheduler(**options), eight_bit(0))
+    for kind in ("v_prediction", "sample"):
+        scheduler = DDPMScheduler(**options, prediction_type=kind)
+        found = metrics.bits_per_dimension(lambda x, t: SimpleNamespace(sample=x), scheduler, eight_bit(0))
+        assert math.isfinite(found.total)
+
+
+@pytest.mark.parametrize(("variance_type", "channels"), [("fixed_small", 2), ("learned_range", 1), ("fixed_large", 3)])
+def test_a_network_that_does_not_fit_the_scheduler_is_refused(variance_type: str, channels: int) -> None:
+    scheduler = schedule(variance_type=variance_type)
+    with pytest.raises(ValueError, match=rf"output has shape \(66, {channels}, 4, 4\), .*{variance_type}"):
+        metrics.bits_per_dimension(
+            lambda x, t: SimpleNamespace(sample=x.repeat(1, channels, 1, 1)), scheduler, eight_bit(0), 10
+        )

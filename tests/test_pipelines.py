@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,21 @@ def test_a_learned_variance_in_both_pipelines() -> None:
         made = kind(unet, DDPMScheduler(num_train_timesteps=20, variance_type="learned_range"))
         made.set_progress_bar_config(disable=True)
         assert made(2, generator(), num_inference_steps=3, output_type="pt").images.shape == (2, 1, 8, 8)
+
+
+def test_a_learned_variance_is_left_out_where_the_scheduler_fixes_it() -> None:
+    """DDPM by a fixed variance takes the half that predicts ε, as DDIM does."""
+    unet = UNet2DModel(**TINY | {"out_channels": 2})
+    made = DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=20, variance_type="fixed_large"))
+    made.set_progress_bar_config(disable=True)
+    assert made(2, generator(), num_inference_steps=3, output_type="pt").images.shape == (2, 1, 8, 8)
+
+
+def test_a_compiled_network_is_saved_by_its_own_name(tmp_path: Path, pipeline: DDPMPipeline) -> None:
+    compiled = DDPMPipeline(torch.compile(pipeline.unet), pipeline.scheduler)  # type: ignore[arg-type]
+    compiled.save_pretrained(tmp_path)
+    loaded = DDPMPipeline.from_pretrained(tmp_path)
+    assert all(torch.equal(*pair) for pair in zip(loaded.unet.parameters(), pipeline.unet.parameters(), strict=True))
 
 
 def test_channels_that_are_no_variance_are_refused() -> None:

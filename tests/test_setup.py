@@ -346,6 +346,18 @@ def test_labs_questions_are_settled_and_what_a_person_settled_stays(
     assert settled.keys() == {"theirs", *workspace.LAB_SETTINGS}
 
 
+def test_lab_starts_where_its_settings_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    (tmp_path / "share").write_text("a file where a folder belongs", encoding="utf-8")
+    workspace.quieten_lab()
+    (tmp_path / "share").unlink()
+    file = tmp_path / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{half", encoding="utf-8")
+    workspace.quieten_lab()
+    assert file.read_text(encoding="utf-8") == "{half"
+
+
 def test_lab_command_keeps_the_token_and_the_lesson(tmp_path: Path) -> None:
     command = workspace.lab_command(tmp_path / "my work", browser=False)
     assert f"--ServerApp.root_dir={tmp_path / 'my work'}" in command

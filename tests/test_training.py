@@ -204,6 +204,26 @@ def test_the_bound_is_zero_for_the_true_posterior() -> None:
     assert bound.abs().max() < 1e-6
 
 
+def test_the_bound_clips_as_the_scheduler_does() -> None:
+    """The true posterior has no error where nothing is clipped, however wide the data are."""
+    x0, noise, t = batch(32)
+    x0, t = 3 * x0, t.clamp(min=1)
+    bounds = []
+    for options in ({"clip_sample": False}, {"clip_sample_range": 3.0}, {}):
+        scheduler = DDPMScheduler(prediction_type="sample", variance_type="learned_range", **options)  # type: ignore[arg-type]
+        bound = bound_term(scheduler, x0, -torch.ones_like(x0), x0, scheduler.add_noise(x0, noise, t), t)
+        bounds.append(float(bound.abs().max()))
+    assert max(bounds[:2]) < 1e-6 and bounds[2] > 1e-2
+
+
+def test_a_prediction_of_another_shape_is_not_broadcast() -> None:
+    x0, noise, t = batch()
+    with pytest.raises(ValueError, match=r"output has shape \(64, 3, 8, 8\), expected \(64, 1, 8, 8\)"):
+        diffusion_loss(Fixed(noise.expand(-1, 3, -1, -1)), DDPMScheduler(), x0, noise, t)
+    with pytest.raises(ValueError, match=r"expected \(64, 2, 8, 8\)"):
+        diffusion_loss(Fixed(noise), DDPMScheduler(variance_type="learned_range"), x0, noise, t)
+
+
 def test_the_bound_trains_the_variance_alone() -> None:
     """IDDPM section 3.1: L_hybrid's gradient is L_simple's in the mean, 0.001 T L_vlb's in the variance."""
     scheduler, (x0, noise, t) = DDPMScheduler(variance_type="learned_range"), batch()
@@ -250,6 +270,10 @@ def test_a_network_with_learned_variance_trains() -> None:
         {"warmup_steps": -1},
         {"checkpoint_minutes": 0},
         {"num_workers": -1},
+        {"learning_rate": "2e-4"},
+        {"grad_clip": None},
+        {"steps": True},
+        {"horizontal_flip": "false"},
     ],
 )
 def test_a_wrong_configuration_names_the_field(wrong: dict[str, Any]) -> None:
@@ -654,7 +678,11 @@ def test_looking_at_a_folder_leaves_a_checkpoint_that_is_being_written(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no such lock")
-def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SECONDS_TO_END", 0.3)
+
     def second(progress: Progress) -> None:
         with pytest.raises(ValueError, match="another run trains in"):
             run(tmp_path, resume=True)
@@ -663,6 +691,25 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(tmp_
     with pytest.raises(KeyError, match="the first fails"):
         run(tmp_path, callbacks=[second])
     assert not differences(weights(run(tmp_path, resume=True)), weights(run()))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such lock")
+def test_a_run_waits_for_the_last_processes_of_a_killed_one_and_then_looks_at_what_it_left(tmp_path: Path) -> None:
+    import fcntl
+
+    run(tmp_path / "finished")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def end() -> None:
+        (tmp_path / "finished" / CHECKPOINT).rename(folder / CHECKPOINT)
+        os.close(lock)
+
+    threading.Timer(0.5, end).start()
+    with pytest.raises(ValueError, match="holds a checkpoint of step 6"):
+        run(folder)
 
 
 def test_a_folder_at_home_is_the_same_for_checkpoint_log_and_model(
@@ -681,13 +728,13 @@ def test_a_folder_at_home_is_the_same_for_checkpoint_log_and_model(
 
 
 class Poisoned(ImageDataset):
-    """Digits that turn into NaN when told to."""
+    """Digits that become too large for any network when told to."""
 
     poison = False
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = super().__getitem__(index)
-        return image * math.nan if self.poison else image, label
+        return image * 1e38 if self.poison else image, label
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -698,7 +745,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path
             data.poison = True
             good.update(weights(progress.model))
 
-    with pytest.raises(TrainingDiverged, match=r"after step 3 \(the gradient's norm is nan.*lower learning rate") as it:
+    with pytest.raises(TrainingDiverged, match=r"after step 3 \(the gradient's norm is .*lower learning rate") as it:
         run(tmp_path, model, data=data, callbacks=[poison], checkpoint_minutes=EVERY_STEP)
     assert str(tmp_path) in str(it.value) and "\n" not in str(it.value)
     assert saved(tmp_path)["step"] == 3
@@ -707,6 +754,38 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path
     data.poison = False
     resumed = run(tmp_path, data=data, resume=True, checkpoint_minutes=EVERY_STEP)
     assert not differences(weights(resumed), weights(run(checkpoint_minutes=EVERY_STEP)))
+
+
+def test_a_run_without_a_checkpoint_does_not_promise_one(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged) as it:
+        run(tmp_path, learning_rate=1e38, warmup_steps=0)
+    assert "kept in" not in str(it.value) and not (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_run_that_keeps_nothing_returns_no_weights_that_are_not_finite() -> None:
+    with pytest.raises(TrainingDiverged, match="the weights are not finite"):
+        run(learning_rate=1e38, warmup_steps=0, steps=1)
+
+
+class Damaged(ImageDataset):
+    """An image that is not a number, or a label that is too large, of which the list of labels says nothing."""
+
+    nan, wrong = -1, -1
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image * (math.nan if index == self.nan else 1), 11 if index == self.wrong else label
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [("nan", "image {} of the dataset is not finite"), ("wrong", "label 11 is too large")]
+)
+def test_an_image_that_cannot_be_used_is_named_and_the_steps_are_kept(tmp_path: Path, fault: str, message: str) -> None:
+    data, place = Damaged(digits().pixels, digits().labels), list(GlobalBatches(24, config(), 0, range(8)))[2][3]
+    setattr(data, fault, place)
+    with pytest.raises(ValueError, match=message.format(place)):
+        run(tmp_path, small_model(num_class_embeds=11), data=data)
+    assert saved(tmp_path)["step"] == 2
 
 
 def test_weights_that_are_not_finite_do_not_replace_good_ones(tmp_path: Path) -> None:
@@ -939,6 +1018,8 @@ def test_where_training_runs(monkeypatch: pytest.MonkeyPatch, said: str, has_acc
 
 # ---------------------------------------------------------------- data and model that do not fit
 
+SOME_MISSING = torch.where(torch.arange(24) == 3, -1, digits().labels)
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -946,10 +1027,36 @@ def test_where_training_runs(monkeypatch: pytest.MonkeyPatch, said: str, has_acc
         ({"model": small_model(in_channels=3, out_channels=3)}, r"takes images of shape \[3, 8, 8\].*\[1, 8, 8\]"),
         ({"model": small_model(sample_size=16)}, r"takes images of shape \[1, 16, 16\], the dataset's are \[1, 8, 8\]"),
         ({"model": small_model(num_class_embeds=3)}, "too large for a model of num_class_embeds=3"),
+        (
+            {"model": small_model(num_class_embeds=10), "label_dropout": 0.1},
+            'label 9 is too large for a model of num_class_embeds=10, whose last row is for "no class"',
+        ),
+        (
+            {"model": small_model(num_class_embeds=10), "data": ImageDataset(digits().pixels, SOME_MISSING)},
+            'label 9 is too large for a model of num_class_embeds=10, whose last row is for "no class"',
+        ),
         ({"label_dropout": 0.1}, "label_dropout=0.1 needs a class-conditional model"),
+        ({"model": small_model(out_channels=3)}, "needs out_channels=1, got 3"),
+        (
+            {"scheduler": DDPMScheduler(variance_type="learned_range")},
+            "needs out_channels=2, twice the channels for a learned variance, got 1",
+        ),
+        ({"model": small_model().bfloat16(), "mixed_precision": "bf16"}, "weights are torch.bfloat16, which loses"),
         ({"data": ImageDataset(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0))}, "the dataset is empty"),
     ],
 )
 def test_what_does_not_fit_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(**options)
+
+
+def test_a_model_that_could_not_be_sampled_is_not_trained_for_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no sample_size, so what is saved could not be sampled"):
+        run(tmp_path, small_model(sample_size=None))
+    run(model=small_model(sample_size=None), steps=1)
+
+
+def test_a_launchers_gradient_accumulation_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = run(steps=2)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert not differences(weights(plain), weights(run(steps=2)))

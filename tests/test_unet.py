@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -174,10 +175,24 @@ def test_the_dtype_of_the_weights_is_kept(dtype: torch.dtype) -> None:
     assert output.dtype == dtype and output.isfinite().all()
 
 
-def test_attention_written_out_is_the_fused_one() -> None:
-    q, k, v = torch.randn((3, 2, 4, 9, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(scaled_dot_product_attention(q, k, v), fused, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("tokens", [9, 200])
+def test_attention_for_few_tokens_and_for_many(tokens: int) -> None:
+    q, k, v = torch.randn((3, 2, 4, tokens, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = (q @ k.mT / 5**0.5).softmax(dim=-1) @ v
+    torch.testing.assert_close(scaled_dot_product_attention(q, k, v), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_subclass_opens_what_its_parent_saved(tmp_path: Path) -> None:
+    class Mine(UNet2DModel):
+        pass
+
+    saved = UNet2DModel(**TINY)
+    saved.save_pretrained(tmp_path / "parent")
+    opened = Mine.from_pretrained(tmp_path / "parent")
+    assert type(opened) is Mine and torch.equal(opened.conv_in.weight, saved.conv_in.weight)
+    opened.save_pretrained(tmp_path / "mine")
+    with pytest.raises(ValueError, match="is of a 'Mine', not of a UNet2DModel"):
+        UNet2DModel.from_pretrained(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(("c_in", "c_out"), [(4, 4), (4, 6)])

@@ -1,4 +1,4 @@
-"""One call of an answer, fenced in: limited time, global random states put back, its exceptions caught and told."""
+"""One call of an answer, fenced in: limited time, global states put back, its exceptions caught and told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class OutOfTime(BaseException):
 def attempt(exercise: Exercise, answer: Answer, case: Case, global_seed: int = 0) -> Outcome:
     """Calls `answer` on `case`, which it may change, with the global random states at `global_seed` meanwhile."""
     try:
-        with _global_randomness(global_seed), _time_limit(exercise.seconds):
+        with _global_states(global_seed), _time_limit(exercise.seconds):
             return Outcome(exercise.output(answer, case), None, case)
     except (Exception, SystemExit, OutOfTime) as error:
         return Outcome(None, error, case)
@@ -53,22 +53,23 @@ def in_words(error: BaseException) -> str:
     foreign = (f"{Path(__file__).parents[1]}{os.sep}", paths["purelib"], paths["platlib"], paths["stdlib"], "<frozen")
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
     place = f" at line {own[-1].lineno}" + f", `{own[-1].line}`" * bool(own[-1].line) if own else ""
-    message = str(error).strip().split("\n")[0]
+    message = str(traceback.TracebackException.from_exception(error)).strip().split("\n")[0]  # str(error) may raise
     return f"your code stopped{place}: {type(error).__name__}" + f": {message}" * bool(message)
 
 
 @contextmanager
-def _global_randomness(seed: int) -> Iterator[None]:
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-    try:
+def _global_states(seed: int) -> Iterator[None]:
+    """The random states at `seed`; afterwards they and PyTorch's settings are as they were before."""
+    with ExitStack() as afterwards:
+        afterwards.callback(torch.set_rng_state, torch.get_rng_state())
+        afterwards.callback(np.random.set_state, np.random.get_state())
+        afterwards.callback(random.setstate, random.getstate())
+        afterwards.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+        afterwards.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
         yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
 
 
 @contextmanager

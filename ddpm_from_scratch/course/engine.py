@@ -1,7 +1,8 @@
 """The exercise engine: what an answer did, found by replaying the reference and the known mistakes beside it.
 
 `grade(exercise, answer)` runs the answer on several random inputs and returns a `Verdict`. It shows nothing and records
-nothing, leaves the global random states as they were, and never compares an answer with itself.
+nothing, leaves the global random states and PyTorch's global settings as they were, and never compares an answer with
+itself.
 """
 
 from __future__ import annotations
@@ -100,12 +101,15 @@ def difference(yours: Any, expected: Any, rtol: float | None = None) -> str:
     return next((f"output{path}: {problem}" if path else problem for path, problem in problems if problem), "")
 
 
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Tensors, numbers and other leaves by path: "" for a bare one, "[0]" in a tuple, " 'x'" in a dict."""
-    if not isinstance(value, dict | list | tuple):
+def _leaves(value: Any, path: str = "", above: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """Tensors, numbers and other leaves by path: "" for a bare one, "[0]" in a tuple, " 'x'" in a dict.
+
+    A container that is inside itself, one of those `above`, is a leaf there.
+    """
+    if not isinstance(value, dict | list | tuple) or any(value is container for container in above):
         return {path: value}
     items, form = (value.items(), "{} {!r}") if isinstance(value, dict) else (enumerate(value), "{}[{}]")
-    return {p: leaf for key, item in items for p, leaf in _leaves(item, form.format(path, key)).items()}
+    return {p: leaf for key, x in items for p, leaf in _leaves(x, form.format(path, key), (*above, value)).items()}
 
 
 def _kind(value: Any) -> str:

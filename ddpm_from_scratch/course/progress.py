@@ -1,15 +1,18 @@
 """The learner's progress, kept in one local JSON file.
 
 The file is `.ddpm-progress.json` in the current folder, or in `work/` below it; the environment variable
-`DDPM_PROGRESS` names another one.
+`DDPM_PROGRESS` names another one. An empty `.lock` beside it lets one notebook write at a time.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -41,7 +44,16 @@ def progress_file() -> Path:
 
 
 def read() -> dict[str, dict[str, Any]]:
-    """What the file holds, by exercise. What cannot be read is left out; a whole file, moved aside with a warning."""
+    """What is kept, by exercise; nothing, with a warning, where the file cannot be read."""
+    try:
+        return _read()
+    except OSError as error:
+        _warn(error)
+        return {}
+
+
+def _read() -> dict[str, dict[str, Any]]:
+    """What the file holds. A damaged entry is left out; a damaged file is moved aside with a warning."""
     path = progress_file()
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -53,7 +65,7 @@ def read() -> dict[str, dict[str, Any]]:
         pass
     aside = path.with_name(path.name + ".unreadable")
     os.replace(path, aside)
-    warnings.warn(f"{path.name} could not be read: it is now {aside.name}, and progress starts anew", stacklevel=2)
+    warnings.warn(f"{path.name} could not be read: it is now {aside.name}, and progress starts anew", stacklevel=3)
     return {}
 
 
@@ -66,10 +78,39 @@ def _is_entry(entry: Any) -> bool:
 
 
 def record(exercise_id: str, verdict: Verdict) -> None:
-    """Notes a verdict. What was right once stays right; no answer, or the package's own, leaves no trace."""
+    """Notes a verdict, with a warning where it cannot be kept.
+
+    What was right once stays right; no answer, or the package's own, leaves no trace.
+    """
     if verdict.status == "unattempted" or verdict.borrowed:
         return
-    kept = read()
+    try:
+        with _alone():
+            _add(exercise_id, verdict)
+    except OSError as error:
+        _warn(error)
+
+
+def _warn(error: OSError) -> None:
+    reason = f"progress cannot be kept in {progress_file()} ({error.strerror or error})"
+    warnings.warn(f"{reason}: name another file in the environment variable DDPM_PROGRESS", stacklevel=3)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Within it no other notebook records: a lock that ends with its process, where the system has it."""
+    path = progress_file()
+    with open(path.parent / f"{path.name}.lock", "w") as lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            with suppress(OSError):  # some network drives have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _add(exercise_id: str, verdict: Verdict) -> None:
+    kept = _read()
     before = kept.get(exercise_id, {})
     kept[exercise_id] = {
         "status": "right" if "right" in (verdict.status, before.get("status")) else "wrong",
@@ -77,10 +118,7 @@ def record(exercise_id: str, verdict: Verdict) -> None:
         "mistake": verdict.mistake,
         "last": date.today().isoformat(),
     }
-    try:
-        _write(json.dumps(kept, indent=1, sort_keys=True))
-    except OSError as error:
-        warnings.warn(f"progress is not kept: {error.strerror}", stacklevel=2)
+    _write(json.dumps(kept, indent=1, sort_keys=True))
 
 
 def _write(text: str) -> None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,12 +145,16 @@ def lab_command(work: Path, start: str = START, browser: bool = True) -> list[st
 
 
 def quieten_lab() -> None:
-    """Settle JupyterLab's questions for this environment; what somebody settled stays."""
+    """Settle JupyterLab's questions for this environment; what somebody settled stays.
+
+    Where its settings cannot be read or written, JupyterLab goes on to ask.
+    """
     settings = Path(sys.prefix, "share", "jupyter", "lab", "settings", "overrides.json")
-    settled = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
-    if LAB_SETTINGS.keys() - settled.keys():
-        settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text(json.dumps(LAB_SETTINGS | settled), encoding="utf-8")
+    with suppress(OSError, ValueError):
+        settled = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+        if LAB_SETTINGS.keys() - settled.keys():
+            settings.parent.mkdir(parents=True, exist_ok=True)
+            settings.write_text(json.dumps(LAB_SETTINGS | settled), encoding="utf-8")
 
 
 def serve(work: Path) -> int:

@@ -77,7 +77,6 @@ class Scheduler(HubMixin):
         self.alphas_cumprod = schedules.alpha_bars(self.betas)
         self.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
         self.num_inference_steps: int | None = None
-        self.custom_timesteps = False
         self.timesteps = torch.arange(T - 1, -1, -1)
 
     # ------------------------------------------------------------ timesteps
@@ -120,7 +119,6 @@ class Scheduler(HubMixin):
                 f"got {table[0]} to {table[-1]}; with steps_offset={self.config.steps_offset} take fewer steps"
             )
         self.num_inference_steps = len(table)
-        self.custom_timesteps = timesteps is not None
         self._timesteps, self._ascending = torch.tensor(table, device=device), table[::-1]  # a GPU need not be asked
 
     def _spaced_timesteps(self, n: int) -> list[int]:

@@ -150,7 +150,7 @@ def ddim_invert(
     t_now = ascending[0]  # x_0 has no timestep of its own: the network is asked at the smallest one
     for step, t in enumerate(ascending):
         output = model(x, t_now)
-        prediction = getattr(output, "sample", output)
+        prediction = getattr(output, "sample", output)[:, : x.shape[1]]  # without a learned variance
         _, eps = unclipped._predict(prediction, x, unclipped._alpha_bar(t_now))
         x0_hat = gaussian.x0_from_eps(x, eps, alpha_bar)
         alpha_bar, t_now = unclipped._alpha_bar(t), t

@@ -44,8 +44,9 @@ def find(folder: Path) -> list[Path]:
 def idle(folder: Path, output: Path) -> list[str]:
     """The students who handed nothing in: sub-folders without a notebook, the gradebook's own apart."""
     busy = {path.relative_to(folder).parts[0] for path in find(folder)}
-    others = [path for path in folder.iterdir() if path.is_dir() and path.name not in busy and path != output]
-    return [gradebook.plain_line(path.name) for path in others if not path.name.startswith((".", "_"))]
+    others = [path for path in folder.iterdir() if path.is_dir() and path.name not in busy]
+    students = [path for path in others if not output.resolve().is_relative_to(path.resolve())]
+    return [gradebook.plain_line(path.name) for path in students if not path.name.startswith((".", "_"))]
 
 
 def student_of(path: Path, folder: Path) -> str:

@@ -96,7 +96,8 @@ def as_csv(rows: Sequence[Row]) -> str:
     for row in rows:
         attempted = row.status in (Status.RIGHT, Status.WRONG, Status.NOT_RUN)
         values = [
-            *(row.student, row.notebook, row.exercise, row.title),
+            *(plain_line(name) for name in (row.student, row.notebook)),
+            *(row.exercise, row.title),
             *("yes" if fact else "no" for fact in (attempted, row.status is Status.RIGHT)),
             "" if row.mistake is None else str(row.mistake + 1),
             "yes" if row.borrowed else "no",

@@ -106,7 +106,7 @@ class UpBlock2D(Block):
         self.upsamplers = nn.ModuleList([Upsample2D(out_channels)]) if double else None
 
     def forward(self, hidden_states: Tensor, skips: Sequence[Tensor], temb: Tensor) -> Tensor:
-        """(B, C_in, H, W) and one skip per layer, the last first → (B, C_out, 2H, 2W)."""
+        """(B, C_in, H, W) and one skip per layer, the last used first → (B, C_out, 2H, 2W)."""
         for i, skip in enumerate(reversed(skips)):
             hidden_states = self._layer(i, torch.cat([hidden_states, skip], dim=1), temb)
         return hidden_states if self.upsamplers is None else self.upsamplers[0](hidden_states)

@@ -208,7 +208,7 @@ EMBEDDING = Exercise(
         ),
         Mistake(
             lambda t, dim, flip, shift: _embedding(t, dim, flip, shift, parts=(torch.sin, torch.sin)),
-            "you have sines twice and no cosine: t and another timestep with the same sine cannot be told apart",
+            "you have sines twice and no cosine: a sine alone does not say where on its circle a hand stands",
         ),
         Mistake(
             lambda t, dim, flip, shift: _embedding(t + 1, dim, flip, shift),

@@ -261,7 +261,7 @@ TO_PIXELS = Exercise(
 
 
 def denoise(unet: Any, scheduler: Any, x: Tensor, generator: torch.Generator) -> Tensor:
-    """The denoising loop, for any network and any scheduler.
+    """The denoising loop, for any network and any scheduler whose `step` takes a generator.
 
     unet: `unet(x, t).sample` is its prediction.
     scheduler: its `timesteps` are set; it has `scale_model_input(x, t)` and `step(...)`.

@@ -1260,8 +1260,8 @@ DDPM_SAMPLE = Exercise(
         ),
         Mistake(
             _ddpm(order=lambda T: range(T - 1, 0, -1)),
-            "you stopped before t = 0: one step of noise is left in the samples, and the network was called once too "
-            "seldom",
+            "you stopped before t = 0: one step of noise is left in the samples, and one call of the network is "
+            "missing",
         ),
         Mistake(
             _ddpm(order=lambda T: range(T - 2, -1, -1)),

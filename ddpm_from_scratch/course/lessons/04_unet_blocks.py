@@ -53,7 +53,7 @@ unet = UNet2DModel.from_pretrained(shipped_model("digits"), subfolder="unet").ev
 # The function to learn is $\varepsilon_\theta(x_t, t)$: an image and a number go in, an image of the same shape comes out. First an experiment with a trained network that comes with the course. It gets
 # one noisy image, made at $t = 300$, and is told three different times.
 #
-# > **Predict before you run.** The image is the same in all three cases. Will the clean image that the network sees in it ($\hat x_0$, Ho eq. 15, always with the true $\bar\alpha_{300}$) be the same, too? In which one will noise be left, in which one will part of the digit be gone?
+# > **Predict before you run.** The image is the same in all three cases. Will the clean image that the network sees in it ($\hat x_0$, Ho eq. 15, always with the true $\bar\alpha_{300}$) be the same, too? In which ones will noise be left, in which one will part of the digit be gone?
 
 # %% id=hero
 chosen = digits[[3, 14, 8, 25]]
@@ -87,7 +87,7 @@ plots.image_grid(
 # %% [markdown] id=needs-answer
 # <details><summary>Answer</summary>
 #
-# No: the network trusts the number it is given. Told a time that is too early, it expects weak noise and takes what it sees for a multiple of that: it predicts more noise than there is. Once that is taken off, the noise is still there, with its sign reversed. Told one that is too late, it takes nearly all it sees for noise, and what it leaves is a faint copy of $x_t$, digit and noise together.
+# No: the network trusts the number it is given. Told a time that is too early, it expects weak noise and takes what it sees for a multiple of that: it predicts more noise than there is. Once that is taken off, the noise is still there, with its sign reversed. Told one that is too late, it takes nearly all it sees for noise, and what it leaves is a faint copy of $x_t$, digit and noise together. So noise is left in both, and part of the digit is gone in the second.
 #
 # </details>
 #

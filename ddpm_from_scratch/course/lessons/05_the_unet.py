@@ -370,8 +370,8 @@ with plots.figure(
 # %% [markdown] id=count-answer
 # <details><summary>Answer</summary>
 #
-# The way up, in both: it has one layer more per resolution, and its layers take the skips in as well; three quarters of all multiplications are made there. Parameters go with the *square of the channels*, so they sit at the bottom of the U. Work goes with channels squared *times pixels*: each halving of the size divides the pixels by four while doubling the channels multiplies by four.
-# So on the way down each resolution costs nearly the same, and on the way up the largest cost is less than one and a half times the smallest.
+# The way up, in both: it has one layer more per resolution, its layers take the skips in as well, and the convolution behind a doubling runs at the doubled size, on four times the pixels; three quarters of all are made there. Parameters go with the *square of the channels*, so they sit at the bottom of the U. Work goes with channels squared *times pixels*: each halving of the size divides the pixels by four while doubling the channels multiplies by four.
+# So on the way down each resolution costs nearly the same, and on the way up the largest cost is less than one and a half times the smallest, a difference that those convolutions make.
 #
 # </details>
 #
@@ -460,6 +460,13 @@ if TheirUNet is not None:
 # %% id=tracer
 widgets.unet_tracer(unet, digits[3], noise[:1], alpha_bar)
 
+# %% [markdown] id=tracer-answer
+# <details><summary>Answer</summary>
+#
+# In the middle the maps are coarse: single noisy pixels are not to be seen there, at no $t$, though the maps change with the noise, least at small $t$. `conv_out` has nearly nothing of $x_t$ at $t = 10$, where $x_t$ is nearly all image; from about $t = 700$ on it is nearly $x_t$ itself.
+#
+# </details>
+
 # %% [markdown] id=clinic
 # ## Bug clinic
 #
@@ -521,7 +528,7 @@ plots.image_grid(
     5,
     row_labels=list(patients),
     alt="Five rows of five samples. The healthy network draws digits, and so does patient B. A and D "
-    "end in grey noise, C in a hard black and white pattern.",
+    "end in grey noise, with the strokes of a digit faintly in it, C in a hard black and white pattern.",
     caption="Samples of the five, from the same noise. One of the patients looks well.",
 )
 
@@ -576,7 +583,7 @@ assert torch.allclose(result, expected, atol=1e-5)
 # | what you see | what it is | what to do |
 # |---|---|---|
 # | `Sizes of tensors must match` in a concatenation | skips used in the wrong order, or a side that cannot be halved so often | last made, first used; sides divisible by $2^{L-1}$ |
-# | `expected input to have 128 channels, but got 96` | a skip too few, or one block's width taken for another's | print the table of this lesson for your network |
+# | `Expected weight to be a vector of size equal to the number of channels in input` | a skip that was not put beside the input, or one block's width taken for another's | print the table of this lesson for your network |
 # | loaded weights, no error, noise | an order of channels or of sines | compare one forward pass with the reference, not samples |
 # | the last layers do nothing | conv_in's output was not kept, and `zip` ended early | `zip(..., strict=True)` |
 # | out of memory | large maps at full resolution, which are kept until they are used | fewer channels at the finest resolution, gradient checkpointing |

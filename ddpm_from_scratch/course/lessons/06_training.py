@@ -145,7 +145,7 @@ with plots.figure(
 # %% [markdown] id=estimates-answer
 # <details><summary>Answer</summary>
 #
-# One image is wrong by much more than the gradient itself, and sometimes points the wrong way. With 16 the error is a quarter of that, with 256 a sixteenth: small beside the gradient. Networks are trained all the same: the
+# One image is wrong by much more than the gradient itself, and sometimes points the wrong way. With 16 the error is a quarter of that, less than the gradient; with 256 a sixteenth, small beside it. Networks are trained all the same: the
 # errors of many small steps average out, the direction does not.
 #
 # </details>
@@ -309,7 +309,7 @@ for n in range(1, 1001):
 # ### Lending the average
 #
 # Training goes on with the network's own weights. For a look at the samples the average is *lent* to the network, and afterwards the network gets its own weights
-# back, whatever happened in between. In Python, "afterwards, whatever happens" is a context manager: in a function under `@contextmanager`, what stands before `yield` happens at `with`, and what stands after it when the block ends.
+# back, whatever happened in between. In Python this is done by a context manager: in a function under `@contextmanager`, what stands before `yield` happens at `with`, and what stands after it when the block ends. If the block ends in an error, the error comes out of the `yield`; what must happen even then has to be written so.
 
 # %% id=write-weights
 @torch.no_grad()
@@ -554,7 +554,7 @@ with plots.figure(
 # An experiment with the model `digits` that comes with the course: trained by the same loop, on all ten digits, for longer. We damage its answers in two ways. Each adds the same constant error $c$ to every pixel of $\varepsilon_\theta$ in a range of 200 timesteps, so each adds
 # the same amount to the loss, up to chance: $0.2\,c^2$.
 #
-# > **Predict before you run.** The error sits at $t < 200$ in one network and at $t \ge 800$ in the other. Which one still makes digits?
+# > **Predict before you run.** The error sits at $t < 200$ in one network and at $t \ge 800$ in the other. Sampled by DDIM in 20 steps, which one still makes digits?
 
 # %% id=damage
 shipped = UNet2DModel.from_pretrained(shipped_model("digits"), subfolder="unet").eval()
@@ -600,7 +600,9 @@ plots.image_grid(
 # %% [markdown] id=damage-answer
 # <details><summary>Answer</summary>
 #
-# The one whose error sits at small $t$. There an error of $\varepsilon$ hardly moves $\hat x_0$; at large $t$ it is multiplied by $\sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$ (lesson 03, the same error in three currencies), and it acts where the sampler decides what the picture will be.
+# The one whose error sits at small $t$. There an error of $\varepsilon$ hardly moves $\hat x_0$. At large $t$ it moves $\hat x_0$ by $c\sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$ (lesson 03, the same error in three currencies), more than 25 times $c$. The sampler clips that, but goes on with the wrong $\varepsilon$: each of its four steps at $t \ge 800$ makes all pixels brighter, and the network takes the brightness for part of the image.
+#
+# That is this sampler. DDPM hardly notices the same error, nor does DDIM if it derives $\varepsilon$ anew from the clipped $\hat x_0$ (lesson 08). Which error does harm depends on the sampler, and the loss knows nothing of it.
 #
 # </details>
 #
@@ -629,7 +631,7 @@ print(f"clipped: the gradients of {clipped} of {len(norms)} steps")
 # %% [markdown] id=overfit
 # ## Eight images by heart
 #
-# Before a long run, a short test: **can the network learn eight images by heart?** A sound loop can, and the end is known: the samples must come close to the eight. If they stay far from all of them, there is a bug, and you have found it in seconds. The network here is `TinyNetwork`, three linear layers on 8×8 pixels.
+# Before a long run, a short test: **can the network learn eight images by heart?** A sound loop can, and the end is known: the samples must come close to the eight. If they stay far from all of them, there is a bug, and you have found it in seconds. The network here is `TinyNetwork`: three linear layers on 8×8 pixels, and a share of $x_t$ that depends on $t$, predict $v$ (lesson 03), from which $\varepsilon$ follows. So it begins far below a loss of 1.
 
 # %% id=overfit-run
 from ddpm_from_scratch.course.exercises.l06 import TinyNetwork
@@ -730,7 +732,7 @@ plots.image_grid(
 #
 # - **A** has the noise drawn once. Its training loss lies *below* the sound run's, and its loss on held-out images above: the network has learnt that one batch of noise by heart. Fix: `noise = torch.randn(...)` inside the loop.
 # - **B** left the images in $[0, 1]$. Its curve looks healthy, even lower than the sound run's: images of half the contrast hide less of the noise. Its loss on held-out images does not: they are in $[-1, 1]$, as its training images were not. The samples say the same: black has become grey, and their mean pixel is far above the data's. Fix: `x0 = 2 * x0 - 1`, once, where the data are loaded.
-# - **C** compares with $x_t$, its own input. The loss falls far below the sound run's: too good to be true. Samples: noise, since its "noise" is the whole image, and the sampler takes away what should stay. Fix: compare with `noise`.
+# - **C** compares with $x_t$, its own input. The loss falls far below the sound run's: too good to be true. Samples: noise, since with $\varepsilon_\theta = x_t$ the estimate $\hat x_0$ is a multiple of $x_t$, and each step of the sampler only makes $x$ smaller: what comes out is the noise that went in. Fix: compare with `noise`.
 # - **D** has one $t$ per step. Held-out loss and samples are nearly those of the sound run, but the curve jumps by more than a factor of ten from step to step. The gradient is still right on average (*Algorithm 1*), only with far more variance: this bug costs time, not correctness. Fix: `t = torch.randint(T, (B,))`.
 #
 # </details>

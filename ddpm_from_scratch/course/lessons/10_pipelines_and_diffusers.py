@@ -78,7 +78,7 @@ with plots.figure(
     height=2.5,
     alt="A diagram. Noise goes into a frame called pipeline and an image comes out. In it "
     "are two boxes, the model and the scheduler, with an arrow from the model to the "
-    "scheduler, labelled prediction, and one back, labelled next sample.",
+    "scheduler, labelled prediction, and one back, labelled next sample, next t.",
     caption="A pipeline: the model says what the noise is, the scheduler takes the step, "
     "and round it goes.",
 ) as ax:
@@ -288,10 +288,10 @@ assert less_noisy.shape == residual.shape == noisy.shape
 # is) and *what comes back* (`step`) are all the scheduler's business.
 
 # %% exercise 10.2
-# Write it once, for all schedulers.
+# Write it once, for every scheduler whose `step` takes a `generator`.
 
 # %% [markdown] id=loops-text
-# First with the big network and DDPM, as Diffusers' introduction does it, then with DDIM: another class, fewer steps, and the loop is the same. (Offline at 32×32 and in 4 steps each, since the weights are random.)
+# First with the big network and DDPM, as Diffusers' introduction does it, then with DDIM: another class, fewer steps, and the loop is the same. (Offline at 32×32, with random weights; without a GPU in 4 steps each.)
 
 
 # %% id=loops
@@ -390,7 +390,7 @@ assert largest < 1e-4
 # | `prediction_type`, and `variance_type` if it is a learned one | else `variance_type`; `eta`, `clip_sample`, `thresholding` |
 #
 # So one never writes a new scheduler's arguments by hand: `DDIMScheduler.from_config(other.config)` takes over what belongs to the training. There is one trap. A config holds *all* values, also those
-# that nobody chose. Should the other class take over the old class's default, or its own? Its own: DDPM's default for `timestep_spacing` is `"leading"`, Euler's is `"linspace"`, each because it suits that class. So a config remembers in
+# that nobody chose. Should the other class take over the old class's default, or its own? Its own: DDPM's default for `timestep_spacing` is `"leading"`, Euler's is `"linspace"`. So a config remembers in
 # `_use_default_values` which keys were never chosen.
 #
 # Two consequences. A file has no such list: all that is read from one counts as chosen, and the Euler scheduler below takes over `"leading"`. And the rule does not know the left column of the table: if nobody chose the β, the new class takes its own,
@@ -412,7 +412,7 @@ print(textwrap.fill("nobody chose: " + ", ".join(made.config["_use_default_value
 # Find the arguments for the other class.
 
 # %% [markdown] id=swap-predict
-# Now one network and one first noise, and several schedulers. Diffusers has more than we built; they work with our network, since it answers as theirs does. (If Diffusers is not installed, the cell shows ours alone.)
+# Now one network and one first noise, and several schedulers. Diffusers has more than we built; they work with our network, since it answers as theirs does. (If Diffusers is not installed, the cell shows ours alone.) The pipeline is this package's: it scales the noise and the network's input, and gives `step` only what it takes. Diffusers' own `DDPMPipeline` does none of this (Euler comes out wrong there, Heun raises an error), and its `DDIMPipeline` makes a DDIM of whatever scheduler it gets: there, write the loop by hand for other schedulers.
 #
 # > **Predict before you run.** From the same $x_T$, which of them make the same digits: DDPM with 50 steps, DDIM with 10 and with 50, and three other solvers of the ODE (Euler, Heun, DPM-Solver++) with 10?
 
@@ -472,7 +472,7 @@ plots.image_grid(
 # %% [markdown] id=clinic
 # ## Bug clinic
 #
-# Four loops with one bug each, and none raises an error. They are hidden: look at the log, the curves and the samples, not at the code. The network, the first noise and the 20 steps are the same in all of them; the first loop is right.
+# Five loops: the first is right, the other four have one bug each, and none raises an error. They are hidden: look at the log, the curves and the samples, not at the code. The network, the first noise and the number of steps, 20, are the same in all of them.
 #
 # > **Before you unfold the answers:** one samples with another noise schedule, one takes the position of a step for its timestep, one goes on with the wrong output of `step`, and one takes the network's prediction for something else. Which is which?
 #
@@ -699,7 +699,7 @@ assert [int(scheduler.previous_timestep(t)) for t in table] == [*table[1:], -1]
 # %% [markdown] id=wrong
 # ## What could go wrong
 #
-# - **A scheduler written by hand.** Two right-looking numbers differ from those of the training, and images get a little worse, with no error (bug B). Use `from_config`.
+# - **A scheduler written by hand.** One value that differs from the training's, and images get worse, with no error (bug B: another `beta_schedule`). Use `from_config`.
 # - **Weights without their scheduler's config.** Then `prediction_type` is a guess (bug C). Save the whole pipeline.
 # - **The wrong mode or precision.** `from_pretrained` gives evaluation mode and float32, whatever the file holds. For half precision say `dtype=torch.float16`.
 # - **A seed is not an image.** It is the start of a sequence of numbers. Another batch size, another device or another way to draw uses the sequence otherwise. One generator per image, made on the CPU, is the most robust.
@@ -709,7 +709,7 @@ assert [int(scheduler.previous_timestep(t)) for t in table] == [*table[1:], -1]
 # %% [markdown] id=summary
 # ## Summary
 #
-# - Model, scheduler, pipeline: a network, a step, and the loop between them. The loop is three lines and the same for every scheduler.
+# - Model, scheduler, pipeline: a network, a step, and the loop between them. The loop is three lines and the same for every scheduler (some of Diffusers' take no `generator`; a pipeline leaves it out there).
 # - A scheduler may be exchanged if the new one keeps the training's schedule and target; `from_config` carries over what was chosen, so all that a saved file says.
 # - A model is two files, a config and weights; a pipeline is a folder of such parts and an index. Safetensors hold no programs.
 # - A folder saved here opens in Diffusers and the other way round, with the same images up to rounding.

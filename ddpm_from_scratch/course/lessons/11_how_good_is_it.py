@@ -372,7 +372,7 @@ with plots.figure(
     2.7,
     alt="Two histograms over many sets of ten numbers, each with a long tail to the right. "
     "Averaging over all pairs gives no value below zero, and most above the true value. "
-    "Averaging over pairs of two gives most values below it, nearly half of them below zero.",
+    "Averaging over pairs of two gives most values below it, and nearly half of all values below zero.",
     caption="Ten draws against ten, many times; the far tails are cut off. The mean of the "
     "outlined histogram is the truth: values below 0 make up for the long tail.",
 ) as ax:
@@ -572,7 +572,7 @@ with plots.figure(
 #
 # <details><summary>Going deeper (not needed later): the interval of the Fréchet distance</summary>
 #
-# A set drawn *from a sample* carries the sample's bias once more, so the drawn Fréchet distances all lie too high; the interval is moved back onto the figure. Near the floor it is still wider than it need be: the figure is a square of errors there, and the bootstrap adds the sample's own error to those that it draws (up to $\sqrt3$ times too wide).
+# A set drawn *from a sample* carries the sample's bias once more, so the drawn Fréchet distances lie too high on average; the interval is moved back onto the figure. Near the floor it is still wider than it need be: the figure is a square of errors there, and the bootstrap adds the sample's own error to those that it draws (up to $\sqrt3$ times too wide).
 #
 # </details>
 
@@ -608,7 +608,7 @@ print(
 )
 
 # %% [markdown] id=bits-unit
-# **The unit.** $-\log p_\theta(x_0)$ in nats, divided by the number of pixels and by $\log 2$: bits per dimension, the length of the shortest code that the model allows, per pixel. An uncompressed 8-bit image has 8.
+# **The unit.** $-\log p_\theta(x_0)$ in nats, divided by the number of values in an image (pixels times channels) and by $\log 2$: bits per dimension, the length of the shortest code that the model allows, per value. An uncompressed 8-bit image has 8.
 #
 # **A check where the truth is known.** Let the data be $\mathcal N(0, I)$ and the model perfect: the true $\varepsilon^* = \sqrt{1-\bar\alpha_t}\,x_t$ and $\sigma_t^2 = \beta_t$. Then every $x_t$ is $\mathcal N(0, I)$ too, and the true step back is exactly Gaussian with variance $\beta_t$: nothing is lost, and the
 # bound (with a density in place of the bins) must be the entropy, $\frac12\log_2(2\pi e)$ bits per dimension.
@@ -893,9 +893,9 @@ for row in ("0", "1", few_steps.SIGMA_HAT):
 # **With very many steps, clipping counts.** In the table of lesson 08 for `digits` the rows of $\eta$ rise towards 1000 steps far above their floor. It was made with $\hat x_0$ clipped and $\varepsilon$ kept, as Diffusers does by default, and the small push of each step adds up (lesson 08, *Clipping*). That says more about clipping than about steps. Song's DDIM does not clip, nor does the table above; $\hat\sigma$, Ho's sampler, takes its mean from the clipped $\hat x_0$ and stays right.
 
 # %% [markdown] id=table-live
-# ### A cell of it, live
+# ### Two cells, live
 #
-# The samples of the first cell of this lesson are a small edition of two cells: 40 images each. And 50 steps for $\eta = 0$, to see what the larger number buys. Judged by the kernel distance, which may be compared across sample sizes.
+# The samples of the first cell of this lesson are a small edition of two cells of *lesson 08's* table for `digits`: 40 images each, $\hat x_0$ clipped as there (the table above is not clipped). And 50 steps for $\eta = 0$, to see what the larger number buys. Judged by the kernel distance, which may be compared across sample sizes.
 
 # %% id=table-live-run
 few["η = 0, S = 50"] = generate(

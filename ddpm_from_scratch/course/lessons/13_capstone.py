@@ -515,7 +515,7 @@ if isinstance(network, Epsilon):
 #
 # - **The sampler is blamed for the network, or the network for the sampler.** Test the sampler with the exact $\varepsilon^*$ first. It takes seconds, and it is either right or not.
 # - **A check with one seed passes.** A sampler that ignores its generator, or draws when it should not, shows only with two.
-# - **Off by one at the ends.** The first call must be at $T-1$, the last at 0, and the level after the last is 1. Most wrong samplers of this lesson are wrong there, and nearly all of them make digits.
+# - **Off by one at the ends.** The first call must be at $T-1$, the last at 0, and the level after the last is 1. A sampler that is wrong there may still make digits (sampler A of the clinic is one).
 # - **Clipping hides divergence.** With `clip` a broken network still gives images in range. Look at the samples without it once.
 # - **Choosing the yardstick afterwards.** Whatever the samples look like, some measure flatters them. That is why the rubric stands at the top.
 
@@ -533,7 +533,7 @@ if isinstance(network, Epsilon):
 #
 # - A diffusion model is five short functions: a schedule, a loss, a loop, and a sampler or two.
 # - For one Gaussian the samples' distribution is known exactly, step by step: a test that needs no training and forgives nothing.
-# - With few steps even a perfect network gives samples that are too narrow; DDIM less so than DDPM.
+# - With few steps even a perfect network gives samples that are too narrow, by DDIM, and more so by DDPM with $\tilde\beta$.
 # - What samples are worth is measured by something that has not seen the code, against figures set before.
 # - Your code and the package's are the same functions, so your model opens in Diffusers.
 

@@ -258,7 +258,7 @@ EQUATIONS = (
         r"\operatorname{softmax}(QK^\top/\sqrt d)\, V",
         "04",
         "models.attention.scaled_dot_product_attention",
-        UNET + "test_attention_written_out_is_the_fused_one",
+        UNET + "test_attention_for_few_tokens_and_for_many",
     ),
     Equation(
         "Ho",

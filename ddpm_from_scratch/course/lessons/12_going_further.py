@@ -542,8 +542,12 @@ for name, values in distances.items():
     print(f"{name:<12}" + "   ".join(f"{value:.4f}" for value in values))
 print(f"{'exact ε*':<12}{energy_distance(exact_points, real_points):.4f}   (the sampler's own error)")
 print(f"{'real points':<12}{energy_distance(more_points, real_points):.4f}   (the floor: two sets of real points)")
-for name, large, small in (("exact ε* at t ≥ 300", perfect, learnt), ("exact ε* at t < 300", learnt, perfect)):
-    mixed = sample_points(lambda x, t: (large if t >= 300 else small)(x, t), alpha_bar, 1500, 5, 10)
+mixtures = {
+    "exact ε* at t ≥ 300": lambda x, t: (perfect if t >= 300 else learnt)(x, t),
+    "exact ε* at t < 300": lambda x, t: (learnt if t >= 300 else perfect)(x, t),
+}
+for name, predict in mixtures.items():
+    mixed = sample_points(predict, alpha_bar, 1500, 5, 10)
     print(f"{name}, at the other t the network for ε of seed 0: {energy_distance(mixed, real_points):.4f}")
 plots.curves(
     torch.tensor(times),

@@ -291,6 +291,26 @@ def test_update_lays_changed_lessons_beside_answers(lessons: Path, work: Path) -
     assert contents(work)["01_forward_process.new2.ipynb"] == "third version"
 
 
+def test_a_lesson_that_was_only_opened_counts_as_untouched(tmp_path: Path) -> None:
+    """JupyterLab's autosave writes kernel and language into the metadata; a cell that was run has outputs."""
+    lessons, work = tmp_path / "lessons", tmp_path / "work"
+    lessons.mkdir()
+    for name in ("00_opened.ipynb", "01_run.ipynb"):
+        cells = [{"cell_type": "code", "source": ["1 + 1"], "outputs": [], "metadata": {}}]
+        (lessons / name).write_text(json.dumps({"cells": cells, "metadata": {}}), encoding="utf-8")
+    workspace.copy_lessons(lessons, work)
+    for name in ("00_opened.ipynb", "01_run.ipynb"):
+        notebook = json.loads((work / name).read_text())
+        notebook["metadata"] = {"kernelspec": {"display_name": "Python 3 (ipykernel)"}}
+        notebook["cells"][0]["outputs"] = ["2"] if name == "01_run.ipynb" else []
+        (work / name).write_text(json.dumps(notebook, indent=1), encoding="utf-8")
+        lesson = json.loads((lessons / name).read_text())
+        lesson["cells"][0]["source"] = ["2 + 2"]
+        (lessons / name).write_text(json.dumps(lesson), encoding="utf-8")
+    written = [path.name for path in workspace.copy_lessons(lessons, work, update=True)]
+    assert written == ["00_opened.ipynb", "01_run.new.ipynb"]
+
+
 @pytest.mark.parametrize("record", [None, "not json", "[]"])
 def test_a_lost_record_makes_every_file_the_learners(lessons: Path, work: Path, record: str | None) -> None:
     (work / workspace.RECORD).unlink()

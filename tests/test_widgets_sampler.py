@@ -207,7 +207,12 @@ def test_choices_not_yet_sampled_are_said_to_be_so(explorer: widgets.SamplerExpl
     explorer.seed.value = 3
     assert "seed 0. Press Sample for the new choices." in explorer.text.value
     assert explorer.picture.value == picture
+    unet = explorer.unet
+    unet.gate.clear()
     explorer.start()
+    explorer.redraw()
+    assert "seed 0. Sampling for the new choices." in explorer.text.value
+    unet.gate.set()
     assert explorer.work.join(20)
     assert "seed 3" in explorer.text.value and "Press Sample" not in explorer.text.value
     for name, value in (("steps", 5), ("eta", 0.5), ("spacing", "trailing"), ("sampler", LARGE)):

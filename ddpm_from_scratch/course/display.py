@@ -86,11 +86,13 @@ def check(exercise_id: str, answer: Callable[..., Any]) -> None:
         raise CourseError(str(error)) from None
     progress_log.record(exercise.id, verdict)
     if verdict.status == "unattempted":
-        display(_help(exercise, f"Exercise {exercise.id} is not attempted yet: write your code in the cell above."))
+        what = f"Exercise {exercise.id} is not attempted yet: write your code in the cell above, and run that cell."
+        display(_help(exercise, what))
     elif verdict.status == "wrong":
         display(_help(exercise, "Stuck?"))
         message = verdict.message[:1].upper() + verdict.message[1:].rstrip(".")
-        raise WrongAnswer(f"Exercise {exercise.id} is not right yet. {message}.{_where(exercise)}") from None
+        end = "" if message.endswith("?") else "."
+        raise WrongAnswer(f"Exercise {exercise.id} is not right yet. {message}{end}{_where(exercise)}") from None
     else:
         whose = " It is the package's own function, so it does not count as yours." if verdict.borrowed else ""
         display(_box(f"✓ Exercise {exercise.id} is right: {exercise.title}.{whose}", GREEN))
@@ -136,7 +138,8 @@ def progress(lesson: str | None = None) -> None:
         f"<td style='text-align: left'>{marks[row.status]}</td><td>{row.attempts}</td></tr>"
         for row in table
     )
-    head = "<tr><th>Exercise</th><th>Title</th><th>State</th><th>Checks</th></tr>"
+    left = "<th style='text-align: left'>{}</th>"
+    head = f"<tr><th>Exercise</th>{left.format('Title')}{left.format('State')}<th>Checks</th></tr>"
     text = progress_log.as_text(table)
     display(Panel(text, f"<table>{head}{cells}</table><p>{text.splitlines()[-1]}</p>"))
 

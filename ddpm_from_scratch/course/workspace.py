@@ -35,7 +35,11 @@ class WorkspaceError(Exception):
 
 
 def file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Of a notebook its cells alone: into one that was only opened, JupyterLab writes what it knows of the kernel."""
+    content = path.read_bytes()
+    with suppress(ValueError, TypeError, KeyError):
+        content = json.dumps(json.loads(content)["cells"], sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_record(work: Path) -> dict[str, str]:
@@ -182,7 +186,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for path in written:
-        print(f"new: {path.relative_to(ROOT)}")
+        kind = "beside yours, which stays" if ".new" in path.name else "new"
+        print(f"{kind}: {path.relative_to(ROOT)}")
     if arguments == ["update"] and not written:
         print("Your lessons are up to date.")
     return serve(work) if arguments == ["lab"] else 0

@@ -461,7 +461,7 @@ print(
 
 # %% [markdown] id=library-names
 # In the package the equation is `gaussian.q_sample`, which takes $\bar\alpha_t$ itself. The look-up by `t` is a method of the
-# scheduler (lesson 07), under the name it has in Diffusers, `add_noise`. The two say the same (yours was checked just now):
+# scheduler (lesson 07), under the name it has in Diffusers, `add_noise`. The two say the same:
 
 # %% id=add-noise-names
 from ddpm_from_scratch import DDPMScheduler

@@ -344,7 +344,9 @@ assert (ends.abs() - 1).abs().max() < 0.01 < (few_ends.abs() - 1).abs().max()
 #
 # **The theorem.** Let $J_\sigma(\varepsilon_\theta) = \mathbb E_{q_\sigma}\big[\log q_\sigma(x_{1:T} \mid x_0) - \log p_\theta(x_{0:T})\big]$ be the bound of lesson 03 for this process (Song eq. 11). For all $\sigma_t > 0$ (within the room of lemma 1 for $t > 1$) there are weights $\gamma_t$ and a constant $C$ with
 #
-# $$\boxed{J_\sigma = L_\gamma + C}\qquad \gamma_t = \frac{a_t^2}{2\sigma_t^2}\cdot\frac{1-\bar\alpha_t}{\bar\alpha_t},\quad a_t = \sqrt{\bar\alpha_{t-1}} - \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}}\quad\text{for } t > 1,\ a_1 = 1\quad\text{(Song theorem 1)}$$
+# $$\boxed{J_\sigma = L_\gamma + C}\qquad\text{(Song theorem 1)}$$
+#
+# $$\gamma_t = \frac{a_t^2}{2\sigma_t^2}\cdot\frac{1-\bar\alpha_t}{\bar\alpha_t},\quad a_t = \sqrt{\bar\alpha_{t-1}} - \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}}\quad\text{for } t > 1,\ a_1 = 1$$
 #
 # **Why, in three lines.** $J_\sigma$ is, but for its two ends, a sum of KLs between two steps of eq. 7, one with $x_0$ and one with $\hat x_0$. They have the same variance, so each KL is a squared distance of means, hence of $x_0$ and $\hat x_0$, hence of $\varepsilon$ and $\varepsilon_\theta$. What is left is a mean over $x_t$ one $t$ at a time, and by lemma 1 that is the mean in $L_\gamma$, whatever the $\sigma$s.
 #

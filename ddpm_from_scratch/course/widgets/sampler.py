@@ -248,7 +248,8 @@ class SamplerExplorer(Explorer):
         named = [f"<b>{side}</b>: {choice}" for side, choice in zip(SIDES, self.choices, strict=True)]
         words = " &nbsp; ".join([*named, f"seed {self.drawn_seed}"])
         if self._chosen() != (self.choices, self.drawn_seed):
-            words += ". Press Sample for the new choices."
+            running = self.work.thread.is_alive()
+            words += ". Sampling for the new choices." if running else ". Press Sample for the new choices."
         T = self.config.num_train_timesteps
         for side, path in zip(SIDES, self.paths, strict=True):
             if path.t[0] < LATE * T:

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -246,6 +247,13 @@ def test_known_mistakes_are_named_with_the_numbers_of_the_case() -> None:
     assert message_of(lambda x, e, a: (1 - a) ** 0.5 * torch.rand_like(x) + a**0.5 * x, 2) == "you drew uniform noise"
 
 
+def test_half_of_a_first_power_is_told_from_a_root() -> None:
+    exercise = exercises.get("01.1")
+    assert grade(exercise, lambda x, e, b: (1 - b) ** (1 / 2) * x + b ** (1 / 2) * e).status == "right"
+    verdict = grade(exercise, lambda x, e, b: (1 - b) ** 1 / 2 * x + b**1 / 2 * e)
+    assert verdict.mistake is not None and "**1/2, which Python reads as (... ** 1) / 2" in verdict.message
+
+
 def test_a_mistake_may_raise_on_some_inputs() -> None:
     def one_channel(x: Tensor, e: Tensor, a: float) -> Tensor:
         return a * (x[:, 0] if x.ndim > 3 else x.view(100))
@@ -348,6 +356,96 @@ def test_wrong_arguments() -> None:
         message(lambda x, e: x) == "your function cannot take (x0, noise, alpha_bar_t): too many positional arguments"
     )
     assert "missing a required argument: 'd'" in message(lambda a, b, c, d: a)
+
+
+@pytest.mark.parametrize("exercise_id", ["01.1", "01.3"])
+def test_arguments_in_another_order_are_told(exercise_id: str) -> None:
+    exercise = exercises.get(exercise_id)
+    names = list(exercise.case(0, 0).args)
+    moved = [names[0], *reversed(names[1:])]
+    swapped = eval(f"lambda {', '.join(moved)}: reference({', '.join(names)})", {"reference": exercise.reference})
+    told = f"your function takes ({', '.join(moved)}), and is called with ({', '.join(names)})"
+    assert message(swapped, exercise) == told
+    right = eval(f"lambda {', '.join(moved)}: reference({', '.join(moved)})", {"reference": exercise.reference})
+    assert grade(exercise, right).status == "right"
+
+
+def in_a_notebook(source: str, **variables: Any) -> Any:
+    """The last function that a cell with `source` defines among the notebook's variables."""
+    exec(source, variables)
+    return list(variables.values())[-1]
+
+
+ROOM = 4
+NOTE = "; it uses `beta`, a variable of the notebook, not one of its arguments"
+
+
+@pytest.mark.parametrize(
+    ("beta", "body", "told"),
+    [
+        (0.02, "return (1 - beta) ** 0.5 * x_prev + beta**0.5 * noise", NOTE),
+        (torch.tensor(0.02), "return (1 - beta) ** 0.5 * x_prev + beta**0.5 * noise", NOTE),
+        (np.float64(0.02), "return sum(noise * b for b in [beta for _ in noise])", NOTE),
+        (1, "return x_prev.no_such_method(beta)", NOTE),
+        (0.02, "beta = beta_t / 2\n    return beta * x_prev", ""),
+        (0.02, "return types.SimpleNamespace(beta=1).beta * x_prev * noise", ""),
+        ("linear", "return len(beta) * x_prev * noise", ""),
+        (0.02, "return later() * x_prev * noise", ""),
+    ],
+)
+def test_a_variable_of_the_notebook_in_place_of_an_argument_is_told(beta: Any, body: str, told: str) -> None:
+    source = f"def forward_step(x_prev, noise, beta_t):\n    {body}\n"
+    answer = in_a_notebook(source, torch=torch, types=types, later=lambda: 3, beta=beta)
+    said = message(answer, exercises.get("01.1"))
+    assert said.endswith(told) and ("notebook" in said) == bool(told)
+
+
+def test_a_variable_that_the_solution_uses_too_is_no_leftover() -> None:
+    def scaled(x0: Tensor, noise: Tensor, alpha_bar_t: float) -> Tensor:
+        return x0 / ROOM
+
+    answer = in_a_notebook("def f(x, e, a):\n    return x + ROOM + T", ROOM=ROOM, T=1000)
+    told = message(answer, replace(JUMP, reference=scaled))
+    assert "it uses `T`" in told and "`ROOM`" not in told
+
+
+def test_what_has_no_code_of_its_own_uses_no_variable_of_the_notebook() -> None:
+    answer = functools.partial(in_a_notebook("def f(x, e, a, b):\n    return x + beta", beta=0.3), b=0)
+    assert "notebook" not in message(answer) and "notebook" not in message(torch.addcmul)
+
+
+@pytest.mark.parametrize("number", [0.02, torch.tensor(0.02)])
+def test_a_power_written_as_in_other_languages_is_told(number: Any) -> None:
+    power = replace(JUMP, inputs=lambda generator, index: Case({"x0": number, "noise": index, "alpha_bar_t": 0.5}))
+    assert message(lambda x, e, a: x ^ a, power).endswith("; in Python a power is **, not ^")
+
+
+def test_what_an_answer_prints_is_shown_for_the_first_call_and_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    def tells(lines: int) -> Callable[..., Tensor]:
+        def answer(x: Tensor, e: Tensor, a: float) -> Tensor:
+            print(*range(lines), sep=f" of {tuple(x.shape)}\n")
+            return jump(x, e, a)
+
+        return answer
+
+    assert grade(JUMP, tells(2)).status == "right"
+    assert capsys.readouterr().out == "0 of (4, 3, 5, 5)\n1\n"
+    grade(JUMP, tells(100))
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 16 and shown[14:] == ["14 of (4, 3, 5, 5)", "…"]
+    message(lambda x, e, a: print(jump(x, e, a)[0, 0, :2] if x.ndim == 4 else x))
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert grade(JUMP, jump).status == "right" and capsys.readouterr().out == ""
+
+
+def test_what_an_answer_prints_before_it_stops_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def endless(x: Tensor, e: Tensor, a: float) -> Tensor:
+        print("begun")
+        while True:
+            pass
+
+    assert "did not finish" in message(endless, replace(JUMP, seconds=0.2))
+    assert capsys.readouterr().out == "begun\n"
 
 
 @pytest.mark.parametrize(
@@ -490,8 +588,11 @@ def test_what_is_no_tensor_is_told_as_such_where_more_than_the_value_is_compared
     exercise = exercises.get(exercise_id)
     for told, change in (("ndarray", lambda x: x.detach().float().numpy()), ("list", list), ("list", Tensor.tolist)):
         said = message(lambda *args, change=change: change(exercise.reference(*args)), exercise)
-        assert f"output 'type': '{told}', expected 't" in said and "dict" not in said
+        assert f"you returned a value of type '{told}', expected 't" in said
+        assert "output" not in said and "dict" not in said
     assert message(lambda *args: None, exercise) == "you forgot to return: the function gave None"
+    halved = message(lambda *args: exercise.reference(*args) / 3, exercise)
+    assert "output 'value'" not in halved and "output 'type'" not in halved
 
 
 def test_what_two_cases_share_is_not_given_as_the_cause() -> None:
@@ -688,6 +789,8 @@ def test_check_says_right_wrong_or_unattempted(shown: list[Panel], tmp_path: Pat
         "Exercise 99.1 is not right yet. You left out the roots at t = 500, ᾱ = 0.3. Look at Ho eq. 4, section “Jump”."
     )
     assert shown[-1].html.count("<details>") == 4
+    with pytest.raises(WrongAnswer, match=r"a negative number's root\? Look at Ho eq. 4"):
+        check("99.1", lambda x, e, a: (a**0.5 * x + (1 - a) ** 0.5 * e).to(torch.complex64))
 
 
 @pytest.mark.usefixtures("jump_is_known")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
-import sysconfig
+import site
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,12 @@ from .exercise import Answer, Case, Exercise
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call gave: its output or its exception, and the arguments as the call left them."""
+    """What a call gave: its output or its exception's name, the arguments as the call left them, what it printed."""
 
     value: Any
     error: BaseException | None
     left: Case
-
-    @property
-    def seen(self) -> Any:
-        """The output, or the name of the exception."""
-        return type(self.error).__name__ if self.error else self.value
+    printed: str
 
 
 class OutOfTime(BaseException):
@@ -40,26 +37,34 @@ class OutOfTime(BaseException):
 
 def attempt(exercise: Exercise, answer: Answer, case: Case, global_seed: int = 0) -> Outcome:
     """Calls `answer` on `case`, which it may change, with the global random states at `global_seed` meanwhile."""
+    printed = io.StringIO()
     try:
-        with _global_states(global_seed), _time_limit(exercise.seconds):
-            return Outcome(exercise.output(answer, case), None, case)
+        with fence(exercise.seconds, global_seed), redirect_stdout(printed):
+            return Outcome(exercise.output(answer, case), None, case, printed.getvalue())
     except (Exception, SystemExit, OutOfTime) as error:
-        return Outcome(None, error, case)
+        return Outcome(type(error).__name__, error, case, printed.getvalue())
 
 
 def in_words(error: BaseException) -> str:
     """One line for an exception in an answer: the learner's own line, the type and the message."""
-    paths = sysconfig.get_paths() | {"stdlib": os.path.dirname(os.__file__)}
-    foreign = (f"{Path(__file__).parents[1]}{os.sep}", paths["purelib"], paths["platlib"], paths["stdlib"], "<frozen")
+    foreign = (f"{Path(__file__).parents[1]}{os.sep}", *site.getsitepackages(), os.path.dirname(os.__file__), "<frozen")
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
     place = f" at line {own[-1].lineno}" + f", `{own[-1].line}`" * bool(own[-1].line) if own else ""
     message = str(traceback.TracebackException.from_exception(error)).strip().split("\n")[0]  # str(error) may raise
-    return f"your code stopped{place}: {type(error).__name__}" + f": {message}" * bool(message)
+    power = "; in Python a power is **, not ^" * ("bitwise_xor" in message or " for ^:" in message)
+    return f"your code stopped{place}: {type(error).__name__}" + f": {message}" * bool(message) + power
 
 
 @contextmanager
-def _global_states(seed: int) -> Iterator[None]:
-    """The random states at `seed`; afterwards they and PyTorch's settings are as they were before."""
+def fence(seconds: float, seed: int = 0) -> Iterator[None]:
+    """The global random states at `seed`; afterwards they and PyTorch's settings are as they were before.
+
+    Raises `OutOfTime` after `seconds` where the system has timers and this is the main thread.
+    """
+
+    def stop(*_: Any) -> None:
+        raise OutOfTime
+
     with ExitStack() as afterwards:
         afterwards.callback(torch.set_rng_state, torch.get_rng_state())
         afterwards.callback(np.random.set_state, np.random.get_state())
@@ -69,23 +74,8 @@ def _global_states(seed: int) -> Iterator[None]:
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
+        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+            afterwards.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, stop))
+            afterwards.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raises `OutOfTime` after `seconds` where the system has timers and this is the main thread; else does nothing."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise OutOfTime
-
-    handler = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)

@@ -1,16 +1,16 @@
 """The exercise engine: what an answer did, found by replaying the reference and the known mistakes beside it.
 
-`grade(exercise, answer)` runs the answer on several random inputs and returns a `Verdict`. It shows nothing and records
-nothing, leaves the global random states and PyTorch's global settings as they were, and never compares an answer with
-itself.
+`grade(exercise, answer)` runs the answer on several random inputs and returns a `Verdict`. Of what the answer prints it
+shows the first call's first lines. It records nothing, leaves the global random states and PyTorch's global settings as
+they were, and never compares an answer with itself.
 """
 
 from __future__ import annotations
 
 import ast
+import dis
 import inspect
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType, SimpleNamespace
 from typing import Any, Literal
@@ -19,15 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .attempt import Outcome, OutOfTime, attempt, in_words
-from .exercise import Answer, Case, Exercise
+from .attempt import Outcome, OutOfTime, attempt, fence, in_words
+from .exercise import Answer, Case, Exercise, Mistake
 
 SEEDS = (0, 1)
+PRINTED_LINES = 15
 ROUNDINGS = 128
 """Two right answers may differ by this many units of rounding of the coarser dtype, relative to the value and to the
 median size of the expected values."""
 
 NUMBERS = (Tensor, bool, int, float, np.number)
+OWN_WORDS = {"": "", " 'value'": "", " 'type'": "you returned a value of type "}
+"""How a difference begins at some paths of an output; elsewhere the path is named."""
+
 Outcomes = dict[tuple[int, int], Outcome]
 
 
@@ -57,11 +61,13 @@ def grade(exercise: Exercise, answer: Answer) -> Verdict:
 
 def _diagnose(exercise: Exercise, answer: Answer) -> tuple[str, int | None]:
     """The sentence for a wrong answer and the index of the known mistake; ("", None) for a right one."""
-    if message := _wrong_signature(exercise, answer):
-        return message, None
+    if (signature := _wrong_signature(exercise, answer)).startswith("your function cannot take"):
+        return signature, None
     yours: Outcomes = {}
     for trial in [(seed, index) for seed in SEEDS for index in range(exercise.cases)]:
         yours[trial] = attempt(exercise, answer, exercise.case(*trial))
+        if len(yours) == 1 and (lines := yours[trial].printed.splitlines()):
+            print(*lines[:PRINTED_LINES], *["…"] * (len(lines) > PRINTED_LINES), sep="\n")
         if isinstance(yours[trial].error, OutOfTime):
             return f"your code did not finish within {exercise.seconds:g} seconds: does a loop never end?", None
     problems = {t: problem for t in yours if (problem := _problem(exercise, yours[t], exercise.case(*t)))}
@@ -69,18 +75,17 @@ def _diagnose(exercise: Exercise, answer: Answer) -> tuple[str, int | None]:
     in_place = f"you changed the input {' and '.join(changed)} in place: others still need it, work on a copy"
     if not problems:
         return in_place if changed else _wrong_in_float64(exercise, answer), None
-    mistake = _known_mistake(exercise, yours)
+    mistake, first = _known_mistake(exercise, yours), next(iter(problems))
     if mistake is None:
-        message = _unknown_mistake(exercise, answer, yours, problems)
+        message = signature or _unknown_mistake(exercise, answer, yours, problems) + _leftovers(exercise, answer)
     else:
-        first = next(iter(problems))
-        message = _sentence(exercise, exercise.mistakes[mistake].says, exercise.case(*first), yours[first].value)
+        message = _sentence(exercise, exercise.mistakes[mistake], exercise.case(*first), yours[first].value)
     return f"{message}; {in_place}" if changed else message, mistake
 
 
-def _sentence(exercise: Exercise, says: str | Callable[[Any], str], case: Case, yours: Any) -> str:
+def _sentence(exercise: Exercise, mistake: Mistake, case: Case, yours: Any) -> str:
     numbers = {"yours": yours, "expected": _expected(exercise, case), **case.args, **case.facts}
-    return says.format(**numbers) if isinstance(says, str) else says(SimpleNamespace(**numbers))
+    return mistake.says.format(**numbers) if isinstance(mistake.says, str) else mistake.says(SimpleNamespace(**numbers))
 
 
 # ---------------------------------------------------------------- two outputs side by side
@@ -89,7 +94,8 @@ def _sentence(exercise: Exercise, says: str | Callable[[Any], str], case: Case, 
 def difference(yours: Any, expected: Any, rtol: float | None = None) -> str:
     """What is wrong with an output, in words; "" where it agrees with the expected one.
 
-    Agreement is of structure, shape, device and value. A wider dtype is as good, a narrower one is not.
+    Agreement is of structure, shape, device and value. A wider dtype is as good, a narrower one is not. In a dict,
+    "value" stands for the output itself and "type" for the name of its type.
     """
     if yours is None and expected is not None:
         return "you forgot to return: the function gave None"
@@ -98,7 +104,7 @@ def difference(yours: Any, expected: Any, rtol: float | None = None) -> str:
         inside = f"; they part at output{min(odd)}" * ("" not in odd)
         return f"you returned `{_kind(yours)}`, expected `{_kind(expected)}`{inside}"
     problems = ((path, _leaf_difference(mine[path], leaf, rtol)) for path, leaf in theirs.items())
-    return next((f"output{path}: {problem}" if path else problem for path, problem in problems if problem), "")
+    return next((OWN_WORDS.get(path, f"output{path}: ") + problem for path, problem in problems if problem), "")
 
 
 def _leaves(value: Any, path: str = "", above: tuple[Any, ...] = ()) -> dict[str, Any]:
@@ -169,10 +175,8 @@ def _apart(a: float, b: float) -> tuple[str, str]:
 
 
 def _expected(exercise: Exercise, case: Case) -> Any:
-    outcome = attempt(exercise, exercise.reference, case)
-    if outcome.error:
-        raise outcome.error
-    return outcome.value
+    with fence(exercise.seconds):
+        return exercise.output(exercise.reference, case)
 
 
 def _problem(exercise: Exercise, yours: Outcome, case: Case, rtol: float | None = None) -> str:
@@ -193,27 +197,40 @@ def _known_mistake(exercise: Exercise, yours: Outcomes) -> int | None:
 
     def matches(mistake: Answer) -> bool:
         replays = ((mine, attempt(exercise, mistake, exercise.case(*trial))) for trial, mine in yours.items())
-        return not any(difference(mine.seen, replay.seen, exercise.rtol) for mine, replay in replays)
+        return not any(difference(mine.value, replay.value, exercise.rtol) for mine, replay in replays)
 
-    if all(outcome.value is None for outcome in yours.values()):
+    if all(outcome.error or outcome.value is None for outcome in yours.values()):
         return None
     return next((number for number, mistake in enumerate(exercise.mistakes) if matches(mistake.answer)), None)
 
 
 def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, problems: dict[tuple[int, int], str]) -> str:
     """What can be said of a wrong answer outside the bank, about the first case (by t) on which it departs."""
-    cases = {trial: exercise.case(*trial) for trial in yours}
-    in_order = sorted(cases, key=lambda trial: cases[trial].facts.get("t", trial[1]))
+    in_order = sorted(yours, key=lambda trial: exercise.case(*trial).facts.get("t", trial[1]))
     first = next(trial for trial in in_order if trial in problems)
     if problems[first].startswith("you "):
         return problems[first]
     again = attempt(exercise, answer, exercise.case(*first), global_seed=1)
     if not again.error and not yours[first].error and difference(again.value, yours[first].value):
         return "two calls with the same input differ: you draw from the global random state, use what the inputs give"
-    place, right = _place(cases[first]), [_place(cases[trial]) for trial in in_order if trial not in problems]
+    place, *right = (_place(exercise.case(*t)) for t in (first, *(t for t in in_order if t not in problems)))
     right_at = f"; right {right[0]}" if right and place not in right and "=" in place else ""
-    mixed = " has shape " not in problems[first] and _mixes_batch(exercise, answer, cases[first])
+    mixed = " has shape " not in problems[first] and _mixes_batch(exercise, answer, exercise.case(*first))
     return f"{place}, {problems[first]}{right_at}" + "; the result for one sample depends on the others" * mixed
+
+
+def _leftovers(exercise: Exercise, answer: Answer) -> str:
+    """The notebook's numbers and tensors that the answer uses and the reference does not, in words."""
+    names, variables = _global_names(answer) - _global_names(exercise.reference), getattr(answer, "__globals__", {})
+    found = sorted(name for name in names if isinstance(variables.get(name), NUMBERS))
+    return "".join(f"; it uses `{name}`, a variable of the notebook, not one of its arguments" for name in found)
+
+
+def _global_names(function: Answer) -> set[str]:
+    """Names that a function, its comprehensions included, looks up outside itself; none for other callables."""
+    code = getattr(function, "__code__", None)
+    codes = [code, *(c for c in code.co_consts if isinstance(c, CodeType))] if code else []
+    return {step.argval for c in codes for step in dis.get_instructions(c) if step.opname == "LOAD_GLOBAL"}
 
 
 def _place(case: Case) -> str:
@@ -244,21 +261,23 @@ def _mixes_batch(exercise: Exercise, answer: Answer, case: Case) -> bool:
 def _wrong_in_float64(exercise: Exercise, answer: Answer) -> str:
     """What goes wrong when an answer that is right so far gets float64 inputs; float32's precision is enough."""
     rtol = exercise.rtol or ROUNDINGS * torch.finfo(torch.float32).eps
-    for trial in ((0, index) for index in range(exercise.cases)):
-        yours = attempt(exercise, answer, exercise.case(*trial, torch.float64))
-        if problem := _problem(exercise, yours, exercise.case(*trial, torch.float64), rtol):
-            return f"your float32 result is right, but with float64 inputs {problem}"
-    return ""
+
+    def case(index: int) -> Case:
+        return exercise.case(0, index, torch.float64)
+
+    problems = (_problem(exercise, attempt(exercise, answer, case(n)), case(n), rtol) for n in range(exercise.cases))
+    return next((f"your float32 result is right, but with float64 inputs {text}" for text in problems if text), "")
 
 
 def _wrong_signature(exercise: Exercise, answer: Answer) -> str:
     args = exercise.case(0, 0).args
     try:
-        inspect.signature(answer).bind(*args.values())
+        taken = inspect.signature(answer).bind(*args.values()).arguments
     except (TypeError, ValueError) as error:  # a ValueError: a built-in function may have no signature
-        if isinstance(error, TypeError) and not exercise.run:
-            return f"your function cannot take ({', '.join(args)}): {error}"
-    return ""
+        accepted = exercise.run or isinstance(error, ValueError)
+        return "" if accepted else f"your function cannot take ({', '.join(args)}): {error}"
+    moved = taken.keys() == args.keys() and list(taken) != list(args)
+    return f"your function takes ({', '.join(taken)}), and is called with ({', '.join(args)})" * moved
 
 
 # ---------------------------------------------------------------- whose code it is

@@ -169,6 +169,10 @@ FORWARD_STEP = Exercise(
             lambda x, e, b: ((1 - b) * x + b * e) ** 0.5,
             "you took one root of the whole sum: each of the two coefficients has its own, and the sum may be negative",
         ),
+        Mistake(
+            lambda x, e, b: (1 - b) ** 1 / 2 * x + b**1 / 2 * e,
+            "you wrote **1/2, which Python reads as (... ** 1) / 2: write ** 0.5",
+        ),
     ),
     alternatives=(forward_step_in_float64, forward_step_by_loop, forward_step_in_place, forward_step_flat),
     package="ddpm_from_scratch.gaussian.forward_step",

@@ -102,6 +102,10 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
+def _output(explained: str) -> Any:
+    return typer.Option(parser=_folder, metavar="PATH", help=explained)
+
+
 def _workers(data: Any, processes: Any) -> int:
     """Processes that load images and draw noise: GPUs wait for a folder's files, and CUDA for the noise.
 
@@ -118,12 +122,7 @@ def _workers(data: Any, processes: Any) -> int:
 @app.command()
 def train(
     dataset: Annotated[str, typer.Option(help="A dataset's name or a folder of images.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            parser=_folder, metavar="PATH", help="Folder for checkpoints, log, previews and the trained pipeline."
-        ),
-    ],
+    output: Annotated[Path, _output("Folder for checkpoints, log, previews and the trained pipeline.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in the output folder.")
     ] = False,
@@ -414,10 +413,7 @@ def evaluate(
     eta: Annotated[float, typer.Option(help="Noise of DDIM, from 0 (deterministic) to 1.")] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Sample i depends on the seed and i alone.")] = 0,
     precision: Annotated[str, typer.Option(help="float32, or bf16 for the network.")] = "float32",
-    output: Annotated[
-        Path | None,
-        typer.Option(parser=_folder, metavar="PATH", help="Folder for samples and figures; stopped runs go on there."),
-    ] = None,
+    output: Annotated[Path | None, _output("Folder for samples and figures; stopped runs go on there.")] = None,
     batch_size: Annotated[int, typer.Option(help="Samples made at a time.")] = 250,
     table: Annotated[
         TableName | None,
@@ -492,10 +488,7 @@ def _check_options(context: typer.Context, table: TableName | None) -> None:
 @app.command()
 def train_classifier(
     dataset: Annotated[str, typer.Option(help="A dataset with labels and a test split.")],
-    output: Annotated[
-        Path,
-        typer.Option(parser=_folder, metavar="PATH", help="Folder for the classifier, its reference and its card."),
-    ],
+    output: Annotated[Path, _output("Folder for the classifier, its reference and its card.")],
     root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Resize images to this side.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 8,
@@ -584,10 +577,7 @@ def update() -> None:
 @course.command()
 def grade(
     folder: Annotated[Path, typer.Argument(help="One sub-folder per student, or one notebook per student.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(parser=_folder, metavar="PATH", help="Where the gradebook goes; the graded folder by default."),
-    ] = None,
+    output: Annotated[Path | None, _output("Where the gradebook goes; the graded folder by default.")] = None,
     jobs: Annotated[int, typer.Option(help="Notebooks at a time; 0 for one per processor.")] = 0,
     seconds: Annotated[float, typer.Option(help="Time for one notebook.")] = 600.0,
     memory: Annotated[int, typer.Option(help="MB for one notebook, beside PyTorch itself.")] = 4000,

@@ -23,6 +23,10 @@ app.add_typer(course, name="course")
 
 Model = Annotated[str, typer.Argument(help="A folder, a hub id (owner/name) or the name of a shipped model.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the fastest there is.")]
+Compiled = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the network first: about a minute, then up to twice as fast on a GPU."),
+]
 
 
 class SamplerName(StrEnum):
@@ -158,6 +162,7 @@ def train(
         int | None,
         typer.Option(help="Processes that load images and draw noise; by default none, or up to 8 with a GPU."),
     ] = None,
+    compiled: Compiled = False,
     preview_every: Annotated[int, typer.Option(min=0, help="Steps between preview sheets; 0 for none.")] = 1000,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store the trained model in half precision.")] = False,
@@ -195,6 +200,8 @@ def train(
     else:
         model, schedule = _new_model(data, widths, layers_per_block, conditional, learned_variance), {}
     scheduler = _scheduler(schedule, beta_schedule, prediction_type, learned_variance)
+    if compiled:
+        model.compile()
     watchers = _watchers(output, preview_every, tensorboard)
     if resume and processes.is_main_process:
         _say_if_anew(output)
@@ -435,6 +442,7 @@ def evaluate(
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")] = None,
     per_image: Annotated[int, typer.Option(help="Timesteps at which --table bits asks each image; 0 for all.")] = 100,
+    compiled: Compiled = False,
     device: Device = "auto",
 ) -> None:
     """Judge a model: its samples beside real images, a table of few steps, or bits per dimension."""
@@ -445,6 +453,8 @@ def evaluate(
     _check_options(context, table)
     judges.check_dataset(model, dataset or classifier or model)
     pipeline = DDPMPipeline.from_pretrained(model).to(_device(device))
+    if compiled:
+        pipeline.unet.compile()
     asked = reports.Request(
         model=model,
         classifier=classifier,
@@ -454,6 +464,7 @@ def evaluate(
         seed=seed,
         precision=precision,
         batch_size=batch_size,
+        compiled=compiled,
     )
     clip = False if no_clip else None
     if table is TableName.ddim:
@@ -651,6 +662,9 @@ def main() -> None:
             _fail("there is no user of the name after ~", 1)
         if "DataLoader worker" in str(error):
             _fail(f"a process that loads images has ended ({str(error).splitlines()[0]}): try --num-workers 0", 1)
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).strip().splitlines()[0]
+            _fail(f"the network could not be compiled, which needs a C++ compiler: leave --compile out ({reason})", 1)
         if not hasattr(error, "format_message"):
             raise
         _fail(f"{error.format_message()} (--help lists the options)", 2)

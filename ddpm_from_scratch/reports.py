@@ -27,6 +27,7 @@ class Request:
         root: where torchvision's datasets are.
         output: folder for samples and figures.
         seed, precision, batch_size: as in `generate`.
+        compiled: whether the network was compiled, for the record.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Request:
     seed: int = 0
     precision: str = "float32"
     batch_size: int = 250
+    compiled: bool = False
 
     @property
     def judge(self) -> str:
@@ -120,6 +122,7 @@ def ddim_table(
         "features": "inception" if inception else "classifier",
         "classifier": _label(asked.classifier),
         "dataset": asked.dataset,
+        "compile": asked.compiled,
         "output": asked.output,
     }
     if inception:
@@ -154,6 +157,7 @@ def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image:
         "per-image": per_image or 0,
         "seed": asked.seed,
         "dataset": asked.dataset,
+        "compile": asked.compiled,
         "output": asked.output,
     }
     found = likelihood.likelihood(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch._inductor.config
 from PIL import Image
 
 from ddpm_from_scratch import (
@@ -306,6 +307,40 @@ def test_half_precision_is_stored_where_asked(ddpm, tmp_path: Path) -> None:
     assert ddpm("train", *TINY, "--steps", 1, "--half", "--output", tmp_path / "half")[0] == 0
     files = hub.weight_files(tmp_path / "half" / "unet")
     assert {value.dtype for value in hub.read_weights(files).values()} == {torch.float16}
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The networks that were compiled; no C++ compiler is needed."""
+    found: list[object] = []
+    real = torch.nn.Module.compile
+
+    def compile(network: torch.nn.Module) -> None:
+        found.append(network)
+        real(network, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    return found
+
+
+def test_a_compiled_network_is_trained_and_judged_like_another(ddpm, compiled: list[object], tmp_path: Path) -> None:
+    options = [*TINY, "--image-size", 16, "--steps", 2]
+    for name, more in (("plain", []), ("compiled", ["--compile"])):
+        assert ddpm("train", *options, *more, "--output", tmp_path / name)[0] == 0
+    assert len(compiled) == 1
+    plain, other = (UNet2DModel.from_pretrained(tmp_path / name, subfolder="unet") for name in ("plain", "compiled"))
+    torch.testing.assert_close(other.state_dict(), plain.state_dict(), rtol=0, atol=1e-6)
+    table = ["--table", "ddim", "--rows", "0", "--columns", "2", "--num", 4, "--repeats", 1, "--quadratic", ""]
+    code, out, _ = ddpm("eval", "digits", *table, "--compile", "--output", tmp_path / "table")
+    assert code == 0 and "--compile --output DIR" in out and len(compiled) == 2
+
+
+@pytest.mark.long
+def test_a_lack_of_a_compiler_is_one_line(ddpm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    code, _, err = ddpm("train", *TINY, "--steps", 1, "--compile", "--output", tmp_path / "out")
+    assert code == 1 and "leave --compile out" in err and "no-such-compiler" in err
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -442,7 +442,7 @@ plots.image_grid(
     6,
     titles=["", "σ² = β̃", "", "", "σ² = β", ""],
     row_labels=["8 steps", "20 steps", "50 steps"],
-    alt="Three rows of six pieces of clothing. The left three, made with the smaller variance, "
+    alt="Three rows of six pieces of clothing or shoes. The left three, made with the smaller variance, "
     "are free of grain in every row. The right three, made with the larger variance, are covered by "
     "strong grain with 8 steps, less with 20, and little with 50.",
     caption="The same seeds and the same network. With few steps β leaves noise in the image "

@@ -773,7 +773,7 @@ with plots.figure(
     "the digits model, with error bars, right the paper's. In all of them the line "
     "of σ̂ starts far above the others and falls most steeply. The line of η = 1 starts "
     "above that of η = 0; left they cross between 50 and 100 steps, in the middle between 10 and "
-    "20, right they do not. At 1000 steps σ̂ has come down, left between the other two, right "
+    "20, right they do not. At 1000 steps σ̂ has come down, left beside the other two, right "
     "below all others.",
     caption="Left and middle, this course's models with 95 % bootstrap intervals, and the "
     "floor: what as many real images would score, reckoned from the held-out ones that there "
@@ -848,7 +848,7 @@ for name, table in tables.items():
 # %% [markdown] id=table-reading
 # <details><summary>Answer</summary>
 #
-# For `digits` it is $\eta = 1$, with every seed, far below $\eta = 0$; at ten steps it is the other way round. For `fashion` no row up to $\eta = 0.5$ is settled to be the lowest there, since their intervals overlap, but $\eta = 1$ is above $\eta = 0$ up to 50 steps, as in the paper, at 10 and at 50 with every seed. At 100 and at 1000 steps it is below, though within the intervals. (In the paper $\eta = 1$ never comes below $\eta = 0$. What does, with 1000 steps, is $\hat\sigma$; here too, but within the intervals.) Two models make no law, but they fit the reason given below: noise repairs errors, and in the model that was trained far longer, which makes fewer, it begins to pay later.
+# For `digits` it is $\eta = 1$, with every seed, far below $\eta = 0$; at ten steps it is the other way round. For `fashion` no row up to $\eta = 0.5$ is settled to be the lowest there, since their intervals overlap, but $\eta = 1$ is above $\eta = 0$ up to 50 steps, as in the paper, at 10 and at 50 with every seed. At 100 and at 1000 steps it is below, though within the intervals. (In the paper $\eta = 1$ never comes below $\eta = 0$. What does, with 1000 steps, is $\hat\sigma$; here it is the highest of the three, within the intervals.) Two models make no law, but they fit the reason given below: noise repairs errors, and in the model that was trained far longer, which makes fewer, it begins to pay later.
 #
 # </details>
 #

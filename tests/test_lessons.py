@@ -6,13 +6,15 @@ import inspect
 import json
 import pkgutil
 import re
+from contextlib import nullcontext
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
-from ddpm_from_scratch.course import build, exercises, ledger
+from ddpm_from_scratch.course import build, exercises, ledger, plots
 from ddpm_from_scratch.course.build import FAULTS, MAX_BYTES, Cell, Notebook, faults, notebook, read_source
 from ddpm_from_scratch.course.syllabus import LESSONS
 
@@ -44,12 +46,32 @@ def drift(source: Path, root: Path) -> list[str]:
         pairs = {cell["id"]: cell for cell in fresh["cells"]}
         changed = [c["id"] for c in without_outputs(stored)["cells"] if pairs.get(c["id"]) != c]
         found.append(f"{folder}: {', '.join(changed) or 'cells, order or metadata'}")
+    words = root / build.WORDS / f"{source.name[:2]}.json"
+    if not words.exists() or json.loads(words.read_text(encoding="utf-8")) != build.words_of(read_source(source)):
+        found.append(f"words: {words.name}")
     return found
 
 
 @every_lesson
 def test_notebooks_are_what_the_source_gives(source: Path) -> None:
     assert drift(source, ROOT) == [], "edit the source, then: python -m ddpm_from_scratch.course.build --execute"
+
+
+@every_lesson
+def test_stored_pictures_have_their_words(source: Path) -> None:
+    """A caption may be changed in the source, where the code of the notebook stays the same."""
+    shown = (ROOT / "solutions" / f"{source.stem}.ipynb").read_text(encoding="utf-8")
+    outputs = "".join(
+        "".join(part)
+        for cell in json.loads(shown)["cells"]
+        for output in cell.get("outputs", [])
+        for part in output.get("data", {}).values()
+    )
+    words = build.words_of(read_source(source))
+    assert words
+    for name, found in words.items():
+        assert f'alt="{escape(found["alt"])}"' in outputs, name
+        assert f"<em>{plots.prose(found['caption'])}</em>" in outputs, name
 
 
 def test_every_notebook_has_a_source() -> None:
@@ -177,6 +199,9 @@ def test_ids_hold_when_text_is_added(source: Path) -> None:
 
 def store(source: Path, root: Path) -> None:
     """Both notebooks as if they had been built and run, with an output in the last cell."""
+    words = root / build.WORDS / f"{source.name[:2]}.json"
+    words.parent.mkdir(parents=True)
+    words.write_text(json.dumps(build.words_of(read_source(source))), encoding="utf-8")
     for folder, solved in FOLDERS.items():
         one = notebook(read_source(source), solved)
         if solved:
@@ -224,6 +249,69 @@ def test_text_is_renewed_and_outputs_stay_while_the_code_is_the_same(source: Pat
     source.write_text(SOURCE.replace("print(x)", "print(x + 1)"), encoding="utf-8")
     with pytest.raises(ValueError, match="the code is not the code that was run"):
         build.build(source, tmp_path)
+
+
+SPOKEN = """
+with plots.figure(columns=2, alt="ε, " "then δ", caption='Two "curves".') as (one, other):
+    one.plot([1])
+plots.image_grid(
+    x,  # δ
+    alt=f"Seen {x} times",
+    caption="Left as it is.",
+)
+plots.image_grid(x, columns=8,
+    alt="Three.",
+    caption="Third.",
+    **layout)
+"""
+
+
+def test_the_words_of_pictures_stand_apart() -> None:
+    text, words = build.without_words(Cell("code", "01-hero", SPOKEN.strip()))
+    assert words == {
+        "01-hero": {"alt": "ε, then δ", "caption": 'Two "curves".'},
+        "01-hero-2": {"alt": "Three.", "caption": "Third."},
+    }
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    known = words.__getitem__
+
+    class Plots:
+        words = staticmethod(known)
+
+        def __getattr__(self, name: str) -> Any:
+            def call(*arguments: Any, **options: Any) -> Any:
+                calls.append((name, options))
+                return nullcontext((self, self))
+
+            return call
+
+    scope: dict[str, Any] = {"plots": Plots(), "x": 3, "layout": {"width": 1}}
+    said = []
+    for code in (SPOKEN, text):
+        calls.clear()
+        exec(code, dict(scope))
+        said.append(list(calls))
+    assert said[0] == said[1] and len(said[0]) == 4
+    assert not any(word in text for word in ("then δ", "curves", "Three")) and "Left as it is" in text
+
+
+def test_unknown_words_are_told() -> None:
+    assert plots.words("00-guess")["caption"]
+    for name in ("00-gues", "99-x", "", "../x"):
+        with pytest.raises(ValueError, match="no picture"):
+            plots.words(name)
+
+
+def test_new_words_are_no_words_of_the_old_outputs(source: Path, tmp_path: Path) -> None:
+    picture = 'plots.curves(x, alt="Old.", caption="Old.")\n'
+    source.write_text(SOURCE.replace("print(x)\n", picture), encoding="utf-8")
+    store(source, tmp_path)
+    source.write_text(SOURCE.replace("print(x)\n", picture.replace("Old", "New")), encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="words of its pictures"):
+            build.build(source, tmp_path)
+    assert drift(source, tmp_path) == ["words: 01.json"]
 
 
 def test_printed_lines_fit_the_page() -> None:

@@ -29,11 +29,15 @@ A source is a Python file in percent format:
 `id=` (letters, digits, hyphens) keeps a cell's id when cells are added before it; a cell without one is counted.
 `tags=` takes a comma-separated list. `{{notation 01}}` and `{{equations 01}}` in a text become tables (see `ledger`).
 The setup cell must import every name that the stubs and solutions use.
+
+A picture's `alt=` and `caption=` tell what there is to see, and the cells above often ask that. So where both are plain
+strings the notebooks hold `**plots.words("NN-id")` instead, and the strings go to `course/words/NN.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -54,6 +58,7 @@ from ddpm_from_scratch.course.exercise import Exercise
 
 SOURCES = Path(__file__).parent / "lessons"
 ROOT = Path(__file__).parents[2]
+WORDS = Path("ddpm_from_scratch/course/words")
 MAX_BYTES = 2_000_000
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -119,6 +124,35 @@ def read_source(path: Path) -> list[Cell]:
     return cells
 
 
+def without_words(cell: Cell) -> tuple[str, dict[str, dict[str, str]]]:
+    """A code cell's text with the words of its pictures taken out, and these words by the name that stands for them."""
+    text, words = cell.text.encode(), {}
+    starts = [0]
+    for line in text.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    found = sorted(_spoken(ast.parse(text)), key=lambda pair: pair[0].lineno)
+    names = [cell.id + f"-{i}" * (i > 1) for i in range(1, len(found) + 1)]
+    for name, (alt, caption) in reversed(list(zip(names, found, strict=True))):
+        begin, end = starts[alt.lineno - 1] + alt.col_offset, starts[caption.end_lineno - 1] + caption.end_col_offset
+        text = text[:begin] + f'**plots.words("{name}")'.encode() + text[end:]
+        words[name] = {"alt": alt.value.value, "caption": caption.value.value}
+    return text.decode(), dict(reversed(words.items()))
+
+
+def _spoken(tree: ast.AST) -> Iterator[tuple[Any, Any]]:
+    """The arguments `alt` and `caption` of every call in which one follows the other and both are plain strings."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        for one, next_one in zip(call.keywords, call.keywords[1:], strict=False):
+            plain = all(isinstance(k.value, ast.Constant) for k in (one, next_one))
+            if (one.arg, next_one.arg) == ("alt", "caption") and plain:
+                yield one, next_one
+
+
+def words_of(cells: Iterable[Cell]) -> dict[str, dict[str, str]]:
+    """The words of all pictures of a lesson."""
+    return {name: found for cell in cells if cell.kind == "code" for name, found in without_words(cell)[1].items()}
+
+
 def exercise_heading(exercise: Exercise, statement: str) -> str:
     """The markdown above an exercise: number, title, difficulty, minutes, equation, section, the statement."""
     stars = "★" * exercise.difficulty + "☆" * (3 - exercise.difficulty)
@@ -133,7 +167,7 @@ def notebook(cells: Iterable[Cell], solved: bool) -> Notebook:
     built = []
     for cell in cells:
         if cell.kind != "exercise":
-            text = ledger.fill(cell.text) if cell.kind == "markdown" else cell.text
+            text = ledger.fill(cell.text) if cell.kind == "markdown" else without_words(cell)[0]
             built.append(_cell(cell.kind, cell.id, text, cell.tags))
             continue
         exercise = exercises.get(cell.exercise)
@@ -224,8 +258,8 @@ def _output_faults(output: dict[str, Any]) -> list[str]:
 # ---------------------------------------------------------------- files
 
 
-def as_json(one: Notebook) -> str:
-    """The text of a notebook file."""
+def as_json(one: dict[str, Any]) -> str:
+    """The text of a notebook or of a lesson's words."""
     return json.dumps(one, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
@@ -249,7 +283,11 @@ def build(source: Path, root: Path = ROOT, run: bool = False) -> None:
         CellExecutionError: a cell failed.
     """
     cells = read_source(source)
+    words, told = words_of(cells), root / WORDS / f"{source.name[:2]}.json"
+    if not run and told.exists() and json.loads(told.read_text(encoding="utf-8")) != words:
+        raise ValueError("the words of its pictures are not those that are shown: build it with --execute")
     blank, solved = (root / folder / f"{source.stem}.ipynb" for folder in ("lessons", "solutions"))
+    _write(told, words)
     _write(blank, notebook(cells, solved=False))
     stored = json.loads(solved.read_text(encoding="utf-8")) if solved.exists() else {"cells": []}
     built = notebook(cells, solved=True)
@@ -259,8 +297,8 @@ def build(source: Path, root: Path = ROOT, run: bool = False) -> None:
     _write(solved, built)
 
 
-def _write(path: Path, one: Notebook) -> None:
-    path.parent.mkdir(exist_ok=True)
+def _write(path: Path, one: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_json(one), encoding="utf-8")
 
 
@@ -278,7 +316,7 @@ def main() -> int:
         try:
             build(source, run=options.execute)
             print(f"{source.stem}: blank and solved")
-        except (ValueError, CellExecutionError) as error:
+        except (ValueError, SyntaxError, CellExecutionError) as error:
             failed += 1
             print(f"{source.stem}: {error}", file=sys.stderr)
     return int(failed > 0)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -128,6 +130,23 @@ def to_html(png: bytes, width: float, alt: str, caption: str) -> str:
         f' style="width: {width * CSS_INCH:.0f}px; max-width: 100%; height: auto">'
         f'<figcaption style="max-width: 46em; margin-top: 0.4em">{caption}</figcaption></figure>'
     )
+
+
+def words(name: str) -> dict[str, str]:
+    """The `alt` and `caption` of a lesson's picture, kept apart from its code so that this does not say what is to see.
+
+    Args:
+        name: the lesson's number and the cell's id, as in "03-hero".
+
+    Raises:
+        ValueError: a picture that the lessons do not have.
+    """
+    path = files("ddpm_from_scratch") / "course" / "words" / f"{name[:2]}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if name not in known:
+        raise ValueError(f"the lessons have no picture {name!r}: give `alt` and `caption` yourself")
+    found: dict[str, str] = known[name]
+    return found
 
 
 def show(figure: Figure, alt: str, caption: str) -> None:

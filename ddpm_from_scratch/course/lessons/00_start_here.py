@@ -41,6 +41,7 @@ else:
 # Restart Kernel** in the menu, then run the cells again from the top. Nothing you wrote is lost by that.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import math
 import textwrap
 
@@ -100,6 +101,9 @@ plots.image_grid(
 # %% [markdown] id=real-or-not
 # > **Predict before you run.** In the next picture, some rows are scans of real handwriting and some were generated (they are
 # > the other sixteen). Which?
+#
+# Questions like this one stand before many pictures of the course: answer first, then run. So that the code does not tell, a picture's caption,
+# and its description for screen readers, are kept elsewhere: `plots.words("00-guess")` fetches them.
 
 # %% id=guess
 real = load_dataset("digits", split="test", image_size=made.shape[-1]).images()[100:116]

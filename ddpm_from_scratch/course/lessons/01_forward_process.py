@@ -34,6 +34,7 @@
 # variance $\sigma^2$ each; $I$ is the identity matrix. $q(a \mid b)$ is the distribution of $a$ once $b$ is known.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import math
 from fractions import Fraction
 

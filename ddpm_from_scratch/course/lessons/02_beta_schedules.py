@@ -29,6 +29,7 @@
 # *Lin* is Lin et al. (2024).
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import math
 from statistics import NormalDist
 

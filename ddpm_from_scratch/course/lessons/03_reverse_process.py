@@ -30,6 +30,7 @@
 # The functions of this lesson take $\bar\alpha_t$ and $\bar\alpha_{t-1}$ themselves, so they need no index.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import inspect
 import math
 from fractions import Fraction

@@ -27,6 +27,7 @@
 # number equations of this lesson.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import math
 
 import torch

@@ -26,6 +26,7 @@
 # *Layer* means a ResNet block, together with the attention behind it where there is one. In configurations the list `block_out_channels` is $(c_0, \dots, c_{L-1})$.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 from typing import Any
 
 import torch

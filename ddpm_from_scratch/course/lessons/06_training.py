@@ -27,6 +27,7 @@
 # In code, `t` counts from 0. A *step* is one change of the weights; a *timestep* is $t$.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import math
 import tempfile
 from collections.abc import Iterator

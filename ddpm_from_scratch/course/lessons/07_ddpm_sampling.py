@@ -27,6 +27,7 @@
 # In the papers $t$ counts from 1. In code `t` is an index from 0 to $T-1$, and the clean end is written $-1$, where $\bar\alpha = 1$.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import inspect
 import math
 from collections.abc import Callable

@@ -27,6 +27,7 @@
 # formulas and from 0 in code, and the clean end has $\bar\alpha = 1$. "Prev" is the step moved to, which need not be $t-1$.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import inspect
 import math
 from collections.abc import Callable

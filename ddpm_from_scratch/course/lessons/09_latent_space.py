@@ -24,6 +24,7 @@
 # The $\sigma(t)$ of this lesson is Song's, a *time* that replaces $t$. It is not the $\sigma_t$ of lessons 07 and 08, the noise of a step, which DDIM sets to 0.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import math
 from collections.abc import Callable
 

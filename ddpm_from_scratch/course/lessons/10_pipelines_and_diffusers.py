@@ -30,6 +30,7 @@
 # </details>
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import inspect
 import json
 import tempfile

@@ -28,6 +28,7 @@
 # matrix without negative eigenvalues whose square is $\Sigma$. A *real image* below is one of the dataset, a *held-out* one is in its test split, which no model of this course was trained on.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import copy
 import inspect
 import math

@@ -25,6 +25,7 @@
 # {{notation 12}}
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import inspect
 import math
 

@@ -30,6 +30,7 @@
 # In code `t` counts from 0: `alpha_bar[t]` is $\bar\alpha$ after $t + 1$ steps of noise, and the step before `t = 0` is the clean data, where $\bar\alpha = 1$.
 
 # %% id=setup
+# Run this cell first, and again after every restart of the kernel.
 import math
 import time
 from collections.abc import Callable

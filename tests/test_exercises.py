@@ -842,6 +842,31 @@ def test_notebook_shows_the_message_without_a_stack_trace(capsys: pytest.Capture
     assert grade(DOUBLER, shell.user_ns["Doubler"]).status == "unattempted", "a class of a notebook has no file"
 
 
+@pytest.fixture
+def shell() -> Iterator[InteractiveShell]:
+    """The shell that `get_ipython` finds."""
+    yield InteractiveShell.instance()
+    InteractiveShell.clear_instance()
+
+
+@pytest.mark.parametrize("broken", ["    return x +", "  x\n    y", '    return f"{x"'])
+def test_a_cell_that_python_cannot_read_leaves_no_answer_to_judge(shell: InteractiveShell, broken: str) -> None:
+    right = "def forward_step(x0, noise, beta):\n    return (1 - beta) ** 0.5 * x0 + beta**0.5 * noise"
+    asked = 'check("01.1", forward_step)'
+    shell.run_cell("from ddpm_from_scratch.course import check")
+    shell.run_cell(right)
+    assert shell.run_cell(asked).success
+    shell.run_cell(f"def forward_step(x0, noise, beta):\n{broken}")
+    for _ in range(2):
+        told = shell.run_cell(asked).error_in_exec
+        assert "forward_step was not run" in str(told) and not isinstance(told, WrongAnswer)
+        shell.run_cell(f"# a note\ndef forward_step(x0, noise, beta):\n{broken}")
+    shell.run_cell("def another(:\n    pass")
+    assert shell.run_cell(asked).success, "another cell's fault"
+    shell.run_cell(right + "\n1 / 0")
+    assert shell.run_cell(asked).success, "the function is the new one"
+
+
 # ---------------------------------------------------------------- progress
 
 

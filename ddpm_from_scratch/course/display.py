@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import random
+import re
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from IPython import get_ipython
 from IPython.display import display
 
 from . import exercises, handout, plots
@@ -77,9 +79,10 @@ def check(exercise_id: str, answer: Callable[..., Any]) -> None:
 
     Raises:
         WrongAnswer: the answer is wrong; the message says what it does and where to look.
-        CourseError: there is no such exercise, or `answer` is no function.
+        CourseError: there is no such exercise, `answer` is no function, or the cell with it was just refused by Python.
     """
     exercise = _find(exercise_id)
+    _refuse_an_older_answer(exercise)
     try:
         verdict = grade(exercise, answer)
     except TypeError as error:
@@ -149,6 +152,18 @@ def _find(exercise_id: str) -> Exercise:
         return exercises.get(exercise_id)
     except ValueError as error:
         raise CourseError(str(error)) from None
+
+
+def _refuse_an_older_answer(exercise: Exercise) -> None:
+    """A cell that Python cannot read leaves the function of before, which the learner does not mean."""
+    last = getattr(get_ipython(), "last_execution_result", None)
+    error = last and last.error_before_exec
+    here = rf"^(def|class) {exercise.name}\b"
+    if isinstance(error, SyntaxError) and re.search(here, last.info.raw_cell, re.MULTILINE):
+        raise CourseError(
+            f"The cell with your {exercise.name} was not run: Python cannot read its line {error.lineno} "
+            f"({type(error).__name__}). Mend it and run it again, else the {exercise.name} of before would be judged."
+        )
 
 
 def _where(exercise: Exercise) -> str:

@@ -156,7 +156,7 @@ def _find(exercise_id: str) -> Exercise:
 
 def _refuse_an_older_answer(exercise: Exercise) -> None:
     """A cell that Python cannot read leaves the function of before, which the learner does not mean."""
-    last = getattr(get_ipython(), "last_execution_result", None)
+    last: Any = getattr(get_ipython(), "last_execution_result", None)
     error = last and last.error_before_exec
     here = rf"^(def|class) {exercise.name}\b"
     if isinstance(error, SyntaxError) and re.search(here, last.info.raw_cell, re.MULTILINE):

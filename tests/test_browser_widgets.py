@@ -17,6 +17,8 @@ import pytest
 from lab import Lab, illegible, photograph, run_all, run_cell, set_theme, warnings_on
 from PIL import Image
 
+from ddpm_from_scratch.course.widgets.sampler import LARGE
+
 pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 SETUP = """\
@@ -35,7 +37,7 @@ image, noise = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys pressed on the control of this label, and the value that it has then."""
+    """Keys pressed from the control of this label on, its first button where it has several, and its value then."""
 
     label: str
     keys: Sequence[str]
@@ -64,9 +66,11 @@ ROWS = [
     Row(
         "widgets.schedule_explorer(images[[28, 1]])",
         [
-            Keys("schedule", ["ArrowRight", "ArrowRight"], "cosine"),
+            Keys("schedule", ["Tab", "Tab", "Space"], "cosine"),
             Keys("zero terminal SNR", ["Space"], True),
-            Keys("schedule", ["ArrowLeft", "ArrowLeft"], "linear"),
+            Keys("schedule", ["Enter"], "linear"),
+            Keys("schedule", ["Tab", "Enter", "Tab", "Tab", "Enter"], "sigmoid"),
+            Keys("schedule", ["Space"], "linear"),
             Keys("last β", ["ArrowRight"] * 2, 0.05),
             Keys("last β", ["End"], 1.0),
             Keys("last β", ["ArrowLeft", "ArrowLeft"], 0.5),
@@ -122,7 +126,7 @@ class Shown:
         """The part of the control with this label that takes the keyboard."""
         named = self.page.get_by_text(label, exact=True)
         box = self.area.locator(".widget-inline-hbox, .widget-checkbox").filter(has=named)
-        return box.locator(".noUi-handle, select, input").first
+        return box.locator(".noUi-handle, input, button").first
 
     def readout(self, label: str) -> str:
         named = self.page.get_by_text(label, exact=True)
@@ -197,10 +201,9 @@ def test_widget_moves_and_shows_what_python_draws(
     shown.wait_for(twin)
     for move in row.moves:
         before = shown.picture()
-        control = shown.control(move.label)
-        control.focus()
+        shown.control(move.label).focus()
         for key in move.keys:
-            control.press(key)
+            page.keyboard.press(key)
         labelled(twin, move.label).value = move.value
         shown.wait_for(twin)
         assert not np.array_equal(shown.picture(), before), f"{move} changed nothing"
@@ -237,9 +240,20 @@ def test_a_notebook_opened_again_shows_the_last_picture(lab: Lab, page: Any, scr
     look(page, screenshots, "widget_opened_again")
 
 
+CUT_OFF = """
+() => [...document.querySelectorAll('.jp-OutputArea-output .widget-vbox')].flatMap(area => {
+  const edge = area.closest('.jp-OutputArea-output').getBoundingClientRect().right + 1;
+  const words = e => `${e.className} “${e.innerText.slice(0, 30)}”`;
+  return [...area.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > edge
+    || (e.matches('button, .widget-label') && e.scrollWidth > e.clientWidth)).map(words);
+})
+"""
+"""What of a widget ends beyond its cell, and the labels and buttons that are too narrow for their words."""
+
+
 def look(page: Any, screenshots: Path, name: str) -> None:
-    """No warning, and a picture in both themes, in each of which all can be read."""
-    assert warnings_on(page) == []
+    """No warning, nothing cut off, and a picture in both themes, in each of which all can be read."""
+    assert warnings_on(page) == [] and page.evaluate(CUT_OFF) == []
     for theme in ("Light", "Dark"):
         set_theme(page, theme)
         photograph(page, screenshots / f"{name}_{theme.lower()}.png")
@@ -389,9 +403,16 @@ def test_sampling_is_started_stopped_and_played_by_keyboard(lab: Lab, page: Any,
 
     for key in ("Control+a", "4", "Enter"):
         shown.control("A: steps").press(key)
+    twin.sides[0]["steps"].value = 4
+    shown.control("A: spacing").focus()
+    for key in ("Tab", "Space"):
+        page.keyboard.press(key)
+    twin.sides[0]["spacing"].value = "trailing"
+    shown.button("DDPM β").last.click()
+    twin.sides[1]["sampler"].value = LARGE
+    shown.wait_for(twin)
     shown.button("Sample").focus()
     page.keyboard.press("Enter")
-    twin.sides[0]["steps"].value = 4
     twin.start()
     assert twin.work.join(60)
     shown.wait_for(twin, 60)

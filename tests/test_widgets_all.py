@@ -71,6 +71,29 @@ def test_only_controls_whose_keys_work_and_whose_buttons_are_named(widget: Any) 
         assert not isinstance(part, ipywidgets.Dropdown | ipywidgets.Play)
 
 
+def test_a_slider_is_over_what_has_an_order(widget: Any) -> None:
+    """Names without one are buttons, all in view; each stop of a slider begins with its number."""
+    for part in parts(widget):
+        if isinstance(part, ipywidgets.SelectionSlider):
+            assert all(re.match(r"\d", label) for label, _ in part.options), part.description
+        if isinstance(part, ipywidgets.ToggleButtons):
+            assert len(part.tooltips) == len(part.options) <= 4
+            assert all(words.startswith(f"{part.description}: ") for words in part.tooltips)
+
+
+def test_a_choice_redraws_once(widget: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    redrawn: list[Any] = []
+    redraw = widget.redraw
+    monkeypatch.setattr(widget, "redraw", lambda: redrawn.append(redraw()))
+    for part in parts(widget):
+        if isinstance(part, ipywidgets.ToggleButtons):
+            first = part.value
+            for _, value in [*part.options, (None, first)]:
+                changed, before = value != part.value, len(redrawn)
+                part.value = value
+                assert len(redrawn) - before == changed
+
+
 def test_a_movement_sends_one_picture_and_opens_no_figure(
     widget: Any, movement: Movement, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import sys
 import threading
@@ -242,6 +243,44 @@ def test_a_frame_equals_the_figure_drawn_from_scratch() -> None:
     one.live.canvas.draw()
     drawn = np.asarray(one.live.canvas.buffer_rgba())[..., :3]
     assert (frame != drawn).any(axis=-1).mean() < 0.01  # the axes' lines lie below the moving artists here
+
+
+def within(ax: Any, values: Any) -> bool:
+    low, high = ax.get_ylim()
+    return low <= min(values) and max(values) <= high
+
+
+def test_the_axes_of_the_loss_follow_it() -> None:
+    """At least from 0.001 to 2, in steps of a power of ten, the same for both; what no such axis shows is left out."""
+    record = recorder()
+    assert record.loss_range() == (1e-3, 2.0)
+    record.losses = {1: 0.9, 2: 0.02, 3: 0.0, 4: math.nan, 5: math.inf}
+    assert record.loss_range() == (1e-3, 2.0)
+    record.losses[6] = 9e-4
+    assert record.loss_range() == (1e-4, 2.0)
+    record.by_t[6] = torch.tensor([0.5, 3e-6, 2.5, 0.1, 0.1])
+    assert record.loss_range() == pytest.approx((1e-6, 20.0), rel=1e-12)
+
+
+def test_a_small_loss_is_in_the_picture_live_and_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = finish(monitor())
+    ordinary = one.picture.value
+    assert [ax.get_ylim() for ax in one.loss_axes] == [(1e-3, 2.0)] * 2
+    one.recorder.losses[5], one.recorder.by_t[4][2] = 3e-4, 2e-5
+    one.redraw()
+    upper, lower = one.loss_axes
+    assert within(upper, one.dots.get_data()[1]) and within(lower, one.recorder.by_t[4])
+    assert upper.get_ylim() == lower.get_ylim() == tuple(one.mark.get_data()[1]) == one.recorder.loss_range()
+    drawn_from_there = widgets.training_monitor(one.model, one.scheduler, digits(), one.config, one.recorder)
+    np.testing.assert_array_equal(pixels(one.picture.value), pixels(drawn_from_there.picture.value))
+    one.recorder.losses[5], one.recorder.by_t[4][2] = 0.5, 0.5
+
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "to_png", lambda figure: figures.append(figure) or b"")
+    drawn_from_there._repr_mimebundle_()
+    assert [ax.get_ylim() for ax in figures[0].axes[:2]] == [upper.get_ylim()] * 2
+    one.redraw()
+    assert [ax.get_ylim() for ax in one.loss_axes] == [(1e-3, 2.0)] * 2 and one.picture.value != ordinary
 
 
 def test_one_figure_and_labelled_controls() -> None:

@@ -261,6 +261,8 @@ def test_controls_have_labels_and_limits(explorer: widgets.SamplerExplorer) -> N
     work = [explorer.work.start_button, explorer.work.stop_button, explorer.work.bar]
     for control in (*sides, *work, explorer.seed, explorer.play, explorer.moment):
         assert control.description
+    assert [label for label, _ in explorer.sides[0]["sampler"].options] == ["DDIM", "DDPM β̃", "DDPM β"]
+    assert explorer.sides[1]["sampler"].tooltips[2] == "B: sampler: DDPM, σ² = β"
     explorer.sides[0]["steps"].value = 5000
     assert explorer.sides[0]["steps"].value == 1000
     assert "predicts" in explorer.picture.tooltip

@@ -106,8 +106,12 @@ class LiveFigure:
         figure.set_layout_engine("none")
         for artist in moving:
             artist.set_animated(True)
+        self.draw_still()
+
+    def draw_still(self) -> None:
+        """Draw what stands still, once it has changed, within the layout as it is."""
         self.canvas.draw()
-        self.background = self.canvas.copy_from_bbox(figure.bbox)
+        self.background = self.canvas.copy_from_bbox(self.figure.bbox)
 
     def png(self) -> bytes:
         """The current frame as a PNG file."""
@@ -130,6 +134,27 @@ class Picture(ipywidgets.Image):
 
     def __init__(self, words: str) -> None:
         super().__init__(format="png", tooltip=words, layout={"max_width": "100%"})
+
+
+def option_buttons(
+    options: Sequence[tuple[str, str]], value: str, description: str, button_width: str
+) -> ipywidgets.ToggleButtons:
+    """A choice among a few names: a button for each, all in view, reached by Tab and pressed by Space or Enter.
+
+    JupyterLab takes the arrow keys from a drop-down list: they go to another cell.
+
+    Args:
+        options: the name on each button, and the value that it stands for, which the tooltip says.
+    """
+    control = ipywidgets.ToggleButtons(
+        options=options,
+        value=value,
+        description=description,
+        tooltips=[f"{description}: {meaning}" for _, meaning in options],
+        style={"button_width": button_width},
+    )
+    control.add_class("widget-inline-hbox")  # puts the description beside the buttons, as for every other control
+    return control
 
 
 class Explorer(ipywidgets.VBox):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import math
 import shutil
 import tempfile
 import threading
@@ -30,6 +31,7 @@ from ddpm_from_scratch.training import CHECKPOINT, Callback, Progress, StopTrain
 from .base import LIVE_DPI, Explorer, LiveFigure, one_call
 
 LOSSES = (1e-3, 2.0)
+"""The losses that the axes show at least."""
 MEMORY = 0.95
 REDRAW_SECONDS = 0.5
 
@@ -98,6 +100,18 @@ class Recorder:
             mean = MEMORY * mean + (1 - MEMORY) * loss
             values.append(mean / (1 - MEMORY**count))
         return np.array(list(losses), dtype=float), np.array(values)
+
+    def loss_range(self) -> tuple[float, float]:
+        """Where the axes of the losses end: `LOSSES`, or so many powers of ten further that every loss is within."""
+        low, high = LOSSES
+        losses = [*list(self.losses.values()), *(loss for by_t in list(self.by_t.values()) for loss in by_t.tolist())]
+        for loss in losses:
+            if 0 < loss < math.inf:  # what a logarithmic axis can show
+                while loss < low:
+                    low /= 10
+                while loss > high:
+                    high *= 10
+        return low, high
 
 
 class TrainingMonitor(Explorer):
@@ -228,14 +242,22 @@ class TrainingMonitor(Explorer):
         """The picture of the record as it is, as a PNG file."""
         with self.live.lock:
             record, step = self.recorder, self.shown.value
+            self._show_losses(record.loss_range())
             losses = dict(record.losses)
             self.dots.set_data(list(losses), list(losses.values()))
             self.line.set_data(*record.smoothed())
             if step in record.samples:
                 self.images.set_data(plots.montage(record.samples[step], self._columns))
                 self.stairs.set_data(record.by_t[step])
-                self.mark.set_data([step, step], LOSSES)
+                self.mark.set_data([step, step], self.loss_axes[0].get_ylim())
             return self.live.png()
+
+    def _show_losses(self, limits: tuple[float, float]) -> None:
+        """Let both axes of the loss end there."""
+        if self.loss_axes[0].get_ylim() != limits:
+            for ax in self.loss_axes:
+                ax.set_ylim(limits)
+            self.live.draw_still()
 
     def redraw(self, running: bool | None = None) -> None:
         """Show the record as it is, with a line on the state of the run."""
@@ -261,10 +283,10 @@ class TrainingMonitor(Explorer):
         figure = plots.blank_figure(plots.WIDTH, 3.9)
         figure.set_dpi(LIVE_DPI)
         halves: Any = figure.subfigures(1, 2, width_ratios=(1.15, 1))
-        upper, lower = halves[0].subplots(2)
-        self.dots, self.line = _draw_loss(upper, self.config.steps)
+        upper, lower = self.loss_axes = halves[0].subplots(2)
+        self.dots, self.line = _draw_loss(upper, self.config.steps, self.recorder.loss_range())
         (self.mark,) = upper.plot([], [], color=plots.VERMILION, linestyle=":", linewidth=1.6)
-        self.stairs = _draw_by_t(lower, self.recorder.bins, len(self.scheduler))
+        self.stairs = _draw_by_t(lower, self.recorder.bins, len(self.scheduler), self.recorder.loss_range())
         images = halves[1].subplots()
         blank = torch.ones(self.recorder.shown, *self.recorder.x0.shape[1:])
         plots.draw_images(images, blank, self._columns)
@@ -278,7 +300,7 @@ class TrainingMonitor(Explorer):
         return super()._repr_mimebundle_(**kwargs)
 
     def _fixed(self) -> str:
-        record = self.recorder
+        record, limits = self.recorder, self.recorder.loss_range()
         steps = list(record.samples)
         steps = [steps[i] for i in sorted({round(s * (len(steps) - 1)) for s in np.linspace(0, 1, 4)})] if steps else []
         height = 2.7 + (plots.WIDTH - 1) / record.shown * max(len(steps), 1)
@@ -286,11 +308,11 @@ class TrainingMonitor(Explorer):
             figure = plots.blank_figure(plots.WIDTH, height)
             parts: Any = figure.subfigures(2, 1, height_ratios=(2.7, height - 2.7))
             left, right = parts[0].subplots(1, 2)
-            dots, line = _draw_loss(left, self.config.steps)
+            dots, line = _draw_loss(left, self.config.steps, limits)
             dots.set_data(list(record.losses), list(record.losses.values()))
             line.set_data(*record.smoothed())
             for step, colour, dash in zip(steps, plots.COLOURS, plots.DASHES, strict=False):
-                stairs = _draw_by_t(right, record.bins, len(self.scheduler), colour, f"step {step}")
+                stairs = _draw_by_t(right, record.bins, len(self.scheduler), limits, colour, f"step {step}")
                 stairs.set(data=record.by_t[step], linestyle=dash)
             bottom = parts[1].subplots()
             if steps:
@@ -312,20 +334,22 @@ class TrainingMonitor(Explorer):
         return plots.to_html(png, plots.WIDTH, alt, caption)
 
 
-def _draw_loss(ax: Axes, steps: int) -> tuple[Any, Any]:
+def _draw_loss(ax: Axes, steps: int, limits: tuple[float, float]) -> tuple[Any, Any]:
     """Axes for the loss over the steps; its dots and its smoothed line, still empty."""
     (dots,) = ax.plot([], [], ".", color=plots.FAINT, markersize=2.5)
     (line,) = ax.plot([], [], color=plots.BLUE, linestyle="-")
-    ax.set(xlim=(0, steps), ylim=LOSSES, yscale="log", xlabel="training step", title="loss, smoothed")
+    ax.set(xlim=(0, steps), ylim=limits, yscale="log", xlabel="training step", title="loss, smoothed")
     return dots, line
 
 
-def _draw_by_t(ax: Axes, bins: int, T: int, colour: str = plots.BLUE, label: str = "") -> Any:
+def _draw_by_t(
+    ax: Axes, bins: int, T: int, limits: tuple[float, float], colour: str = plots.BLUE, label: str = ""
+) -> Any:
     """Axes for the loss by t; its stairs, still empty."""
     stairs = ax.stairs(
         np.full(bins, np.nan), np.linspace(0, T, bins + 1), baseline=None, color=colour, linewidth=2, label=label
     )
-    ax.set(xlim=(0, T), ylim=LOSSES, yscale="log", xlabel="timestep t", title="loss by t, held-out images")
+    ax.set(xlim=(0, T), ylim=limits, yscale="log", xlabel="timestep t", title="loss by t, held-out images")
     return stairs
 
 

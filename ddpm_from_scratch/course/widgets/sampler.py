@@ -19,11 +19,11 @@ from ddpm_from_scratch.gaussian import randn
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 from ddpm_from_scratch.schedulers.base import TIMESTEP_SPACINGS
 
-from .base import LIVE_DPI, Explorer, LiveFigure, Work, notice, one_call
+from .base import LIVE_DPI, Explorer, LiveFigure, Work, notice, one_call, option_buttons
 
 DDIM, SMALL, LARGE = "DDIM", "DDPM, σ² = β̃", "DDPM, σ² = β"
-SHORT = (("DDIM", DDIM), ("DDPM, β̃", SMALL), ("DDPM, β", LARGE))
-"""The samplers as the narrow slider names them."""
+SHORT = (("DDIM", DDIM), ("DDPM β̃", SMALL), ("DDPM β", LARGE))
+"""The samplers as their narrow buttons name them."""
 SIDES = ("A", "B")
 STRIP = 7
 FRAME_SECONDS = 0.15
@@ -159,19 +159,17 @@ class SamplerExplorer(Explorer):
         return [*columns, ipywidgets.VBox([self.seed, self.work]), ipywidgets.HBox([self.play, self.moment])]
 
     def _side(self, side: str, choice: Choice) -> dict[str, ipywidgets.Widget]:
-        layout = {"width": "21em"}
+        layout = {"width": "25em"}
         controls = {
-            "sampler": ipywidgets.SelectionSlider(
-                options=SHORT, value=choice.sampler, description=f"{side}: sampler", layout=layout
-            ),
+            "sampler": option_buttons(SHORT, choice.sampler, f"{side}: sampler", "6em"),
             "steps": ipywidgets.BoundedIntText(
                 choice.steps, 1, self.config.num_train_timesteps, description=f"{side}: steps", layout=layout
             ),
             "eta": ipywidgets.FloatSlider(
                 choice.eta, min=0, max=1, step=0.05, description=f"{side}: η", layout=layout, disabled=True
             ),
-            "spacing": ipywidgets.SelectionSlider(
-                options=TIMESTEP_SPACINGS, value=choice.spacing, description=f"{side}: spacing", layout=layout
+            "spacing": option_buttons(
+                [(name, name) for name in TIMESTEP_SPACINGS], choice.spacing, f"{side}: spacing", "6em"
             ),
         }
 

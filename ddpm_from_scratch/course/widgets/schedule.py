@@ -18,7 +18,7 @@ from ddpm_from_scratch import schedules
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.gaussian import q_sample
 
-from .base import LIVE_DPI, Explorer, LiveFigure, notice, one_call
+from .base import LIVE_DPI, Explorer, LiveFigure, notice, one_call, option_buttons
 
 NAMES = {
     "linear": "linear",
@@ -95,10 +95,7 @@ class ScheduleExplorer(Explorer):
         with rc_context(plots.STYLE):
             self.live = LiveFigure(*self._draw())
         wide = {"width": "24em"}
-        # JupyterLab keeps the arrow keys from a drop-down list, not from a slider
-        self.schedule = ipywidgets.SelectionSlider(
-            options=list(NAMES), value=schedule, description="schedule", layout=wide
-        )
+        self.schedule = option_buttons([(name, name) for name in NAMES], schedule, "schedule", "8em")
         self.steps = ipywidgets.IntSlider(T, 1, max(T, MAX_T), description="steps T", layout=wide)
         self.beta_start = ipywidgets.SelectionSlider(
             options=_betas_to_choose(beta_start), value=beta_start, description="first β", layout=wide

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import types
 import xml.etree.ElementTree as ElementTree
@@ -344,6 +345,64 @@ def test_a_remote_answer_gets_the_verdict_that_a_local_one_gets(exercise_id: str
     assert mistake_bank.undiagnosed(exercise, mistake_bank.replay(exercise)) == []
 
 
+def function(head: str, body: str) -> str:
+    """The source of a function."""
+    return f"def {head}:\n{textwrap.indent(body, '    ')}\n"
+
+
+SILENT = "class MyError({}):\n    def __str__(self):\n        {}\n    __repr__ = __str__\nraise MyError"
+ERRORS = {
+    "its text raises": (SILENT.format("Exception", "raise ValueError('no')"), "MyError: its text cannot be shown"),
+    "its text exits": (SILENT.format("Exception", "raise SystemExit"), "MyError: its text cannot be shown"),
+    "its text is a number": (SILENT.format("Exception", "return 3"), "MyError: its text cannot be shown"),
+    "its text has no end": (SILENT.format("Exception", "while True: pass"), "MyError: its text cannot be shown"),
+    "its text is no plain text": (
+        "class Text(str):\n    def strip(self): raise ValueError\n" + SILENT.format("Exception", "return Text('no')"),
+        "MyError: no",
+    ),
+    "no exception": (SILENT.format("BaseException", "return 'no'"), "MyError: no"),
+    "as good as none": (
+        "class MyError(Exception):\n    def __bool__(self): return False\nraise MyError('no')",
+        "MyError: no",
+    ),
+    "its class lies": ("class MyError(Exception):\n    __class__ = property(len)\nraise MyError('no')", "MyError: no"),
+    "ends Python": ("raise SystemExit(3)", "SystemExit: 3"),
+    "Ctrl-C": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "half a sign": ("raise ValueError('a\\ud800b')", "ValueError: a"),
+    "before it is gone": (
+        "class D:\n    def __del__(self): print('gone'); raise SystemExit\nd = D()\ndel d\nraise ValueError('no')",
+        "ValueError: no",
+    ),
+    "long": ("raise ValueError('ab\\n' * 10**6)", "ValueError: ab"),
+}
+"""Cells that stop, and in which words."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_answers_error_is_told_whatever_it_is(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = pytest.importorskip("ddpm_from_scratch.course.grading.inside")
+    monkeypatch.setattr(inside, "TELLING_SECONDS", 0.05)
+    source, said = ERRORS[error]
+    space: dict[str, Any] = {}
+    exec(function("blend(image, noise, amount)", source), space)
+    verdict = remote_verdict(exercises.get("00.1"), space["blend"])
+    assert verdict.status == "wrong" and f"your code stopped: {said}" in verdict.message
+
+
+def test_the_name_of_an_error_is_its_classs_own() -> None:
+    inside = pytest.importorskip("ddpm_from_scratch.course.grading.inside")
+
+    class Meta(type):
+        __name__ = property(lambda _: "passed")  # type: ignore[assignment]
+
+    class MyError(Exception, metaclass=Meta):
+        pass
+
+    assert inside.told(MyError("no")) == ["MyError", "no"]
+    assert inside.told(type("A" * 10**6, (Exception,), {})("x" * 10**6)) == ["A" * 60, "x" * 300]
+
+
 # ---------------------------------------------------------------- the sandbox itself
 
 
@@ -491,6 +550,24 @@ def test_long_cells_and_odd_results_cost_no_marks(tmp_path: Path) -> None:
 
 
 @needs_sandbox
+def test_an_error_that_cannot_be_told_costs_no_other_marks(tmp_path: Path) -> None:
+    """In cells, in an answer, in what an answer gives, and where an answer is looked for."""
+    cells = [source for name, (source, _) in ERRORS.items() if name != "its text has no end"]
+    blend = function("blend(image, noise, amount)", cells[0]) + "check('00.1', blend)"
+    text = "class Text(str):\n    def __str__(self): raise SystemExit\nreturn Text()"
+    scale_each = function("scale_each(images, scales)", text) + "check('00.2', scale_each)"
+    draw = function("draw(mean, variance, noise)", "raise KeyboardInterrupt") + "check('00.3', draw)"
+    condition = function("unknown()", cells[0]) + function("late()", "check('00.4', unknown())") + "unknown()"
+    write_notebook(tmp_path / "00.ipynb", [SETUP, *cells, blend, scale_each, draw, condition, solved("00.5")])
+    rows = judge.judge(tmp_path / "00.ipynb", "ada", "00.ipynb", tmp_path, Limits())
+    assert marks(rows, "ada") == "✗ ✗ ✗ ? ✓", [row.comment for row in rows]
+    said = "MyError: its text cannot be shown"
+    for row, words in zip(rows, (said, "SystemExit", "KeyboardInterrupt"), strict=False):
+        assert row.comment.endswith(f"your code stopped: {words}")
+    assert rows[3].comment == f"{said} (a cell stopped: {said})"
+
+
+@needs_sandbox
 def test_a_class_is_graded(tmp_path: Path) -> None:
     write_notebook(tmp_path / "class/honest/00.ipynb", HONEST)
     write_notebook(tmp_path / "class/hostile/00.ipynb", HOSTILE)
@@ -513,6 +590,7 @@ def test_a_class_is_graded(tmp_path: Path) -> None:
 
 STUBBORN = {
     "loops for ever": ("while True: pass", "✓ ✓", ""),
+    "stops with an error whose text has no end": (ERRORS["its text has no end"][0], "✓ ✓", ""),
     "loops and takes no signal": (
         "import signal\nsignal.signal = signal.setitimer = print\nsignal.pthread_sigmask(0, {signal.SIGALRM})\n"
         "while True: pass",

@@ -12,8 +12,8 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,12 +23,44 @@ from traitlets.config import Config
 
 from ddpm_from_scratch import course
 from ddpm_from_scratch.course import display, exercises
-from ddpm_from_scratch.course.attempt import attempt
+from ddpm_from_scratch.course.attempt import Outcome, attempt
 from ddpm_from_scratch.course.grading import plain
+
+NAME_OF = type.__dict__["__name__"].__get__
+"""A class's own name, whatever its metaclass says."""
+TELLING_SECONDS = 1.0
 
 
 class CellTimeout(BaseException):
     """A cell ran too long."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises `CellTimeout` after `seconds`, and every second from then on, should the first one be caught."""
+
+    def stop(*_: Any) -> None:
+        raise CellTimeout(f"stopped after {seconds:g} seconds")
+
+    signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def told(error: BaseException) -> list[str]:
+    """The kind of an error and its message, with a sentence in the place of one that cannot be had in time."""
+    message = "its text cannot be shown"
+    with suppress(BaseException), time_limit(TELLING_SECONDS):
+        message = str.strip(str(error))[:300]
+    return [NAME_OF(type(error))[:60], message]
+
+
+def in_words(error: BaseException) -> str:
+    """The kind and the message, where there is one."""
+    return ": ".join(part for part in told(error) if part)
 
 
 def send(pipe: BinaryIO, value: Any) -> None:
@@ -85,41 +117,37 @@ def make_shell() -> InteractiveShell:
 
 
 def run_cell(shell: InteractiveShell, source: str, seconds: float) -> dict[str, Any]:
-    """Runs a cell and goes on whatever happens: the kind and message of its error, if any."""
-
-    def stop(*_: Any) -> None:
-        raise CellTimeout(f"stopped after {seconds:g} seconds")
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    """Runs a cell and goes on whatever happens: its error in words, if any."""
     try:
-        result = shell.run_cell(source)
-        error = result.error_before_exec or result.error_in_exec
+        with time_limit(seconds):
+            result = shell.run_cell(source)
+        error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
     except BaseException as escaped:
         error = escaped
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    return {"error": type(error).__name__, "message": str(error)[:200]} if error else {}
+    return {} if error is None else {"problem": in_words(error)}
 
 
 def find(shell: InteractiveShell, expression: str) -> tuple[Any, dict[str, Any]]:
     """What the student gives to `check`, and what can be said of it."""
     try:
         answer = shell.ev(expression)
+        if callable(answer):
+            return answer, {"module": str(getattr(answer, "__module__", ""))}
     except BaseException as error:
-        return None, {"problem": f"{type(error).__name__}: {str(error)[:200]}"}
-    if not callable(answer):
-        return None, {"problem": f"{expression} is no function"}
-    return answer, {"module": str(getattr(answer, "__module__", ""))}
+        return None, {"problem": in_words(error)}
+    return None, {"problem": f"{expression} is no function"}
 
 
 def ask(answer: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
     """The answer's output on one case of its exercise, or its error; and the arguments as it left them."""
     exercise = exercises.get(request["exercise"])
     case = exercise.case(request["seed"], request["index"], getattr(torch, request["dtype"]))
-    outcome = attempt(exercise, answer, case, request["global_seed"])
-    error = outcome.error
-    told = [type(error).__name__, str(error).strip().split("\n")[0][:300]] if error else None
-    return {"value": outcome.value, "error": told, "left": dict(outcome.left.args)}
+    try:
+        outcome = attempt(exercise, answer, case, request["global_seed"])
+    except BaseException as escaped:
+        outcome = Outcome(None, escaped, case, "")
+    error = None if outcome.error is None else told(outcome.error)
+    return {"value": outcome.value, "error": error, "left": dict(outcome.left.args)}
 
 
 def main(memory: int, disk: int, seconds: int) -> None:
@@ -140,8 +168,8 @@ def main(memory: int, disk: int, seconds: int) -> None:
             reply = ask(answer, request)
         try:
             send(replies, reply)
-        except Exception as error:  # whatever an answer may return that has no form to be sent in
-            send(replies, {"value": None, "error": [type(error).__name__, str(error)[:300]], "left": {}})
+        except BaseException as error:  # whatever an answer may return that has no form to be sent in
+            send(replies, {"value": None, "error": told(error), "left": {}})
 
 
 if __name__ == "__main__":

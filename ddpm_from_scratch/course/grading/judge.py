@@ -126,8 +126,8 @@ def _verdicts(notebook: StudentNotebook, sandbox: Sandbox, made: Path) -> list[V
         for n in range(last + 1):
             limit = sandbox.limits.cell_seconds
             reply = sandbox.request(limit + PATIENCE, do="run", source=notebook.cells[n], seconds=limit)
-            if reply.get("error"):
-                failed = f"{reply['error']!s:.60}: {reply.get('message', '')!s:.200}"
+            if problem := reply.get("problem"):
+                failed = f"{problem!s:.260}"
             for answer in pending[n]:
                 found[answer.exercise.id] = _verdict(answer, sandbox, failed)
             settled = [a.exercise.id for a in notebook.answers if a.cell is None or a.cell <= n]

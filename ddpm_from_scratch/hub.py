@@ -43,10 +43,8 @@ def shipped_model(name: str) -> Path:
         FileNotFoundError: no model of that name.
     """
     if name not in shipped_models():
-        raise FileNotFoundError(
-            f"there is no folder {name} here and no shipped model of that name; "
-            f"shipped are: {', '.join(shipped_models()) or 'none'}"
-        )
+        names = ", ".join(shipped_models()) or "none"
+        raise FileNotFoundError(f"no folder {name} here, and no shipped model of that name; shipped are: {names}")
     return SHIPPED / name
 
 
@@ -83,7 +81,10 @@ def resolve(
     if not path.is_dir():
         if not HUB_ID.fullmatch(str(name_or_path)):
             raise FileNotFoundError(f"no folder {name_or_path} here, and it is not a hub id of the form owner/name")
-        path = _fetch(str(name_or_path), wanted, inside, revision, options)
+        try:
+            path = _fetch(str(name_or_path), wanted, inside, revision, options)
+        except (OSError, ValueError) as error:
+            raise type(error)(f"no folder {name_or_path} here, and {error}") from None
     if not (path / inside).is_dir():
         raise FileNotFoundError(f"{path} has no folder {inside}: it has {_listing(path)}")
     return path / inside

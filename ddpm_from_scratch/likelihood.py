@@ -8,13 +8,23 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ddpm_from_scratch import metrics
 from ddpm_from_scratch.data import ImageDataset
+from ddpm_from_scratch.hub import write_weights
 from ddpm_from_scratch.judges import check_shape
 from ddpm_from_scratch.pipelines import DiffusionPipeline
 from ddpm_from_scratch.provenance import machine, model_hash
+from ddpm_from_scratch.reference import read_tensors
 from ddpm_from_scratch.schedulers import DDPMScheduler
+
+TERMS = "bits_terms.safetensors"
+KEEP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,7 @@ def likelihood(
     batch_size: int = 64,
     model: str = "model",
     command: str = "",
+    folder: str | Path | None = None,
 ) -> Likelihood:
     """The bound of a model on the first test images (Ho eq. 5, 13), as `metrics.bits_per_dimension` computes it.
 
@@ -131,9 +142,11 @@ def likelihood(
         num_images: how many, at least 2.
         timesteps_per_image, seed, batch_size: as in `metrics.bits_per_dimension`.
         model, command: for the record.
+        folder: the terms found so far are kept in `TERMS` here, twice a minute, and a later call goes on from them.
 
     Raises:
-        ValueError: a model and a dataset that do not match, or numbers out of range.
+        ValueError: a model and a dataset that do not match, or numbers out of range; a folder with the terms of another
+            model or of other settings, or a damaged file of them.
     """
     if not 2 <= num_images <= len(test):
         raise ValueError(f"num_images must lie in [2, {len(test)}], got {num_images}")
@@ -141,6 +154,15 @@ def likelihood(
     began = time.monotonic()
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     labels = None if pipeline.unet.config.num_class_embeds is None else test.labels[:num_images]
+    facts: dict[str, Any] = {
+        "num_images": num_images,
+        "timesteps_per_image": timesteps_per_image or len(scheduler) - 1,
+        "seed": seed,
+        "dataset": test.name,
+    }
+    hashed = model_hash(pipeline.unet)
+    schedule = {k: v for k, v in scheduler.config.items() if not k.startswith("_")}
+    store = _Store(folder, {"model": hashed, **facts, "schedule": schedule})
     found = metrics.bits_per_dimension(
         pipeline.unet.eval(),
         scheduler,
@@ -149,6 +171,8 @@ def likelihood(
         batch_size,
         seed,
         class_labels=labels,
+        done=store.terms,
+        keep=store.keep,
     )
     return Likelihood(
         total=found.total,
@@ -157,15 +181,43 @@ def likelihood(
         diffusion=found.diffusion,
         decoder=found.decoder,
         by_timestep=[None if math.isnan(bits) else bits for bits in found.by_timestep.tolist()],
-        num_images=num_images,
-        timesteps_per_image=timesteps_per_image or len(scheduler) - 1,
+        **facts,
         T=len(scheduler),
         variance_type=scheduler.variance_type,
-        seed=seed,
-        dataset=test.name,
         model=model,
-        model_hash=model_hash(pipeline.unet),
+        model_hash=hashed,
         command=command,
         machine=machine(pipeline.device),
-        minutes=(time.monotonic() - began) / 60,
+        minutes=(store.seconds + time.monotonic() - began) / 60,
     )
+
+
+class _Store:
+    """The terms found so far, in a folder or nowhere."""
+
+    def __init__(self, folder: str | Path | None, settings: dict[str, Any]) -> None:
+        self.path = None if folder is None else Path(folder).expanduser() / TERMS
+        self.settings = json.loads(json.dumps(settings, default=str))
+        self.terms, self.seconds = torch.zeros(0), 0.0
+        self.began = self.kept = time.monotonic()
+        if self.path is None or not self.path.exists():
+            return
+        found = read_tensors(self.path)
+        try:
+            saved = json.loads(found["settings"].numpy().tobytes())
+            changed = [key for key in {**self.settings, **saved} if saved.get(key) != self.settings.get(key)]
+            self.terms, self.seconds = found["terms"].clone(), float(found["seconds"])
+        except (KeyError, ValueError, TypeError, RuntimeError):
+            raise ValueError(f"{self.path} is damaged: delete it, or choose another folder") from None
+        if changed:
+            raise ValueError(f"{self.path} holds terms with another {', '.join(changed)}: choose another folder")
+
+    def keep(self, terms: Tensor) -> None:
+        """Writes the terms, unless it did so a moment ago."""
+        if self.path is None or time.monotonic() < self.kept + KEEP_SECONDS:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        settings = torch.frombuffer(bytearray(json.dumps(self.settings).encode()), dtype=torch.uint8)
+        self.kept = time.monotonic()
+        seconds = torch.tensor(self.seconds + self.kept - self.began)
+        write_weights(self.path, {"terms": terms.contiguous(), "settings": settings, "seconds": seconds})

@@ -167,6 +167,8 @@ def bits_per_dimension(
     discrete: bool = True,
     class_labels: Tensor | None = None,
     show_progress: bool = True,
+    done: Tensor | None = None,
+    keep: Callable[[Tensor], None] | None = None,
 ) -> BitsPerDimension:
     """The negative log-likelihood bound of a model (Ho eq. 3), term by term (eq. 5; discrete decoder eq. 13).
 
@@ -186,6 +188,9 @@ def bits_per_dimension(
             Gaussian density, for checks against a known entropy.
         class_labels: (N,), for a class-conditional model.
         show_progress: with a bar.
+        done: (K,), the terms that a call with the same arguments gave to `keep` before it was stopped.
+        keep: called after each batch with all terms so far, (K,) float64. The result is that of an unbroken call, to
+            the last digit if the batches have the same size.
 
     Raises:
         ValueError: fewer than two images, or other ones than these; a number of timesteps out of range, or batches of
@@ -200,15 +205,22 @@ def bits_per_dimension(
     _check_bound(scheduler, images, discrete)
     bound = _Bound(model, scheduler, discrete)
     pairs = torch.cat([_ask(seed, i, asked, T) for i in range(n)])  # columns: image, t, weight
+    index, t = pairs[:, 0].long(), pairs[:, 1].long()
+    known = torch.zeros(0) if done is None else done
+    terms = torch.cat([known.double(), torch.zeros(len(pairs) - len(known)).double()])
+    bar = {"initial": len(known) // batch_size, "total": math.ceil(len(pairs) / batch_size)}
+    starts = range(len(known), len(pairs), batch_size)
+    for start in tqdm(starts, desc="bits per dimension", unit="batch", disable=not show_progress, **bar):
+        part = slice(start, start + batch_size)
+        x0, labels = images[index[part]], None if class_labels is None else class_labels[index[part]]
+        noise = gaussian.randn(x0.shape, list(_noise_generators(seed, index[part], t[part])))
+        terms[part] = bound.term(x0, noise, t[part], labels)
+        if keep is not None:
+            keep(terms[: part.stop])
     sums, counts, per_image = torch.zeros(T).double(), torch.zeros(T).double(), torch.zeros(2, n).double()
-    for part in tqdm(pairs.split(batch_size), desc="bits per dimension", unit="batch", disable=not show_progress):
-        index, t = part[:, 0].long(), part[:, 1].long()
-        noise = gaussian.randn((len(t), *images.shape[1:]), list(_noise_generators(seed, index, t)))
-        labels = None if class_labels is None else class_labels[index]
-        values = bound.term(images[index], noise, t, labels)
-        sums.index_add_(0, t, values)
-        counts.index_add_(0, t, torch.ones_like(values))
-        per_image.view(-1).index_add_(0, index + n * (t == 0), values * part[:, 2])
+    sums.index_add_(0, t, terms)
+    counts.index_add_(0, t, torch.ones_like(terms))
+    per_image.view(-1).index_add_(0, index + n * (t == 0), terms * pairs[:, 2])
     prior = bound.prior(images)
     total = prior + per_image.sum(dim=0)
     error = float(total.std()) / math.sqrt(n)

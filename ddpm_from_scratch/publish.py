@@ -86,7 +86,7 @@ def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(f"{repo} on the hub has no revision {revision!r}") from None
     except errors.RepositoryNotFoundError:
-        raise FileNotFoundError(f"the hub has no repository {repo}, no folder either; if private: token=...") from None
+        raise FileNotFoundError(f"the hub has no repository {repo}; if private: token=...") from None
     except errors.LocalTokenNotFoundError:
         raise PermissionError("token=True, but no token is stored: run `hf auth login`, or pass token=...") from None
     except errors.HFValidationError as error:
@@ -101,6 +101,5 @@ def hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
         if status is not None and not is_passing(error):
             raise FileNotFoundError(f"the hub could not give {repo} ({reason})") from None
         raise ConnectionError(
-            f"the hub could not be reached for {repo}, or was cut off ({reason}): try again, what has arrived is "
-            "kept; or give a local folder"
+            f"the hub could not be reached for {repo}, or was cut off ({reason}): try again, what has arrived is kept"
         ) from None

@@ -145,6 +145,8 @@ def ddim_table(
 def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image: int | None) -> likelihood.Likelihood:
     """Bits per dimension of held-out images; with `asked.output`, `bits.json`, `bits.csv` and `bits.md` there.
 
+    Until these are written a stopped run leaves its terms there, from which a later one goes on.
+
     Raises:
         ValueError: as `likelihood.likelihood`.
         OSError: `asked.output` cannot be written to.
@@ -169,10 +171,12 @@ def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image:
         asked.batch_size,
         model=_label(asked.model) or "",
         command=command_line("eval", asked.model, options),
+        folder=asked.output,
     )
     if asked.output is not None:
         for name, text in (("json", found.to_json()), ("csv", found.to_csv()), ("md", found.to_markdown())):
             write_file(asked.output / f"bits.{name}", text.encode())
+        (asked.output / likelihood.TERMS).unlink(missing_ok=True)
     return found
 
 

@@ -83,9 +83,8 @@ def test_no_import_goes_in_a_circle() -> None:
 
 
 def test_the_equations_import_only_torch_and_numpy() -> None:
-    code = (
-        "import sys, ddpm_from_scratch; print(*(m for m in ('diffusers', 'matplotlib', 'IPython') if m in sys.modules))"
-    )
+    heavy = ("diffusers", "matplotlib", "IPython", "accelerate", "torchvision", "sklearn")
+    code = f"import sys, ddpm_from_scratch; print(*(m for m in {heavy} if m in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert loaded == []
     for name in ("gaussian.py", "schedules.py"):

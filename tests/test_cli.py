@@ -24,8 +24,11 @@ from ddpm_from_scratch import (
     hub,
     images,
     judges,
+    likelihood,
     load_dataset,
+    metrics,
     reference,
+    reports,
     training,
 )
 from ddpm_from_scratch.models import small_unet
@@ -494,13 +497,33 @@ def test_eval_takes_inceptions_features_where_they_are(ddpm, tmp_path: Path, mon
     assert code == 0 and "Inception on digits" in out and "--features inception" in out
 
 
-def test_eval_counts_bits_of_unresized_images(ddpm, trained: Path, tmp_path: Path) -> None:
+def test_eval_counts_bits_of_unresized_images(
+    ddpm, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "KEEP_SECONDS", 0.0)
     options = ["--table", "bits", "--dataset", "digits", "--num", 2, "--per-image", 3, "--output", tmp_path / "bits"]
     code, out, _ = ddpm("eval", trained, *options)
     assert code == 0 and "standard error" in out and "--per-image 3" in out and str(tmp_path) not in out
     assert {path.name for path in (tmp_path / "bits").iterdir()} == {"bits.json", "bits.csv", "bits.md"}
     code, _, err = ddpm("eval", trained, "--table", "bits")
     assert code == 1 and "--dataset" in err
+
+
+def test_eval_goes_on_with_bits_where_it_was_stopped(
+    ddpm, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "KEEP_SECONDS", 0.0)
+    options = ["--table", "bits", "--dataset", "digits", "--num", 2, "--per-image", 3, "--output", tmp_path / "bits"]
+    with monkeypatch.context() as broken:
+        broken.setattr(reports, "write_file", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        code, _, err = ddpm("eval", trained, *options)
+        assert code == 1 and "no space left" in err
+    assert [path.name for path in (tmp_path / "bits").iterdir()] == [likelihood.TERMS]
+    code, _, err = ddpm("eval", trained, *options, "--seed", 1)
+    assert code == 1 and "holds terms with another seed: choose another folder" in err
+    monkeypatch.setattr(metrics._Bound, "term", lambda *_: pytest.fail("the network was asked again"))
+    code, out, _ = ddpm("eval", trained, *options)
+    assert code == 0 and "standard error" in out
 
 
 def test_progress_is_shown(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,23 @@ def test_each_fault_has_its_sentence(stand_in: Hub, monkeypatch: pytest.MonkeyPa
         DDPMPipeline.from_pretrained("a/b")
 
 
+def test_a_folder_that_is_not_there_is_said_first(stand_in: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped folder looks like a hub id."""
+    for name, kind, message in (
+        ("runs/typo", FileNotFoundError, "the hub has no repository runs/typo"),
+        ("runs/a--b", ValueError, "'runs/a--b' is not a valid hub id"),
+    ):
+        with pytest.raises(kind, match=f"^no folder {name} here, and {message}"):
+            DDPMPipeline.from_pretrained(name)
+    stand_in.gated.add(REPOSITORY)
+    with pytest.raises(PermissionError, match=f"^no folder {REPOSITORY} here, and {REPOSITORY} is gated"):
+        DDPMPipeline.from_pretrained(REPOSITORY, token=False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for load in (DDPMPipeline.from_pretrained, DDPMScheduler.load_config, cli.info, cli.sample):
+        with pytest.raises(ConnectionError, match="^no folder runs/typo here, and the hub could not be reached"):
+            load("runs/typo")
+
+
 def test_without_the_hub_nobody_waits(stand_in: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """One question each, no retries: huggingface_hub itself would try six times, over 23 seconds."""
     stand_in.broken = True

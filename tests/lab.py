@@ -157,6 +157,19 @@ def set_theme(page: Any, theme: str) -> None:
     page.wait_for_timeout(500)
 
 
+TOO_WIDE = """
+() => [...document.querySelectorAll('.jp-OutputArea-output, .jp-MarkdownOutput')]
+  .filter(area => area.scrollWidth > area.clientWidth + 2)
+  .map(area => `${area.scrollWidth} of ${area.clientWidth} pixels: ${area.innerText.trim().slice(0, 80)}`)
+"""
+
+
+def too_wide(page: Any) -> list[str]:
+    """Texts and outputs that do not fit between the margins, so that one has to scroll sideways."""
+    found: list[str] = page.evaluate(TOO_WIDE)
+    return found
+
+
 ILLEGIBLE = """
 () => {
   const parse = colour => (colour.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, errors, illegible, photograph, run_all, set_theme, warnings_on
+from lab import Lab, errors, illegible, photograph, run_all, set_theme, too_wide, warnings_on
 
 from ddpm_from_scratch.course import workspace
 
@@ -21,6 +21,7 @@ def test_lesson_runs_and_is_legible(lab: Lab, page: Any, screenshots: Path, name
         saved = run_all(page, notebook, seconds=300)
         assert errors(saved) == []
         assert warnings_on(page) == []
+        assert too_wide(page) == []
         hard_to_read = {}
         for theme in ("Light", "Dark"):
             set_theme(page, theme)
@@ -30,6 +31,14 @@ def test_lesson_runs_and_is_legible(lab: Lab, page: Any, screenshots: Path, name
         page.screenshot(path=screenshots / f"lesson_{name[:2]}_failed.png")
         raise
     assert hard_to_read == {"Light": [], "Dark": []}
+
+
+def test_what_is_too_wide_is_found(page: Any) -> None:
+    page.set_content(
+        '<div style="width: 300px"><div class="jp-MarkdownOutput" style="overflow: auto"><p>fits</p></div>'
+        '<div class="jp-MarkdownOutput" style="overflow: auto"><p style="width: 310px">does not</p></div></div>'
+    )
+    assert too_wide(page) == ["310 of 300 pixels: does not"]
 
 
 def test_what_is_hard_to_read_is_found(page: Any) -> None:

@@ -17,7 +17,7 @@ class Equation:
     Args:
         paper: "Ho", "Song", "IDDPM" or another key of `PAPERS`.
         place: "eq. 4", "section 3.2", "algorithm 1".
-        says: its content in the course's notation, LaTeX.
+        says: its content in the course's notation, LaTeX; `$ $` where a long one may be broken.
         lesson: the lesson "NN" that derives it.
         function: dotted name, below `ddpm_from_scratch`, of what computes it.
         test: "tests/file.py::test" that checks it, against the truth where that is known.
@@ -247,7 +247,7 @@ EQUATIONS = (
         "Ho",
         "appendix B",
         r"x + \operatorname{conv}(\operatorname{conv}(x) + \text{temb}),"
-        r" \text{ norm and SiLU before each convolution}",
+        r" $ $\text{norm and SiLU}$ $\text{before each convolution}",
         "04",
         "models.resnet.ResnetBlock2D",
         UNET + "test_a_resnet_block_written_out",
@@ -321,8 +321,8 @@ EQUATIONS = (
     Equation(
         "Ho",
         "eq. 16",
-        r"L = \mathrm{KL}(q(x_T) \Vert p(x_T)) + \operatorname{E}_q \textstyle\sum_{t\ge1} \mathrm{KL}(q(x_{t-1} \mid "
-        r"x_t) \Vert p_\theta(x_{t-1} \mid x_t)) + H(x_0)",
+        r"L = \mathrm{KL}(q(x_T) \Vert p(x_T))$ $+ \operatorname{E}_q \textstyle\sum_{t\ge1} "
+        r"\mathrm{KL}(q(x_{t-1} \mid x_t) \Vert p_\theta(x_{t-1} \mid x_t))$ $+ H(x_0)",
         "07",
         "gaussian.normal_kl",
         BOUND + "test_the_bound_read_progressively_is_that_of_eq_3",
@@ -674,11 +674,12 @@ SYMBOLS = (
 def equations_table(lesson: str | None = None) -> str:
     """The ledger as a markdown table, or the rows of lesson "NN"."""
     rows = [
-        f"| {e.paper} {e.place} | ${e.says}$ | {e.lesson} | `{e.function}` |"
+        f"| {e.paper} {e.place} | ${e.says}$ | " + f"{e.lesson} | " * (lesson is None) + f"`{e.function}` |"
         for e in EQUATIONS
         if lesson in (None, e.lesson)
     ]
-    return "\n".join(["| equation | says | lesson | in the package |", "|---|---|---|---|", *rows])
+    heads = ["equation", "says", *["lesson"] * (lesson is None), "in the package"]
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
 
 
 def notation_table(lesson: str | None = None) -> str:

@@ -24,10 +24,14 @@ FOREIGN = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "JUPYTER_P
 # JupyterLab otherwise asks whether it may fetch news, and for a kernel when a cell is run before the kernel is up.
 LAB_SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
-    "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": True},
+    "@jupyterlab/notebook-extension:tracker": {
+        "autoStartDefaultKernel": True,
+        "codeCellConfig": {"lineNumbers": False, "lineWrap": True},
+    },
     "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
 }
-"""No questions at the start, a kernel for each notebook, and the widgets' last pictures where one is opened again."""
+"""No questions at the start, a kernel for each notebook, long lines of code broken instead of cut off, and the widgets'
+last pictures where one is opened again."""
 
 
 class WorkspaceError(Exception):

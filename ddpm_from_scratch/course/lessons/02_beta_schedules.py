@@ -5,7 +5,7 @@
 #
 # Lesson 01 took the numbers $\beta_1, \dots, \beta_T$ as given. Somebody has to choose them. Nothing is learned in that choice, and no
 # error message warns of a bad one. But a network can only be as good as the schedule lets it be, and some published models had one
-# that kept every sample at medium brightness. This lesson shows the common choices, and what goes wrong with each.
+# that harmed every sample. This lesson shows the common choices, and what goes wrong with each.
 #
 # **You will build** the module `ddpm_from_scratch.schedules`.
 #
@@ -458,8 +458,6 @@ def report(name, images):
 
 
 spreads = {name: report(name, images) for name, images in image_runs.items()}
-wide, narrow = spreads["draws from the set"], spreads["cut, from N(0, I)"]
-assert wide[0] - narrow[0] > 4 * math.hypot(wide[1], narrow[1])
 plots.image_grid(
     torch.cat([images[:10] for images in image_runs.values()]).reshape(-1, 1, 28, 28),
     10,
@@ -588,6 +586,8 @@ assert abs(off) < 4
 mended = sample(fresh_images, rescaled[1::2], flat, equal)[-1]
 report("cut, from N(0, I)", image_runs["cut, from N(0, I)"])
 spread, error = report("the same, rescaled", mended)
+wide, narrow = spreads["draws from the set"], spreads["cut, from N(0, I)"]
+assert wide[0] - narrow[0] > 4 * math.hypot(wide[1], narrow[1])
 assert abs(spread - wide[0]) < 4 * math.hypot(error, wide[1])
 plots.image_grid(
     torch.cat([image_runs["cut, from N(0, I)"][:10], mended[:10]]).reshape(-1, 1, 28, 28),
@@ -734,7 +734,7 @@ except ValueError as message:
 # ## Move it yourself
 #
 # All of this lesson's knobs in one place: the rule, the number of steps, the range of $\beta$, the rescale. The noise is drawn once and kept, so what
-# changes in the images is the schedule's doing. Drag a slider, or click it and use the arrow keys; the number of steps can be typed.
+# changes in the images is the schedule's doing. Press the button of a rule; drag a slider, or click it and use the arrow keys; the number of steps can be typed.
 #
 # Try: take $T$ from 1000 down to 100 and watch the last image; then mend it with the range alone. Tick the rescale: where do $\beta$ and log-SNR go? Then ask for something
 # impossible: a range that falls, a $\beta$ of 1.

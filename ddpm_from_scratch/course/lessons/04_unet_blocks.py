@@ -233,7 +233,6 @@ with torch.no_grad():
         )
 
 # %% id=norm-figure
-assert apart["group norm"][0] < 1e-6 and all(scaled < 1e-3 for _, scaled in apart.values())
 conv_in, first_norm = unet.conv_in, unet.down_blocks[0].resnets[0].norm1
 times = torch.arange(0, 1000, 37)
 some = digits[:64]
@@ -287,6 +286,7 @@ plots.curves(
 # behind each block, and how much of the last gradient in the gradient at each block, measured as the cosine of the angle between the two (1: the same direction, 0: nothing in common).
 
 # %% id=shortcut
+assert apart["group norm"][0] < 1e-6 and all(scaled < 1e-3 for _, scaled in apart.values())  # of the two norms above
 depth = 24
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(4)

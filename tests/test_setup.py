@@ -24,7 +24,8 @@ from packaging.requirements import Requirement
 from ddpm_from_scratch.course import syllabus, workspace
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="make and sh are for Linux and macOS")
@@ -42,6 +43,16 @@ def locked() -> dict[str, list[tuple[str, Marker | None]]]:
 
 
 # The files agree
+
+
+def test_what_the_package_reads_is_installed_with_it() -> None:
+    """A clone finds its data files anyway; one who installs a wheel has those that pyproject.toml names."""
+    package = ROOT / "ddpm_from_scratch"
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["ddpm_from_scratch"]
+    installed = {path for pattern in patterns for path in package.glob(pattern)}
+    unread = {".py", ".pyc", ".toml"}
+    there = {path for path in package.rglob("*") if path.is_file() and path.suffix not in unread}
+    assert len(there) > 40 and there <= installed, sorted(there - installed)
 
 
 def test_conda_states_what_pyproject_states() -> None:

@@ -51,7 +51,8 @@ def test_what_the_package_reads_is_installed_with_it() -> None:
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["ddpm_from_scratch"]
     installed = {path for pattern in patterns for path in package.glob(pattern)}
     unread = {".py", ".pyc", ".toml"}
-    there = {path for path in package.rglob("*") if path.is_file() and path.suffix not in unread}
+    files = [path for path in package.rglob("*") if path.is_file() and path.suffix not in unread]
+    there = {path for path in files if not any(part.startswith(".") for part in path.relative_to(package).parts)}
     assert len(there) > 40 and there <= installed, sorted(there - installed)
 
 

@@ -259,6 +259,7 @@ plots.image_grid(
     alt=f"Seen {x} times",
     caption="Left as it is.",
 )
+plots.scatter(x, alt="Four.", caption="Fourth."); plots.scatter(x, alt="Five.", caption="Fifth.")
 plots.image_grid(x, columns=8,
     alt="Three.",
     caption="Third.",
@@ -270,7 +271,9 @@ def test_the_words_of_pictures_stand_apart() -> None:
     text, words = build.without_words(Cell("code", "01-hero", SPOKEN.strip()))
     assert words == {
         "01-hero": {"alt": "ε, then δ", "caption": 'Two "curves".'},
-        "01-hero-2": {"alt": "Three.", "caption": "Third."},
+        "01-hero-2": {"alt": "Four.", "caption": "Fourth."},
+        "01-hero-3": {"alt": "Five.", "caption": "Fifth."},
+        "01-hero-4": {"alt": "Three.", "caption": "Third."},
     }
     calls: list[tuple[str, dict[str, Any]]] = []
 
@@ -292,7 +295,7 @@ def test_the_words_of_pictures_stand_apart() -> None:
         calls.clear()
         exec(code, dict(scope))
         said.append(list(calls))
-    assert said[0] == said[1] and len(said[0]) == 4
+    assert said[0] == said[1] and len(said[0]) == 6
     assert not any(word in text for word in ("then δ", "curves", "Three")) and "Left as it is" in text
 
 

@@ -130,7 +130,7 @@ def without_words(cell: Cell) -> tuple[str, dict[str, dict[str, str]]]:
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
-    found = sorted(_spoken(ast.parse(text)), key=lambda pair: pair[0].lineno)
+    found = sorted(_spoken(ast.parse(text)), key=lambda pair: (pair[0].lineno, pair[0].col_offset))
     names = [cell.id + f"-{i}" * (i > 1) for i in range(1, len(found) + 1)]
     for name, (alt, caption) in reversed(list(zip(names, found, strict=True))):
         begin, end = starts[alt.lineno - 1] + alt.col_offset, starts[caption.end_lineno - 1] + caption.end_col_offset

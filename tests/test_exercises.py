@@ -849,6 +849,18 @@ def shell() -> Iterator[InteractiveShell]:
     InteractiveShell.clear_instance()
 
 
+def test_hints_stand_below_what_is_wrong_and_once(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.run_cell("from ddpm_from_scratch.course import check\ndef forward_step(x0, noise, beta):\n    return x0")
+    for _ in range(2):
+        capsys.readouterr()
+        shell.run_cell('check("01.1", forward_step)')
+        output = capsys.readouterr().out
+        assert output.count("Stuck?") == 1
+        assert output.index("is not right yet") < output.index("Stuck?")
+    shell.run_cell("1 + 1")
+    assert "Stuck?" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("broken", ["    return x +", "  x\n    y", '    return f"{x"'])
 def test_a_cell_that_python_cannot_read_leaves_no_answer_to_judge(shell: InteractiveShell, broken: str) -> None:
     right = "def forward_step(x0, noise, beta):\n    return (1 - beta) ** 0.5 * x0 + beta**0.5 * noise"

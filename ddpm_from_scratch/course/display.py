@@ -92,7 +92,7 @@ def check(exercise_id: str, answer: Callable[..., Any]) -> None:
         what = f"Exercise {exercise.id} is not attempted yet: write your code in the cell above, and run that cell."
         display(_help(exercise, what))
     elif verdict.status == "wrong":
-        display(_help(exercise, "Stuck?"))
+        _display_after_the_message(_help(exercise, "Stuck?"))
         message = verdict.message[:1].upper() + verdict.message[1:].rstrip(".")
         end = "" if message.endswith("?") else "."
         raise WrongAnswer(f"Exercise {exercise.id} is not right yet. {message}{end}{_where(exercise)}") from None
@@ -164,6 +164,21 @@ def _refuse_an_older_answer(exercise: Exercise) -> None:
             f"The cell with your {exercise.name} was not run: Python cannot read its line {error.lineno} "
             f"({type(error).__name__}). Mend it and run it again, else the {exercise.name} of before would be judged."
         )
+
+
+def _display_after_the_message(panel: Panel) -> None:
+    """IPython shows an error at the end of a cell, hence below all that the cell displays until then."""
+    shell: Any = get_ipython()
+
+    def show(*_: Any) -> None:
+        if shell:
+            shell.events.unregister("post_run_cell", show)
+        display(panel)
+
+    if shell:
+        shell.events.register("post_run_cell", show)
+    else:
+        show()
 
 
 def _where(exercise: Exercise) -> str:

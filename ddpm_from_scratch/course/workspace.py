@@ -28,10 +28,11 @@ LAB_SETTINGS = {
         "autoStartDefaultKernel": True,
         "codeCellConfig": {"lineNumbers": False, "lineWrap": True},
     },
+    "@jupyterlab/docmanager-extension:plugin": {"autosaveInterval": 30},
     "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
 }
-"""No questions at the start, a kernel for each notebook, long lines of code broken instead of cut off, and the widgets'
-last pictures where one is opened again."""
+"""No questions at the start, a kernel for each notebook, long lines of code broken instead of cut off, answers saved
+every 30 seconds instead of every 120, and the widgets' last pictures where one is opened again."""
 
 
 class WorkspaceError(Exception):

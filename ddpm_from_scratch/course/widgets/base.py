@@ -157,6 +157,10 @@ def option_buttons(
     return control
 
 
+CHOSEN = "<style>.widget-toggle-button.mod-active { box-shadow: inset 0 -3px currentColor }</style>"
+"""A line below the name that is chosen, which otherwise differs from the others by a shade alone."""
+
+
 class Explorer(ipywidgets.VBox):
     """Controls above one live picture and a line of text; a fixed picture where there are no widgets.
 
@@ -171,7 +175,8 @@ class Explorer(ipywidgets.VBox):
         self.text = ipywidgets.HTML()
         self.fixed = fixed
         row = ipywidgets.HBox(list(controls), layout={"flex_flow": "row wrap"})
-        super().__init__([row, self.picture, self.text])
+        style = ipywidgets.HTML(CHOSEN, layout={"display": "none"})
+        super().__init__([style, row, self.picture, self.text])
 
     def say(self, sentence: str) -> None:
         """Show a line of HTML below the picture."""

@@ -287,7 +287,7 @@ class _Bound:
         x_t = gaussian.q_sample(x0, noise, now)
         prediction, v = self._predict(x_t, t, labels)
         log_variance = fixed if v is None else (v + 1) / 2 * large + (1 - v) / 2 * small
-        mean = gaussian.posterior_mean(x_t, self._x0(x_t, prediction, now), now, prev)
+        mean = gaussian.posterior_mean(x_t, self.scheduler._predict_x0(prediction, x_t, now), now, prev)
         kl = gaussian.normal_kl(gaussian.posterior_mean(x_t, x0, now, prev), small, mean, log_variance)
         first = (t == 0).nonzero().flatten()
         return _bits(kl.index_copy(0, first, self._decoder(x0[first], mean[first], log_variance[first])))
@@ -307,15 +307,6 @@ class _Bound:
             prediction, v = output.chunk(2, dim=1)
             return prediction, v
         return output, None
-
-    def _x0(self, x_t: Tensor, prediction: Tensor, alpha_bar_t: Tensor) -> Tensor:
-        config = self.scheduler.config
-        convert = {"epsilon": gaussian.x0_from_eps, "v_prediction": gaussian.x0_from_v}
-        kind = config.prediction_type
-        x0 = prediction if kind == "sample" else convert[kind](x_t, prediction, alpha_bar_t)
-        if config.thresholding:
-            return self.scheduler._threshold_sample(x0)
-        return x0.clamp(-config.clip_sample_range, config.clip_sample_range) if config.clip_sample else x0
 
     def _decoder(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """-log p(x_0 | x_1) per element, in nats."""

@@ -225,7 +225,7 @@ def diffusion_loss(
 def bound_term(scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """L_{t-1} (or L_0 at t = 0) of the variational bound per sample, in bits per dimension (Ho eq. 5; IDDPM eq. 4-7).
 
-    x̂_0 is clipped where the scheduler clips it.
+    x̂_0 is thresholded or clipped where the scheduler does so.
 
     Args:
         prediction: the network's mean part, (B, C, H, W).
@@ -242,11 +242,7 @@ def bound_term(scheduler: DDPMScheduler, prediction: Tensor, v: Tensor, x0: Tens
     small = torch.where(variance > 0, variance, second).log()  # β̃ at t = 0 is 0: the next one stands in, as in IDDPM
     large = (1 - now / prev).log()
     small, large, now, prev = (c.to(x0.device, torch.float32) for c in (small, large, now, prev))
-    convert = {"epsilon": gaussian.x0_from_eps, "v_prediction": gaussian.x0_from_v}
-    kind = scheduler.config.prediction_type
-    x0_hat = prediction if kind == "sample" else convert[kind](x_t, prediction, now)
-    if scheduler.config.clip_sample:
-        x0_hat = x0_hat.clamp(-scheduler.config.clip_sample_range, scheduler.config.clip_sample_range)
+    x0_hat = scheduler._predict_x0(prediction, x_t, now)
     mean = gaussian.posterior_mean(x_t, x0_hat, now, prev)
     log_variance = (v + 1) / 2 * large + (1 - v) / 2 * small
     kl = gaussian.normal_kl(gaussian.posterior_mean(x_t, x0, now, prev), small, mean, log_variance)

@@ -174,23 +174,24 @@ class Scheduler(HubMixin):
     def _predict(self, model_output: Tensor, sample: Tensor, alpha_bar_t: float) -> tuple[Tensor, Tensor]:
         """x̂_0 (bounded as configured) and ε̂ from what the network gave."""
         kind = self.config.prediction_type
-        if kind == "epsilon":
-            if alpha_bar_t == 0:
-                raise ValueError(
-                    "x_0 cannot be recovered from epsilon where ᾱ_t = 0 (zero terminal SNR): use a model trained "
-                    "with prediction_type='v_prediction' or 'sample', or timesteps that leave this one out"
-                )
-            x0, eps = gaussian.x0_from_eps(sample, model_output, alpha_bar_t), model_output
-        elif kind == "sample":
-            x0, eps = model_output, gaussian.eps_from_x0(sample, model_output, alpha_bar_t)
-        else:
-            x0 = gaussian.x0_from_v(sample, model_output, alpha_bar_t)
-            eps = gaussian.eps_from_v(sample, model_output, alpha_bar_t)
+        if kind == "epsilon" and alpha_bar_t == 0:
+            raise ValueError(
+                "x_0 cannot be recovered from epsilon where ᾱ_t = 0 (zero terminal SNR): use a model trained "
+                "with prediction_type='v_prediction' or 'sample', or timesteps that leave this one out"
+            )
+        eps_from = {"sample": gaussian.eps_from_x0, "v_prediction": gaussian.eps_from_v}
+        eps = model_output if kind == "epsilon" else eps_from[kind](sample, model_output, alpha_bar_t)
+        return self._predict_x0(model_output, sample, alpha_bar_t), eps
+
+    def _predict_x0(self, model_output: Tensor, sample: Tensor, alpha_bar_t: float | Tensor) -> Tensor:
+        """x̂_0 from what the network gave, thresholded or clipped as configured."""
+        kind = self.config.prediction_type
+        x0_from = {"epsilon": gaussian.x0_from_eps, "v_prediction": gaussian.x0_from_v}
+        x0 = model_output if kind == "sample" else x0_from[kind](sample, model_output, alpha_bar_t)
         if self.config.thresholding:
-            x0 = self._threshold_sample(x0)
-        elif self.config.clip_sample:
-            x0 = x0.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
-        return x0, eps
+            return self._threshold_sample(x0)
+        limit = self.config.clip_sample_range
+        return x0.clamp(-limit, limit) if self.config.clip_sample else x0
 
     def _threshold_sample(self, sample: Tensor) -> Tensor:
         """Dynamic thresholding: clamp each image to its own percentile s ≥ 1, divide by s (Saharia et al. 2022, 2.3).

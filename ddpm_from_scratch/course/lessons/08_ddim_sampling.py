@@ -933,7 +933,7 @@ plots.image_grid(
 # %% [markdown] id=strip-answer
 # <details><summary>Answer</summary>
 #
-# Those of $\eta = 0$. They all follow the same smooth path, with more or less care, so $x_T$ decides what the image shows: it is a *code* of the image, and lesson 09 reads and writes it. At $\eta = 1$ the steps' noise decides as much as $x_T$.
+# Those of $\eta = 0$. They all follow the same smooth path, with more or less care, so $x_T$ decides what the image shows: it is a *code* of the image, and lesson 09 reads and writes it. At $\eta = 1$ the steps' noise decides nearly everything, and $x_T$ next to nothing; lesson 09 measures it.
 #
 # </details>
 
@@ -1246,7 +1246,7 @@ with plots.figure(
 #
 # The ten-step lines are the claim of the paper without any network in the way: with leading spacing, $\eta = 0$ is nearest to the truth, with every seed; then come $\eta = 1$ and $\hat\sigma$. At forty steps the advantage is gone, and at eighty the two samplers with noise are even a little nearer.
 #
-# The claim is one about spacing and measure too. With *trailing* spacing and this mixture, $\hat\sigma$ comes out lowest at few steps (replace `"leading"` above; the assertion at the end of the cell then fails, and the lines before it say why): long steps leave the spots too narrow (lesson 03), noise beyond the room widens them, and since trailing has no short step just before the end, a perfect $\varepsilon^*$ removes in one go all the noise that it sees.
+# The claim is one about spacing and measure too. With *trailing* spacing and this mixture, $\hat\sigma$ comes out lowest at few steps (replace `"leading"` above; the assertion at the end of the cell then fails, and the lines before it say why): at ten and twenty steps, long steps leave the spots too narrow (lesson 03), noise beyond the room widens them, and since trailing has no short step just before the end, a perfect $\varepsilon^*$ removes in one go all the noise that it sees.
 #
 # </details>
 

@@ -598,7 +598,7 @@ widgets.interpolation_explorer(
 # - **One angle for the whole batch**, or one per row of pixels, in slerp. Each image is one vector.
 # - **Slerp from an image to itself.** $\sin 0 = 0$: without care, NaN.
 # - **Clipping while encoding.** A clipped step has no inverse. `ddim_invert` never clips; decode without clipping too if the image has to come back.
-# - **Different timesteps for the way up and the way down.** The code belongs to the ODE and nearly not to the steps. The errors of the two ways add up, so more steps on either of them help. It does little harm if their lists differ, least if both begin at the same largest $t$.
+# - **Different timesteps for the way up and the way down.** The code belongs to the ODE and nearly not to the steps. The errors of the two ways add up, so more steps on either of them help. It does little harm if their lists differ.
 # - **A code of an image the model knows nothing of.** A shoe can be encoded by the model of digits, and comes back less exactly. Its code is just not a typical draw, and its surroundings hold nothing of use.
 # - **Reading meaning into single elements.** The directions of this space have no names. What can be read is how far apart two images lie along a path.
 

@@ -198,7 +198,7 @@ assert abs(share_of_upper(clouds[0]) - truth) < 4 * (truth * (1 - truth) / 1500)
 # <details><summary>Answer</summary>
 #
 # It empties the lower component almost entirely. At the *clean* end the classifier is all but certain at every point, so its gradient is nearly 0 and there is nothing to gain. But guidance acts at all noise levels, and at
-# high noise the lower component, next to class A, looks ambiguous: the points are driven away from it before anything is decided.
+# middle noise ($t$ about 100 to 500) the lower component, next to class A, looks ambiguous: the points are driven away from it before anything is decided.
 #
 # So guided samples are **not** draws from $q(x \mid c)\,q(c \mid x)^w$: that distribution would be nearly the same at every $w$ here. The scores of guidance are those of
 # $q(x_t \mid c)\,q(c \mid x_t)^w$ at each $t$, and these are not the noised versions of any one distribution. What one gets is typical images, at the price of variety.
@@ -563,7 +563,7 @@ plots.curves(
 # %% [markdown] id=versus-answer
 # <details><summary>Answer</summary>
 #
-# $v$, in both seeds and by more than the seeds differ, and its samples are about at the floor. At large $t$ nearly all of $x_t$ is noise, so $\varepsilon^* \approx x_t$: a network for ε must carry its own input through all its layers, to several digits.
+# $v$, in both seeds here, and its samples come nearer to the floor. Two seeds are few, though: with more of them (in the line `for seed in (0, 1)`) the ranges of the two overlap, and now and then ε wins. At large $t$ nearly all of $x_t$ is noise, so $\varepsilon^* \approx x_t$: a network for ε must carry its own input through all its layers, to several digits.
 # A network for $v$ is given that part for free: $\varepsilon = \sqrt{1-\bar\alpha_t}\,x_t + \sqrt{\bar\alpha_t}\,v$ has $x_t$ in it already, and the error of $v$ is made *smaller* by $\sqrt{\bar\alpha_t}$. Hence the wide gap at the right.
 #
 # But the samples do not suffer from that gap. With the exact $\varepsilon^*$ at all $t \ge 300$ they stay as far off; with the exact one below 300 they come to the floor (the last two lines). What counts is the small gap at the left: a network that need not carry its input has more to give there too.

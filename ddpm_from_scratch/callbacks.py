@@ -13,11 +13,12 @@ from tqdm.auto import tqdm
 from ddpm_from_scratch.evaluation import labels_in_turn
 from ddpm_from_scratch.images import save_sheet
 from ddpm_from_scratch.pipelines import DDIMPipeline
+from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 from ddpm_from_scratch.training import Progress, modes_kept
 
 
 class ProgressBar:
-    """A tqdm bar with a smoothed loss."""
+    """A tqdm bar with a smoothed loss. It closes with the last step; after a run that ends earlier call `close`."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -26,6 +27,7 @@ class ProgressBar:
 
     def __call__(self, progress: Progress) -> None:
         if self._last_step != progress.step - 1:  # the first step of a run, new or resumed
+            self.close()
             self._bar = tqdm(total=progress.steps, initial=progress.step - 1, unit="step", dynamic_ncols=True)
             self._loss = None
         self._last_step = progress.step
@@ -33,6 +35,11 @@ class ProgressBar:
         self._bar.set_postfix(loss=f"{self._loss:.4f}", refresh=False)
         self._bar.update()
         if progress.step == progress.steps:
+            self.close()
+
+    def close(self) -> None:
+        """Leaves the bar as it is and ends its line."""
+        if self._bar is not None:
             self._bar.close()
 
 
@@ -46,7 +53,7 @@ class LogFile:
     """A CSV file of mean loss, gradient norm, learning rate and seconds, one row every `every` steps.
 
     A run that starts or resumes at step n first drops the rows from n on: what an earlier run wrote after its last
-    checkpoint is about to be done again.
+    checkpoint is about to be done again. The first row after a resume is the mean of the steps since the resume.
 
     Raises:
         ValueError: `every` below 1.
@@ -109,6 +116,23 @@ class Previews:
         if progress.step % self.every == 0 or progress.step == progress.steps:
             save_sheet(self.sample(progress), self.folder / f"step_{progress.step:06d}.png")
 
+    def check(self, scheduler: DDPMScheduler) -> None:
+        """Tries the first step of a preview, which is the hardest, on an image of one pixel.
+
+        Raises:
+            ValueError: the scheduler cannot make it.
+        """
+        sampler = DDIMScheduler.from_config(scheduler.config)
+        sampler.set_timesteps(self._steps(sampler))
+        pixel = torch.zeros(1, 1, 1, 1)
+        try:
+            sampler.step(pixel, sampler.timesteps[0], pixel)
+        except ValueError as error:
+            raise ValueError(f"{error}, or train without previews") from None
+
+    def _steps(self, scheduler: Any) -> int:
+        return min(self.num_inference_steps, len(scheduler))
+
     @torch.no_grad()
     def sample(self, progress: Progress) -> torch.Tensor:
         """The preview itself, (count, C, H, W) in [-1, 1]."""
@@ -116,7 +140,7 @@ class Previews:
         pipeline.set_progress_bar_config(disable=True)
         generators = [torch.Generator().manual_seed(self.seed + i) for i in range(self.count)]
         labels = labels_in_turn(range(self.count), progress.model.config.num_class_embeds)
-        steps = min(self.num_inference_steps, len(pipeline.scheduler))
+        steps = self._steps(pipeline.scheduler)
         with progress.ema.averaged(), modes_kept(progress.model):
             progress.model.eval()
             images = pipeline(

@@ -68,10 +68,14 @@ class Features(StrEnum):
 REPORTS: dict[str, tuple[TableName | None, ...]] = {
     **dict.fromkeys(("scheduler", "steps", "eta"), (None,)),
     **dict.fromkeys(("rows", "columns", "long_num", "repeats", "quadratic", "features"), (TableName.ddim,)),
-    **dict.fromkeys(("precision", "no_clip"), (None, TableName.ddim)),
+    **dict.fromkeys(("precision", "no_clip", "classifier"), (None, TableName.ddim)),
+    **dict.fromkeys(("dataset", "root"), (TableName.bits, TableName.ddim)),
     "per_image": (TableName.bits,),
 }
 """The tables that an option of `ddpm eval` belongs to, None being the report without one."""
+
+FEATURES = {"classifier": Features.classifier, "dataset": Features.inception, "root": Features.inception}
+"""Of the options of `--table ddim`, those that one kind of features alone needs."""
 
 DDIM_ROWS = "0,0.2,0.5,1,sigma-hat"
 LARGEST_SEED = 2**63 - 1
@@ -97,6 +101,20 @@ def _numbers(option: str, text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
     except ValueError:
         raise ValueError(f"{option} takes whole numbers with commas between, such as 32,64; got {text!r}") from None
+
+
+def _widths(text: str) -> list[int]:
+    """Channels per resolution, as `small_unet` takes them."""
+    from ddpm_from_scratch.models.presets import CHANNELS_PER_GROUP
+
+    widths = _numbers("--widths", text)
+    groups = max(1, widths[0] // CHANNELS_PER_GROUP)
+    if min(widths) < 1 or any(width % groups for width in widths):
+        raise ValueError(
+            f"--widths {text}: the first must be a multiple of {CHANNELS_PER_GROUP}, the others multiples of the "
+            "first, such as 32,64"
+        )
+    return widths
 
 
 def _folder(name: str) -> Path:
@@ -172,6 +190,7 @@ def train(
     import torch
 
     from ddpm_from_scratch import training
+    from ddpm_from_scratch.callbacks import ProgressBar
     from ddpm_from_scratch.data import load_dataset
 
     output, processes = output.expanduser(), training.processes()
@@ -202,10 +221,14 @@ def train(
     scheduler = _scheduler(schedule, beta_schedule, prediction_type, learned_variance)
     if compiled:
         model.compile()
-    watchers = _watchers(output, preview_every, tensorboard)
+    bar = ProgressBar()
+    watchers = [bar, *_watchers(output, scheduler, preview_every, tensorboard)]
     if resume and processes.is_main_process:
         _say_if_anew(output)
-    done = training.train(model, scheduler, data, config, output, watchers, resume)
+    try:
+        done = training.train(model, scheduler, data, config, output, watchers, resume)
+    finally:
+        bar.close()
     if processes.is_main_process:
         _finish_training(output, done, steps, half)
 
@@ -222,13 +245,19 @@ def _scheduler(base: Any, beta_schedule: str | None, prediction_type: str | None
     return DDPMScheduler.from_config(base, **{key: value for key, value in given.items() if value is not None})
 
 
-def _watchers(output: Path, preview_every: int, tensorboard: bool) -> list[Any]:
-    """Progress bar and log, and what else was asked for."""
+def _watchers(output: Path, scheduler: Any, preview_every: int, tensorboard: bool) -> list[Any]:
+    """The log, and what else was asked for.
+
+    Raises:
+        ValueError: previews are, of a scheduler that cannot make them.
+    """
     from ddpm_from_scratch import callbacks as cb
 
-    watchers: list[Any] = [cb.ProgressBar(), cb.LogFile(output / "log.csv")]
+    watchers: list[Any] = [cb.LogFile(output / "log.csv")]
     if preview_every:
-        watchers.append(cb.Previews(output / "previews", preview_every))
+        previews = cb.Previews(output / "previews", preview_every)
+        previews.check(scheduler)
+        watchers.append(previews)
     if tensorboard:
         watchers.append(cb.TensorBoard(output / "tensorboard"))
     return watchers
@@ -262,7 +291,7 @@ def _new_model(data: Any, widths: str | None, layers: int | None, conditional: b
 
     return small_unet(
         data.shape,
-        _numbers("--widths", widths or "32,64,128"),
+        _widths("32,64,128" if widths is None else widths),
         1 if layers is None else layers,
         num_classes=len(data.classes) if conditional else None,
         learned_variance=learned_variance,
@@ -283,7 +312,7 @@ def _initial_model(
     has = loaded.unet.config
     learns = has.out_channels == 2 * has.in_channels
     wrong = {
-        f"--widths {widths}": widths and _numbers("--widths", widths) != list(has.block_out_channels),
+        f"--widths {widths}": widths is not None and _numbers("--widths", widths) != list(has.block_out_channels),
         f"--layers-per-block {layers}": layers is not None and layers != has.layers_per_block,
         "--conditional": conditional and has.num_class_embeds is None,
         "--learned-variance": learned_variance and not learns,
@@ -336,7 +365,7 @@ def sample(
 
     from ddpm_from_scratch.evaluation import labels_in_turn
     from ddpm_from_scratch.images import frame_steps, save_gif, save_sheet
-    from ddpm_from_scratch.training import seeded
+    from ddpm_from_scratch.training import check_condition, seeded
 
     output = output.expanduser()
     if output.suffix.lower() not in (".png", ".gif"):
@@ -348,6 +377,7 @@ def sample(
     pipeline = _sampling_pipeline(model, scheduler, spacing).to(_device(device))
     if steps is None:
         steps = len(pipeline.scheduler) if scheduler is SamplerName.ddpm else min(50, len(pipeline.scheduler))
+    check_condition(pipeline.unet)
     classes = pipeline.unet.config.num_class_embeds
     if label is not None and (classes is None or not 0 <= label < classes):
         raise ValueError(
@@ -413,7 +443,7 @@ def evaluate(
         str | None, typer.Option(help="The judge: digits, fashion, or a folder; a shipped model has its own.")
     ] = None,
     num: Annotated[
-        int | None, typer.Option(help="How many samples: 10,000; 5,000 a cell of --table ddim; 500 images of bits.")
+        int | None, typer.Option(help="How many samples: 10,000; 5,000 a cell of --table ddim; 500 of bits, or all.")
     ] = None,
     scheduler: Annotated[SamplerName, typer.Option(help="The sampler.")] = SamplerName.ddim,
     steps: Annotated[int, typer.Option(help="Network calls per sample.")] = 50,
@@ -430,7 +460,10 @@ def evaluate(
     columns: Annotated[str, typer.Option(help="Columns of --table ddim: numbers of steps.")] = "10,20,50,100,1000",
     long_num: Annotated[int, typer.Option(help="Samples of a cell with S = 1000 (η = 0, 1, σ̂ only).")] = 1000,
     repeats: Annotated[int, typer.Option(help="Seeds of the cells S = 10 and 50, η = 0 and 1.")] = 3,
-    quadratic: Annotated[str, typer.Option(help="Numbers of steps for quadratic timesteps at η = 0.")] = "10,20,50",
+    quadratic: Annotated[
+        str | None,
+        typer.Option(help="Columns made with quadratic timesteps too, at η = 0; 10,20,50 where they are columns."),
+    ] = None,
     no_clip: Annotated[
         bool, typer.Option("--no-clip", help="Do not clip x̂_0, like Song's program; in --table ddim, the rows of η.")
     ] = False,
@@ -450,7 +483,7 @@ def evaluate(
     from ddpm_from_scratch.evaluation import SamplingSettings
     from ddpm_from_scratch.pipelines import DDPMPipeline
 
-    _check_options(context, table)
+    _check_options(context, table, features)
     judges.check_dataset(model, dataset or classifier or model)
     pipeline = DDPMPipeline.from_pretrained(model).to(_device(device))
     if compiled:
@@ -475,24 +508,30 @@ def evaluate(
             long_num,
             seed,
             repeats,
-            _numbers("--quadratic", quadratic) if quadratic else [],
+            _numbers("--quadratic", quadratic) if quadratic else [] if quadratic == "" else None,
             clip_sample=clip,
         )
         text = reports.ddim_table(pipeline, asked, plan, inception=features is Features.inception).to_markdown()
     elif table is TableName.bits:
-        text = reports.bits_table(pipeline, asked, 500 if num is None else num, per_image or None).to_markdown()
+        text = reports.bits_table(pipeline, asked, num, per_image or None).to_markdown()
     else:
         settings = SamplingSettings(str(scheduler), steps, eta, seed, precision, clip_sample=clip)
         text = reports.plain(pipeline, asked, 10_000 if num is None else num, settings).table()
     typer.echo(text)
 
 
-def _check_options(context: typer.Context, table: TableName | None) -> None:
+def _check_options(context: typer.Context, table: TableName | None, features: Features) -> None:
     """Refuses options that the report asked for would not heed."""
     for name, tables in REPORTS.items():
         source = context.get_parameter_source(name)
-        if table not in tables and source is not None and source.name == "COMMANDLINE":
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        what = None
+        if table not in tables:
             what = f"--table {table}" if table else "the report without --table"
+        elif table is TableName.ddim and FEATURES.get(name, features) is not features:
+            what = f"--features {features}"
+        if what is not None:
             raise ValueError(f"--{name.replace('_', '-')} says nothing to {what}: leave it out")
 
 
@@ -557,7 +596,7 @@ def bench(
         return
     from ddpm_from_scratch import bench as library
 
-    timings = library.run(batch_size, image_size, _numbers("--widths", widths), rounds, str(_device(device)))
+    timings = library.run(batch_size, image_size, _widths(widths), rounds, str(_device(device)))
     typer.echo(library.table(timings))
 
 
@@ -587,7 +626,10 @@ def update() -> None:
 
 @course.command()
 def grade(
-    folder: Annotated[Path, typer.Argument(help="One sub-folder per student, or one notebook per student.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=_folder, metavar="PATH", help="One sub-folder per student, or one notebook per student."),
+    ],
     output: Annotated[Path | None, _output("Where the gradebook goes; the graded folder by default.")] = None,
     jobs: Annotated[int, typer.Option(help="Notebooks at a time; 0 for one per processor.")] = 0,
     seconds: Annotated[float, typer.Option(help="Time for one notebook.")] = 600.0,
@@ -608,7 +650,7 @@ def grade(
 
     if jobs < 0 or not 0 < seconds <= 86_400 or memory < 100:
         raise ValueError("--jobs must be at least 0, --seconds above 0 and at most a day, --memory at least 100")
-    place = output or folder
+    folder, place = folder.expanduser(), (output or folder).expanduser()
     limits = Limits(seconds=seconds, memory=memory)
     files = f"{place}: {gradebook.CSV}, {gradebook.TABLE}, {gradebook.JUNIT}"
     graded: list[str] = []
@@ -628,7 +670,9 @@ def grade(
 
 @course.command()
 def handout(
-    folder: Annotated[Path, typer.Argument(help="A new folder for the edition that students get.")],
+    folder: Annotated[
+        Path, typer.Argument(parser=_folder, metavar="PATH", help="A new folder for the edition that students get.")
+    ],
 ) -> None:
     """Write the edition for students: everything they need, without the solutions.
 
@@ -638,6 +682,7 @@ def handout(
     """
     from ddpm_from_scratch.course import handout as edition
 
+    folder = folder.expanduser()
     count = edition.write(folder)
     typer.echo(f"{count} lessons in {folder}, without solutions. Students call `make lab` there.")
 

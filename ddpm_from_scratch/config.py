@@ -213,8 +213,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes: no configuration is that large")
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text, object_pairs_hook=_unique)
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
@@ -240,15 +239,21 @@ def staged() -> Iterator[Callable[[Path, bytes], None]]:
     """Gives a function that writes files; they appear whole, all at the end, and none where anything fails before.
 
     Each has the permissions that a new file has here.
+
+    Raises:
+        OSError: a file could not be written; the message names it.
     """
     written: dict[Path, Path] = {}
 
     def write(path: Path, content: bytes) -> None:
         written[path] = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        with open(written[path], "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(written[path], "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise type(error)(f"{path} could not be written ({error.strerror or error})") from None
 
     try:
         yield write
@@ -256,7 +261,7 @@ def staged() -> Iterator[Callable[[Path, bytes], None]]:
             os.replace(temporary, path)
     finally:
         for temporary in written.values():
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -170,9 +170,11 @@ def read_image(path: str | Path, channels: int = 3) -> Image.Image:
             if image.mode == "F" or (image.mode == "I" and opened.format != "PNG"):  # a PNG has 16 bits at most
                 raise ValueError("its values are 32-bit numbers of unknown range")
             if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut off at 255
-                image = Image.fromarray(
-                    ((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8)
-                )
+                values = np.asarray(image).astype(np.int64)
+                values[values == image.info.get("transparency")] = 65535
+                image = Image.fromarray(((values + 128) // 257).clip(0, 255).astype(np.uint8))
+            if image.mode == "LAB":  # which Pillow turns into colours, but not into grey
+                image = image.convert("RGB")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

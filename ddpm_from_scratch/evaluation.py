@@ -68,8 +68,10 @@ class SamplingSettings:
             raise ValueError(f"precision must be 'float32' or 'bf16', got {self.precision!r}")
         if not 0 <= self.eta <= 1 or (self.eta > 0 and self.scheduler == "ddpm"):
             raise ValueError(f"eta must lie in [0, 1], and be 0 for 'ddpm', got {self.eta}")
-        if self.num_inference_steps < 1 or self.seed < 0:
-            raise ValueError("num_inference_steps must be at least 1 and seed not negative")
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps (--steps) must be at least 1, got {self.num_inference_steps}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
         if self.variance_type is not None and (self.scheduler != "ddpm" or self.variance_type not in VARIANCE_TYPES):
             raise ValueError(f"variance_type belongs to 'ddpm' and is one of {', '.join(VARIANCE_TYPES)}")
         if self.timesteps is not None:

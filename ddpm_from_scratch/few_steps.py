@@ -355,12 +355,13 @@ def few_steps_table(
     plan = plan or Plan()
     cells = plan.cells()
     check_shape(judge.image_shape, pipeline.unet.config, f"the {judge.name} takes")
-    settings = [cell.settings(len(pipeline.scheduler), precision, plan.clip_sample) for cell in cells]
+    T = len(pipeline.scheduler)
     for cell in cells:
         if not 4 <= cell.num_samples:
             raise ValueError(f"figures need at least 4 samples a cell, got {cell.num_samples}")
-        if cell.steps > len(pipeline.scheduler):
-            raise ValueError(f"the model has {len(pipeline.scheduler)} timesteps, S = {cell.steps} is more")
+        if not 1 <= cell.steps <= T:
+            raise ValueError(f"S (--columns) must lie in [1, {T}], the model's timesteps; got {cell.steps}")
+    settings = [cell.settings(T, precision, plan.clip_sample) for cell in cells]
     root, weights = new_folder(folder), model_hash(pipeline.unet)
     total = sum(cell.num_samples * cell.steps for cell in cells)
     results = []

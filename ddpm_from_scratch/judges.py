@@ -25,8 +25,10 @@ from ddpm_from_scratch.reference import (
 )
 
 INCEPTION_FEATURES = 2048
+JUDGE_OF = {"digits": "digits", "digits-conditional": "digits", "fashion": "fashion"}
+"""The shipped classifier of each shipped model."""
 DATASETS_OF = {"digits": ("digits",), "fashion": ("fashion-10k", "fashion-mnist")}
-"""The datasets of the shipped models and classifiers, by their name."""
+"""The datasets of the shipped classifiers."""
 
 
 @dataclass(frozen=True)
@@ -207,19 +209,23 @@ def check_dataset(model: str, dataset: str) -> None:
     Raises:
         ValueError: they do not belong together.
     """
-    belonging = DATASETS_OF.get(model)
+    if model not in JUDGE_OF:
+        return
+    judge = JUDGE_OF[model]
     known = {*DATASETS_OF, *(name for names in DATASETS_OF.values() for name in names), "mnist", "cifar10"}
-    if belonging is not None and dataset in known and dataset not in (model, *belonging):
-        raise ValueError(f"the model {model} was trained on {' or '.join(belonging)}, not on {dataset}: choose its own")
+    if dataset in known and dataset not in (judge, *DATASETS_OF[judge]):
+        own = " or ".join(DATASETS_OF[judge])
+        raise ValueError(f"the model {model} was trained on {own}, not on {dataset}: choose its own")
 
 
-def check_shape(image_shape: tuple[int, ...], config: Any, what: str) -> None:
+def check_shape(image_shape: tuple[int, ...], config: Any, what: str, advice: str | None = None) -> None:
     """Refuses a model that makes other images than those given.
 
     Args:
         image_shape: (C, H, W).
         config: of a U-Net.
         what: whose images these are, for the message.
+        advice: what to do, unless it is to take another dataset or another size.
 
     Raises:
         ValueError: channels or sizes that differ.
@@ -227,5 +233,9 @@ def check_shape(image_shape: tuple[int, ...], config: Any, what: str) -> None:
     size = config.sample_size
     height, width = (size, size) if size is None or isinstance(size, int) else size
     made = (config.in_channels, height, width)
-    if made != tuple(image_shape):
-        raise ValueError(f"the model makes images of shape {made}, {what} {tuple(image_shape)}: choose its own dataset")
+    if made == tuple(image_shape):
+        return
+    if advice is None and made[0] != image_shape[0]:
+        advice = "choose its own dataset"
+    advice = advice or "train one with the other's size (--image-size), if both are of one dataset"
+    raise ValueError(f"the model makes images of shape {made}, {what} {tuple(image_shape)}: {advice}")

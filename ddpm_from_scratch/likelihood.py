@@ -125,7 +125,7 @@ class Likelihood:
 def likelihood(
     pipeline: DiffusionPipeline,
     test: ImageDataset,
-    num_images: int = 500,
+    num_images: int,
     timesteps_per_image: int | None = 100,
     seed: int = 0,
     batch_size: int = 64,
@@ -148,9 +148,12 @@ def likelihood(
         ValueError: a model and a dataset that do not match, or numbers out of range; a folder with the terms of another
             model or of other settings, or a damaged file of them.
     """
+    own = f"bits of resized images are no bits of {test.name}; take a model trained on {test.name} without --image-size"
+    check_shape(test.shape, pipeline.unet.config, f"{test.name} holds", own)
     if not 2 <= num_images <= len(test):
-        raise ValueError(f"num_images must lie in [2, {len(test)}], got {num_images}")
-    check_shape(test.shape, pipeline.unet.config, f"{test.name} holds, unresized,")
+        raise ValueError(
+            f"num_images (--num) must lie in [2, {len(test)}], the test images of {test.name}; got {num_images}"
+        )
     began = time.monotonic()
     scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
     labels = None if pipeline.unet.config.num_class_embeds is None else test.labels[:num_images]

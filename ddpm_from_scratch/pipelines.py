@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ddpm_from_scratch.config import DIFFUSERS_VERSION, FrozenConfig, new_folder, read_json, write_file
 from ddpm_from_scratch.gaussian import Generator, randn
-from ddpm_from_scratch.hub import pick_weights, resolve
+from ddpm_from_scratch.hub import MAX_SHARD, pick_weights, resolve
 from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.models.attention import Attention
 from ddpm_from_scratch.outputs import Output
@@ -191,7 +191,7 @@ class DiffusionPipeline(PushMixin):
 
         Arguments as in `UNet2DModel.save_pretrained`.
         """
-        folder = new_folder(save_directory)
+        folder, max_shard_size = new_folder(save_directory), max_shard_size or MAX_SHARD
         self.unet.save_pretrained(
             folder / "unet", safe_serialization=safe_serialization, variant=variant, max_shard_size=max_shard_size
         )

@@ -112,7 +112,7 @@ def classify(classifier: FeatureClassifier, pixels: Tensor, batch_size: int = 50
     if tuple(pixels.shape[1:]) != classifier.image_shape:
         raise ValueError(
             f"the classifier takes images of shape {classifier.image_shape}, these have {tuple(pixels.shape[1:])}: "
-            "choose the classifier of their dataset"
+            "choose the classifier of their dataset and size"
         )
     features = [classifier.features(to_model_range(part).to(classifier.device)) for part in pixels.split(batch_size)]
     stacked = torch.cat(features)

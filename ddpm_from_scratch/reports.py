@@ -47,7 +47,7 @@ class Request:
         Raises:
             ValueError: none was named, and the model is none that ships.
         """
-        name = self.classifier or (self.model if self.model in SHIPPED else None)
+        name = self.classifier or judges.JUDGE_OF.get(self.model)
         if name is None:
             choices = ", ".join(SHIPPED)
             raise ValueError(f"say which classifier judges {self.model}: --classifier {choices} or a folder")
@@ -59,7 +59,9 @@ class Request:
         Raises:
             ValueError: none was named and the model is none that ships, or a folder without splits.
         """
-        name = self.dataset or (judges.DATASETS_OF[self.model][0] if self.model in judges.DATASETS_OF else None)
+        name = self.dataset
+        if name is None and self.model in judges.JUDGE_OF:
+            name = judges.DATASETS_OF[judges.JUDGE_OF[self.model]][0]
         if name is None:
             raise ValueError(f"say on which dataset {self.model} was trained: --dataset NAME")
         found = load_dataset(name, split, self.root, image_size)
@@ -75,18 +77,31 @@ def plan_of(
     long_num: int,
     seed: int,
     repeats: int,
-    quadratic: Sequence[int],
+    quadratic: Sequence[int] | None,
     clip_sample: bool | None = None,
 ) -> few_steps.Plan:
-    """The plan that the command line's options describe.
+    """The plan that the command line's options describe; `quadratic` None takes what it can of the usual numbers.
 
     Raises:
-        ValueError: a number of seeds or samples below 1.
+        ValueError: a number of seeds or samples below 1, or quadratic timesteps of a cell that there is not.
     """
     if min(repeats, num, long_num) < 1:
         raise ValueError("--num, --long-num and --repeats must be at least 1")
+    rows = [row.strip() for row in rows]
+    with_rows = set(rows) & set(few_steps.Plan.quadratic_rows)
+    if quadratic is None:
+        quadratic = [steps for steps in few_steps.Plan.quadratic_columns if with_rows and steps in columns]
+    for steps in quadratic:
+        if steps not in columns:
+            columns_asked = ",".join(map(str, columns))
+            raise ValueError(f"--quadratic {steps}: not among --columns {columns_asked}; add it there, or leave it out")
+        if not with_rows:
+            raise ValueError(
+                f"--quadratic {steps}: quadratic timesteps are for the row 0, which --rows {','.join(rows)} lacks; "
+                "add it, or leave --quadratic out"
+            )
     return few_steps.Plan(
-        rows=tuple(row.strip() for row in rows),
+        rows=tuple(rows),
         columns=tuple(columns),
         num_samples=num,
         long_samples=long_num,
@@ -142,9 +157,12 @@ def ddim_table(
     )
 
 
-def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image: int | None) -> likelihood.Likelihood:
+def bits_table(
+    pipeline: DiffusionPipeline, asked: Request, num: int | None, per_image: int | None
+) -> likelihood.Likelihood:
     """Bits per dimension of held-out images; with `asked.output`, `bits.json`, `bits.csv` and `bits.md` there.
 
+    `num` None takes 500 images, or all where there are fewer.
     Until these are written a stopped run leaves its terms there, from which a later one goes on.
 
     Raises:
@@ -153,6 +171,8 @@ def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image:
     """
     if asked.output is not None:
         check_writable(asked.output)
+    test = asked.data("test")
+    num = min(500, len(test)) if num is None else num
     options: dict[str, Any] = {
         "table": "bits",
         "num": num,
@@ -164,7 +184,7 @@ def bits_table(pipeline: DiffusionPipeline, asked: Request, num: int, per_image:
     }
     found = likelihood.likelihood(
         pipeline,
-        asked.data("test"),
+        test,
         num,
         per_image,
         asked.seed,
@@ -187,10 +207,13 @@ def plain(
 
     Raises:
         ValueError: as `evaluate`.
+        OSError: `asked.output` cannot be written to.
     """
     load = shipped_classifier if asked.judge in SHIPPED else load_classifier
     network, real = load(asked.judge)
     network.to(pipeline.device)
+    if asked.output is not None:
+        check_writable(asked.output)
     figures = evaluation.evaluate(pipeline, network, real, num, settings, asked.batch_size, asked.output)
     if asked.output is not None:
         write_file(asked.output / "evaluation.json", figures.to_json().encode())

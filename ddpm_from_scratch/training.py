@@ -809,7 +809,12 @@ class _Run:
         self.accelerator.wait_for_everyone()
         self.ema.write_to_model()
         if self.folder is not None and self.is_main:
-            DDPMPipeline(self.model, self.scheduler).save_pretrained(self.folder)
+            try:
+                DDPMPipeline(self.model, self.scheduler).save_pretrained(self.folder)
+            except OSError as error:
+                raise OSError(
+                    f"{error}: the checkpoint in {self.folder} holds all {self.done} steps, so make room and resume"
+                ) from None
         return self.done
 
 
@@ -830,6 +835,8 @@ def _check_fits(
     """Refuses a model, a scheduler and data that do not fit together; returns what is known of the data."""
     if not len(dataset):
         raise ValueError("the dataset is empty")
+    check_condition(model)
+    _check_bound(scheduler)
     if torch.finfo(model.dtype).bits < 32:
         raise ValueError(f"the model's weights are {model.dtype}, which loses small updates: train model.float()")
     shape, channels, size = list(dataset[0][0].shape), model.config.in_channels, model.config.sample_size
@@ -845,7 +852,35 @@ def _check_fits(
         raise ValueError(f"label_dropout={config.label_dropout} needs a class-conditional model (num_class_embeds)")
     if isinstance(labels := getattr(dataset, "labels", None), Tensor):
         _check_labels(labels, model.config.num_class_embeds, config.label_dropout)
-    return {"images": len(dataset), "shape": shape} | _fingerprint(dataset)
+    known: dict[str, Any] = {"images": len(dataset), "shape": shape}
+    if isinstance(labels, Tensor) and model.config.num_class_embeds is not None:
+        known["labels"] = hashlib.sha256(labels.cpu().long().numpy().tobytes()).hexdigest()[:16]
+    return known | _fingerprint(dataset)
+
+
+def check_condition(model: UNet2DModel) -> None:
+    """Refuses a network whose condition is not one of a number of classes.
+
+    Raises:
+        ValueError: its `class_embed_type`, named.
+    """
+    if (kind := model.config.class_embed_type) is not None:
+        raise ValueError(
+            f"the model was built with class_embed_type={kind!r}, whose conditions no dataset gives: only classes "
+            "(class_embed_type=None, num_class_embeds) are trained and sampled here"
+        )
+
+
+def _check_bound(scheduler: DDPMScheduler) -> None:
+    """Refuses a learned variance whose bound is infinite at the last timestep."""
+    config = scheduler.config
+    clipped = config.clip_sample and not config.thresholding  # ±∞ becomes ±1; its percentile is NaN
+    epsilon = config.prediction_type == "epsilon"
+    if scheduler.variance_is_learned and epsilon and not clipped and scheduler.alphas_cumprod[-1] == 0:
+        raise ValueError(
+            "ε-prediction cannot learn a variance where ᾱ_T = 0 (zero terminal SNR), for x_0 cannot be recovered "
+            "there: take prediction_type='v_prediction' or 'sample'"
+        )
 
 
 def _check_labels(labels: Tensor, classes: int | None, label_dropout: float) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
@@ -131,18 +132,19 @@ def run(stage: Stage, extra: list[str]) -> Result:
     report.unlink(missing_ok=True)
     command = [*PYTEST, f"--junitxml={report}", *stage.arguments, *extra]
     inherited = {name: value for name, value in os.environ.items() if name not in LEARNERS}
-    environment = inherited | {"IPYTHONDIR": str(OUTPUT / "ipython")} | stage.environment
     result = Result(stage.name, 0.0)
     started = time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
-    try:
-        status = process.wait(timeout=stage.stop_after)
-    except subprocess.TimeoutExpired:
-        stop(process)
-        status, result.note = 1, f"stopped after {stage.stop_after:.0f} s"
-    except KeyboardInterrupt:
-        stop(process)
-        raise SystemExit("\nstopped") from None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as left:  # by kernels, which nbval kills
+        environment = inherited | {"IPYTHONDIR": str(OUTPUT / "ipython"), "TMPDIR": left} | stage.environment
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        try:
+            status = process.wait(timeout=stage.stop_after)
+        except subprocess.TimeoutExpired:
+            stop(process)
+            status, result.note = 1, f"stopped after {stage.stop_after:.0f} s"
+        except KeyboardInterrupt:
+            stop(process)
+            raise SystemExit("\nstopped") from None
     result.seconds = time.monotonic() - started
     if report.exists():
         count(report, result)

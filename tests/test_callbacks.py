@@ -136,6 +136,19 @@ def test_the_bar_starts_where_the_run_does(
         bar(p)
     assert opened == [(60, 100), (65, 100)]
     assert disable or (bars[0].n, bars[1].n) == (70, 100)
+    assert bars[0].disable and bars[1].disable  # closed, the first when the second began
+
+
+def test_a_bar_that_is_closed_early_ends_its_line(capsys: pytest.CaptureFixture[str], steps: list[Progress]) -> None:
+    bar = ProgressBar()
+    bar.close()
+    bar(steps[0])
+    assert "1/100" not in capsys.readouterr().err
+    bar.close()
+    said = capsys.readouterr().err
+    assert "1/100" in said and said.endswith("\n")
+    bar.close()
+    assert not capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- previews
@@ -200,6 +213,17 @@ def test_previews_show_every_class_but_no_class(tmp_path: Path, rows: int, expec
 def test_previews_need_a_size(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="config has no sample_size"):
         Previews(tmp_path).sample(progress(1, sample_size=None))
+
+
+@pytest.mark.parametrize(("spacing", "possible"), [("leading", True), ("trailing", False)])
+def test_previews_that_cannot_begin_are_refused(tmp_path: Path, spacing: str, possible: bool) -> None:
+    scheduler = DDPMScheduler(rescale_betas_zero_snr=True, timestep_spacing=spacing)
+    if possible:
+        Previews(tmp_path).check(scheduler)
+        return
+    with pytest.raises(ValueError, match="cannot be recovered from epsilon where ᾱ_t = 0.*, or train without previews"):
+        Previews(tmp_path).check(scheduler)
+    Previews(tmp_path).check(DDPMScheduler.from_config(scheduler.config, prediction_type="v_prediction"))
 
 
 def test_a_sheet_shows_the_images_in_rows(tmp_path: Path) -> None:

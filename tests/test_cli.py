@@ -18,8 +18,10 @@ from ddpm_from_scratch import (
     DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
+    DDPMScheduler,
     UNet2DModel,
     cli,
+    evaluation,
     few_steps,
     hub,
     images,
@@ -96,6 +98,11 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["train", "--dataset", "nowhere", "--output", "x"], "neither a folder nor a known dataset"),
         (["train", "--dataset", "", "--output", "x"], "'' is neither a folder nor a known dataset"),
         (["train", "--dataset", "digits", "--output", "x", "--widths", "a,b"], "32,64"),
+        (["train", "--dataset", "digits", "--output", "x", "--widths", ""], "--widths takes whole numbers"),
+        (["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--widths", ""], "--widths takes whole"),
+        (["train", "--dataset", "digits", "--output", "x", "--widths", "33"], "--widths 33: the first must be"),
+        (["train", "--dataset", "digits", "--output", "x", "--widths", "48,64"], "--widths 48,64: the first must be"),
+        (["train", "--dataset", "digits", "--output", "x", "--widths", "0"], "--widths 0: the first must be"),
         (["train", "--dataset", "digits", "--output", "x", "--widths", "32,64,128,256,512"], "halved"),
         (["train", "--dataset", "digits", "--output", "x", "--steps", "0"], "steps"),
         (["train", "--dataset", "digits"], "--output"),
@@ -123,7 +130,38 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["eval", "digits", "--classifier", "fashion", "--num", "4"], "trained on digits"),
         (["eval", "fashion", "--classifier", "digits"], "trained on"),
         (["eval", "digits", "--dataset", "mnist", "--table", "bits"], "trained on digits"),
-        (["eval", "digits", "--table", "bits", "--num", "2"], "unresized"),
+        (["eval", "digits", "--table", "bits"], "(1, 16, 16), digits holds (1, 8, 8): bits of resized images are no"),
+        (["eval", "digits", "--table", "bits", "--num", "2"], "trained on digits without --image-size"),
+        (["eval", "digits", "--dataset", "nosuch"], "--dataset says nothing to the report without --table"),
+        (["eval", "digits", "--root", "/nosuch"], "--root says nothing to the report without --table"),
+        (["eval", "digits", "--table", "bits", "--classifier", "digits"], "--classifier says nothing to --table bits"),
+        (
+            ["eval", "digits", "--table", "ddim", "--dataset", "digits"],
+            "--dataset says nothing to --features classifier",
+        ),
+        (["eval", "digits", "--table", "ddim", "--root", "x"], "--root says nothing to --features classifier"),
+        (
+            ["eval", "digits", "--table", "ddim", "--features", "inception", "--classifier", "digits"],
+            "--classifier says nothing to --features inception",
+        ),
+        (["eval", "digits-conditional", "--classifier", "fashion"], "digits-conditional was trained on digits, not on"),
+        (["eval", "digits", "--steps", "0"], "--steps) must be at least 1, got 0"),
+        (
+            ["eval", "digits", "--table", "ddim", "--columns", "0", "--output", "x"],
+            "(--columns) must lie in [1, 1000]",
+        ),
+        (
+            ["eval", "digits", "--table", "ddim", "--columns", "1", "--quadratic", "2000", "--output", "x"],
+            "--quadratic 2000: not among --columns 1",
+        ),
+        (
+            ["eval", "digits", "--table", "ddim", "--columns", "10", "--quadratic", "10,-3", "--output", "x"],
+            "--quadratic -3: not among --columns 10",
+        ),
+        (
+            ["eval", "digits", "--table", "ddim", "--rows", "1", "--quadratic", "10", "--output", "x"],
+            "--quadratic 10: quadratic timesteps are for the row 0, which --rows 1 lacks",
+        ),
         (["eval", "digits", "--table", "ddim"], "--output"),
         (["eval", "digits", "--features", "inception"], "--features says nothing to the report without --table"),
         (["eval", "digits", "--table", "bits", "--no-clip"], "--no-clip says nothing to --table bits"),
@@ -140,6 +178,7 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["info", "nothing-here"], "digits"),
         (["bench", "speed"], "widgets"),
         (["bench", "--image-size", "30"], "halved"),
+        (["bench", "--widths", "33"], "--widths 33: the first must be"),
         (["bench", "--rounds", "0"], "at least one"),
         (["bench", "widgets", "--rounds", "0"], "at least one"),
         (["course", "grade", "nowhere"], "holds the students' notebooks"),
@@ -224,6 +263,32 @@ def test_previews_do_not_join_the_images_that_are_trained_on(ddpm, tmp_path: Pat
             assert ddpm(*options, *more, "--steps", steps, "--output", output, "--resume")[0] == 0
 
 
+def test_previews_that_cannot_be_made_are_refused_before_training(ddpm, tmp_path: Path) -> None:
+    scheduler = DDPMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing", prediction_type="sample")
+    DDPMPipeline(small_unet((1, 8, 8), (16,)), scheduler).save_pretrained(tmp_path / "model")
+    options = ["--init", tmp_path / "model", "--prediction-type", "epsilon", "--steps", 1, "--output", tmp_path / "out"]
+    code, _, err = ddpm("train", *TINY, *options, "--preview-every", 1)
+    assert code == 1 and "or train without previews" in err and not (tmp_path / "out").exists()
+    assert ddpm("train", *TINY, *options)[0] == 0
+
+
+def test_an_error_stands_on_a_line_of_its_own_below_the_bar(ddpm, tmp_path: Path) -> None:
+    (tmp_path / "previews").write_text("in the way")
+    code, _, err = ddpm("train", *TINY, "--steps", 3, "--output", tmp_path, "--preview-every", 1)
+    assert code == 1 and err.startswith("ddpm: ") and "previews" in err
+
+
+@pytest.mark.parametrize("kind", ["timestep", "identity"])
+def test_a_condition_that_is_no_class_is_named(ddpm, tmp_path: Path, kind: str) -> None:
+    model = UNet2DModel.from_config(small_unet((1, 8, 8), (16,)).config, class_embed_type=kind)
+    DDPMPipeline(model, DDPMScheduler()).save_pretrained(tmp_path / "model")
+    sampled = ["sample", tmp_path / "model", "--num", 1, "--steps", 1, "--output", tmp_path / "x.png"]
+    trained_on = ["train", *TINY, "--init", tmp_path / "model", "--steps", 1, "--output", tmp_path / "out"]
+    for command in (sampled, [*sampled, "--label", 1], trained_on):
+        code, _, err = ddpm(*command)
+        assert code == 1 and f"class_embed_type='{kind}', whose conditions no dataset gives" in err
+
+
 def test_outputs_at_home_lie_there(ddpm, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -284,6 +349,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_sampling(
     monkeypatch.setattr(DDIMPipeline, "__call__", lambda *_, **__: pytest.fail("images were made"))
     code, _, err = ddpm("sample", "digits", "--num", 1, "--steps", 1, "--output", output)
     assert code == 1 and err.startswith("ddpm: ") and err.endswith(said)
+
+
+def test_eval_tries_its_folder_before_sampling(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: pytest.fail("images were made"))
+    code, _, err = ddpm("eval", "digits", "--num", 20, "--steps", 2, "--output", tmp_path / "file")
+    assert code == 1 and err.endswith("choose another output folder")
 
 
 def test_a_classifiers_folder_is_tried_before_training(ddpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,6 +530,19 @@ def test_eval_writes_its_figures_and_goes_on_where_it_stopped(ddpm, tmp_path: Pa
     assert (tmp_path / "eval" / "evaluation.json").is_file()
 
 
+def test_every_shipped_model_has_its_own_judge(ddpm) -> None:
+    options = ["--num", 4, "--steps", 1, "--seed", 1]
+    own = ddpm("eval", "digits-conditional", *options)
+    assert own[0] == 0 and own == ddpm("eval", "digits-conditional", "--classifier", "digits", *options)
+    assert {path.name for path in hub.SHIPPED.iterdir()} == set(judges.JUDGE_OF)
+
+
+def test_a_size_that_does_not_fit_the_classifier_is_named(ddpm, trained: Path) -> None:
+    code, _, err = ddpm("eval", trained, "--classifier", "digits")
+    assert code == 1 and "shape (1, 8, 8), the classifier takes (1, 16, 16): train one with" in err
+    assert "--image-size" in err
+
+
 def test_eval_judges_samples_that_are_not_clipped(ddpm, tmp_path: Path) -> None:
     folder = tmp_path / "eval"
     clipped = ddpm("eval", "digits", "--num", 4, "--steps", 2)
@@ -476,6 +561,14 @@ def test_eval_makes_the_table_of_few_steps_and_goes_on(ddpm, tmp_path: Path) -> 
     assert "| σ̂ |" in first[1] and "η = 0, quadratic" in first[1] and str(tmp_path) not in first[1]
     made = few_steps.Table.from_json((folder / "table.json").read_text(encoding="utf-8"))
     assert len(made.results) == 5 and (folder / "table.csv").is_file() and (folder / "table.md").is_file()
+
+
+def test_quadratic_timesteps_are_by_default_those_of_the_columns(ddpm, tmp_path: Path) -> None:
+    """And the command that the table records makes it again."""
+    options = ["--columns", "2,10", "--num", 4, "--repeats", 1, "--output", tmp_path]
+    for rows, quadratic in (("0", "10"), ("1", "''")):
+        code, out, _ = ddpm("eval", "digits", "--table", "ddim", "--rows", rows, *options)
+        assert code == 0 and f" --quadratic {quadratic} " in out
 
 
 def test_eval_makes_the_rows_of_eta_without_clipping(ddpm, tmp_path: Path) -> None:
@@ -507,6 +600,13 @@ def test_eval_counts_bits_of_unresized_images(
     assert {path.name for path in (tmp_path / "bits").iterdir()} == {"bits.json", "bits.csv", "bits.md"}
     code, _, err = ddpm("eval", trained, "--table", "bits")
     assert code == 1 and "--dataset" in err
+    code, _, err = ddpm("eval", trained, "--table", "bits", "--dataset", "digits", "--num", 298)
+    assert code == 1 and "--num) must lie in [2, 297], the test images of digits; got 298" in err
+
+
+def test_eval_counts_bits_of_all_images_where_there_are_few(ddpm, trained: Path) -> None:
+    code, out, _ = ddpm("eval", trained, "--table", "bits", "--dataset", "digits", "--per-image", 1)
+    assert code == 0 and "297 test images of digits" in out and "--num 297" in out
 
 
 def test_eval_goes_on_with_bits_where_it_was_stopped(

@@ -248,7 +248,7 @@ def test_a_key_of_a_related_class_can_be_overridden() -> None:
 
 def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
-    with pytest.raises(OSError), staged() as write:
+    with pytest.raises(FileNotFoundError, match=r"missing/b could not be written \(No such file"), staged() as write:
         write(tmp_path / "a", b"new")
         write(tmp_path / "missing" / "b", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"

@@ -309,6 +309,8 @@ def test_every_mode_becomes_eight_bit_colour(tmp_path: Path) -> None:
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "cmyk.tif")
     Image.fromarray(np.full((4, 4), 128 * 257, dtype=np.uint16)).save(tmp_path / "sixteen.png")
     Image.fromarray(np.full((4, 4), 65535, dtype=np.uint16)).save(tmp_path / "sixteen.tif")
+    Image.fromarray(np.full((4, 4), 30000, dtype=np.uint16)).save(tmp_path / "clear_sixteen.png", transparency=30000)
+    Image.new("LAB", (4, 4), (128, 128, 128)).save(tmp_path / "lab.tif")
     expected = {
         "palette.png": red,
         "clear_palette.png": [255] * 3,
@@ -319,6 +321,8 @@ def test_every_mode_becomes_eight_bit_colour(tmp_path: Path) -> None:
         "cmyk.tif": red,
         "sixteen.png": [128] * 3,
         "sixteen.tif": [255] * 3,
+        "clear_sixteen.png": [255] * 3,
+        "lab.tif": [119] * 3,
     }
     for name, colour in expected.items():
         image = read_image(tmp_path / name)

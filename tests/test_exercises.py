@@ -178,6 +178,49 @@ def test_unknown_id_is_told() -> None:
         exercises.get(1.2)  # type: ignore[arg-type]
 
 
+def stretched_by_the_shifted_table(betas: Tensor) -> Tensor:
+    root = torch.cumprod(1 - betas, 0) ** 0.5
+    root = root - root[-1]
+    root = root * root[0] / (root[0] - root[-1])
+    return 1 - torch.cat([root[:1], root[1:] / root[:-1]]) ** 2
+
+
+def finer_width_from_below(widths: list[int], layers: int, skips: list[int]) -> list[int]:
+    finer = [width for width in widths for _ in range(layers + 1)]
+    finer = [widths[0], *finer[:-1]]
+    return [below + skip for below, skip in zip(reversed(finer), reversed(skips), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "says"),
+    [
+        ("02.4", stretched_by_the_shifted_table, "took the factor from the shifted table, where it is 1"),
+        ("05.2", finer_width_from_below, "you let what comes from below be as wide as the skip"),
+        ("07.1", lambda x, e, a, p: (x - (1 - a) ** 0.5 * e) / (a / p) ** 0.5, "the noise of all steps up to t = 700"),
+        ("07.1", lambda x, e, a, p: p**0.5 * gaussian.x0_from_eps(x, e, a), "the noise of all steps up to t = 700"),
+    ],
+)
+def test_a_sentence_holds_for_each_way_to_the_same_numbers(
+    exercise: str, answer: Callable[..., Any], says: str
+) -> None:
+    verdict = grade(exercises.get(exercise), answer)
+    assert verdict.mistake is not None and says in verdict.message, verdict
+
+
+@pytest.mark.parametrize("exercise", ["01.2", "07.5", "11.3"])
+def test_a_dtype_that_a_docstring_names_is_asked_for(exercise: str) -> None:
+    right = exercises.get(exercise)
+    assert "float64" in grade(right, lambda *args: right.reference(*args).double()).message
+
+
+@pytest.mark.parametrize("exercise", ["07.4", "08.4"])
+@pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor, lambda found: [float(t) for t in found]])
+def test_timesteps_may_come_in_any_sequence(exercise: str, form: Callable[[list[int]], Any]) -> None:
+    right = exercises.get(exercise)
+    assert grade(right, lambda *args: form(right.reference(*args))).status == "right"
+    assert grade(right, lambda *args: form([t + 0.5 for t in right.reference(*args)])).status == "wrong"
+
+
 # ---------------------------------------------------------------- the engine, on an exercise of its own
 
 
@@ -429,12 +472,14 @@ def test_what_an_answer_prints_is_shown_for_the_first_call_and_cut(capsys: pytes
         return answer
 
     assert grade(JUMP, tells(2)).status == "right"
-    assert capsys.readouterr().out == "0 of (4, 3, 5, 5)\n1\n"
+    title, *shown = capsys.readouterr().out.splitlines()
+    assert title.startswith("Printed at t = ") and "with x0 of shape (4, 3, 5, 5)" in title
+    assert shown == ["0 of (4, 3, 5, 5)", "1"]
     grade(JUMP, tells(100))
-    shown = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr().out.splitlines()[1:]
     assert len(shown) == 16 and shown[14:] == ["14 of (4, 3, 5, 5)", "…"]
     message(lambda x, e, a: print(jump(x, e, a)[0, 0, :2] if x.ndim == 4 else x))
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 3
     assert grade(JUMP, jump).status == "right" and capsys.readouterr().out == ""
 
 
@@ -445,7 +490,7 @@ def test_what_an_answer_prints_before_it_stops_is_shown(capsys: pytest.CaptureFi
             pass
 
     assert "did not finish" in message(endless, replace(JUMP, seconds=0.2))
-    assert capsys.readouterr().out == "begun\n"
+    assert capsys.readouterr().out.splitlines()[1:] == ["begun"]
 
 
 @pytest.mark.parametrize(
@@ -502,9 +547,19 @@ def test_constants_and_memories_do_not_pass() -> None:
     assert "values are wrong" in message(lambda x, e, a: stored[tuple(x.shape)].to(x.dtype))
 
 
+@pytest.mark.parametrize("number", [np.complex128(1), torch.tensor(1j), 10**400, 2**70], ids=lambda n: str(n)[:20])
+def test_a_number_of_another_kind_or_size_is_told(number: Any) -> None:
+    def total(x0: Tensor, noise: Tensor, alpha_bar_t: float) -> float:
+        return float(x0.sum())
+
+    summed = replace(JUMP, reference=total, mistakes=())
+    told = message(lambda x, e, a: number, summed)
+    assert "is expected" in told or "no .real?" in told, told
+
+
 def test_global_randomness_is_named() -> None:
     told = message(lambda x, e, a: jump(x, torch.randn_like(x), a))
-    assert told.startswith("two calls with the same input differ: you draw from the global random state")
+    assert told.startswith("two calls with the same input differ: draw and keep nothing outside a call")
 
 
 def test_changed_inputs_are_named() -> None:
@@ -623,8 +678,22 @@ def test_endless_loop_is_stopped() -> None:
             with contextlib.suppress(Exception):
                 x = x + 0
 
+    def swallows(x: Tensor, e: Tensor, a: float) -> Tensor:
+        try:
+            while True:
+                x = x + 0
+        except:  # noqa: E722
+            return jump(x, e, a)
+
+    def swallows_twice(x: Tensor, e: Tensor, a: float) -> Tensor:
+        try:
+            return endless(x, e, a)
+        except:  # noqa: E722
+            return endless(x, e, a)
+
     quick = replace(JUMP, seconds=0.2)
-    assert message(endless, quick) == "your code did not finish within 0.2 seconds: does a loop never end?"
+    for answer in (endless, swallows, swallows_twice):
+        assert message(answer, quick) == "your code did not finish within 0.2 seconds: does a loop never end?"
 
 
 def test_outside_the_main_thread_there_is_no_limit() -> None:
@@ -789,7 +858,7 @@ def test_check_says_right_wrong_or_unattempted(shown: list[Panel], tmp_path: Pat
         "Exercise 99.1 is not right yet. You left out the roots at t = 500, ᾱ = 0.3. Look at Ho eq. 4, section “Jump”."
     )
     assert shown[-1].html.count("<details>") == 4
-    with pytest.raises(WrongAnswer, match=r"a negative number's root\? Look at Ho eq. 4"):
+    with pytest.raises(WrongAnswer, match=r"a negative root, no \.real\? Look at Ho eq. 4"):
         check("99.1", lambda x, e, a: (a**0.5 * x + (1 - a) ** 0.5 * e).to(torch.complex64))
 
 
@@ -861,22 +930,39 @@ def test_hints_stand_below_what_is_wrong_and_once(shell: InteractiveShell, capsy
     assert "Stuck?" not in capsys.readouterr().out
 
 
+def test_an_interrupted_check_says_so_without_a_trace(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.run_cell("import _thread\nfrom ddpm_from_scratch.course import check")
+    shell.run_cell("def forward_step(x0, noise, beta):\n    _thread.interrupt_main()\n    while True:\n        pass")
+    capsys.readouterr()
+    shell.run_cell('check("01.1", forward_step)')
+    assert capsys.readouterr().out.strip() == (
+        "Interrupted: exercise 01.1 was not judged, your code was still running."
+    )
+
+
 @pytest.mark.parametrize("broken", ["    return x +", "  x\n    y", '    return f"{x"'])
 def test_a_cell_that_python_cannot_read_leaves_no_answer_to_judge(shell: InteractiveShell, broken: str) -> None:
+    run = functools.partial(shell.run_cell, store_history=True)
     right = "def forward_step(x0, noise, beta):\n    return (1 - beta) ** 0.5 * x0 + beta**0.5 * noise"
     asked = 'check("01.1", forward_step)'
-    shell.run_cell("from ddpm_from_scratch.course import check")
-    shell.run_cell(right)
-    assert shell.run_cell(asked).success
-    shell.run_cell(f"def forward_step(x0, noise, beta):\n{broken}")
+    run("from ddpm_from_scratch.course import check")
+    run(right)
+    assert run(asked).success
+    run(f"def forward_step(x0, noise, beta):\n{broken}")
     for _ in range(2):
-        told = shell.run_cell(asked).error_in_exec
+        told = run(asked).error_in_exec
         assert "forward_step was not run" in str(told) and not isinstance(told, WrongAnswer)
-        shell.run_cell(f"# a note\ndef forward_step(x0, noise, beta):\n{broken}")
-    shell.run_cell("def another(:\n    pass")
-    assert shell.run_cell(asked).success, "another cell's fault"
-    shell.run_cell(right + "\n1 / 0")
-    assert shell.run_cell(asked).success, "the function is the new one"
+    run("def another(:\n    pass")
+    assert not run(asked).success, "a cell between changes nothing"
+    assert run('check("01.1", lambda *given: forward_step(*given))').success, "another function"
+    run("%%time\n" + right)
+    assert run(asked).success
+    run(f"# a note\ndef forward_step(x0, noise, beta):\n{broken}")
+    assert not run(asked).success
+    run(right + "\n1 / 0")
+    assert run(asked).success, "the function is the new one"
 
 
 # ---------------------------------------------------------------- progress

@@ -20,7 +20,9 @@ from typing import Any
 import mistake_bank
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from ddpm_from_scratch import cli
 from ddpm_from_scratch.course import display, engine, exercises, handout
 from ddpm_from_scratch.course.exercises import l03
 from ddpm_from_scratch.course.grading import edition, folder, gradebook, judge, notebooks, plain, seccomp
@@ -104,6 +106,26 @@ def test_answers_are_found_where_they_are(tmp_path: Path) -> None:
     assert "no cell defines blend" in answer(tmp_path, "x = 1").problem
 
 
+def test_an_answer_below_its_check_is_found(tmp_path: Path) -> None:
+    right, stub, check = exercises.get("00.1").solution, exercises.get("00.1").stub, 'check("00.1", blend)'
+    for cells in ([stub, check, right], [check, right], ["# emptied", check, right, "x = 1"], [check, stub, right]):
+        one = answer(tmp_path, *cells)
+        assert (cells[one.cell or 0], one.blank, one.again) == (right, False, False), cells
+    for cells, again in (([right, check, stub], True), ([right, check, "blend = 3"], False), ([right, check], False)):
+        one = answer(tmp_path, *cells)
+        assert (one.cell, one.source, one.blank, one.again) == (1, 0, False, again), cells
+    assert answer(tmp_path, "def mix(a, b, c): return a", 'check("00.1", mix)', stub).expression == "mix"
+    assert answer(tmp_path, stub, check, "def other():\n    blend = 3").blank
+
+
+@pytest.mark.parametrize("magic", ["%%time", "%%timeit -n 1", "%%capture out", "%%prun", "\n%%capture\n%%time"])
+def test_a_magic_above_a_cell_hides_nothing(magic: str, tmp_path: Path) -> None:
+    stub, check = exercises.get("00.1").stub, 'check("00.1", blend)'
+    assert answer(tmp_path, f"{magic}\n{stub}", f"%%time\n{check}").blank
+    one = answer(tmp_path, f"{magic}\n{exercises.get('00.1').solution}", f"%%time\n{check}")
+    assert (one.cell, one.source, one.problem) == (1, 0, "")
+
+
 def test_a_blank_answer_is_not_attempted_whatever_its_docstring(tmp_path: Path) -> None:
     exercise = exercises.get("00.1")
     stub = f'{exercise.stub}\n\n\ncheck("00.1", blend)'
@@ -130,6 +152,13 @@ def test_a_cell_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.ipynb"
     path.write_text(json.dumps({"cells": [broken, check]}), encoding="utf-8")
     assert "SyntaxError" in notebooks.read(path).answers[0].problem
+    row = judge.judge(path, "ada", "x.ipynb", tmp_path, Limits(), trust=True)[0]
+    (line, *_) = csv.DictReader(io.StringIO(gradebook.as_csv([row])))
+    assert (line["attempted"], line["right"]) == ("yes", "no") and "SyntaxError" in line["comment"]
+
+
+STAR = "from ddpm_from_scratch.gaussian import *\n"
+OWN = "def forward_step(x, z, b): return (1 - b) ** 0.5 * x + b**0.5 * z"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +168,24 @@ def test_a_cell_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("from ddpm_from_scratch.gaussian import forward_step as f\ndef forward_step(*a): return f(*a)", True),
         ("from ddpm_from_scratch import gaussian\ndef forward_step(*a): return gaussian.forward_step(*a)", True),
         ("import ddpm_from_scratch\ndef forward_step(*a): return getattr(ddpm_from_scratch, 'forward_step')(*a)", True),
-        ("def forward_step(x, z, b): return (1 - b) ** 0.5 * x + b**0.5 * z", False),
+        ("forward_step = lambda x, z, b: gaussian.forward_step(x, z, b)", True),
+        ("import functools\nforward_step = functools.partial(gaussian.forward_step)", True),
+        ("step = gaussian.forward_step\ndef forward_step(x, z, b): return step(x, z, b)", True),
+        (f"{STAR}_f = forward_step\ndef forward_step(*a): return _f(*a)", True),
+        (
+            "def forward_step(*a): return gaussian.forward_step(*a)\nforward_step = torch.no_grad()(forward_step)",
+            True,
+        ),
+        ("%%time\ndef forward_step(*a): return gaussian.forward_step(*a)", True),
+        ("def conv(*a): return gaussian.forward_step(*a)\ndef forward_step(*a): return conv(*a)", True),
+        ("def forward_step(*a): return conv(*a)\ndef conv(*a): return gaussian.forward_step(*a)", True),
+        (STAR, True),
+        (OWN, False),
+        (f"{STAR}{OWN}", False),
+        (f"def forward_step(*a): return gaussian.forward_step(*a)\n{OWN}", False),
+        (f"x = z = gaussian.forward_step(1, 2, 0.3)\n{OWN}", False),
+        (f"{OWN}\nforward_step = torch.no_grad()(forward_step)", False),
+        (f"b = gaussian.forward_step\nforward_step = lambda x, z, b: x + b\n{OWN}", False),
         ("def forward_step(x, z, b):\n    return gaussian.q_sample(x, z, 1 - b)", False),
     ],
 )
@@ -204,6 +250,13 @@ def test_a_notebooks_first_cell_runs_in_the_edition(lesson: str, tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(str(tmp_path))
+
+
+def test_a_trusted_notebook_gets_files_of_its_own(tmp_path: Path) -> None:
+    """Without a sandbox it may write to them: neither the teacher's package nor the next student's has the change."""
+    made = edition.make(tmp_path, "01", linked=False) / edition.PACKAGE.name
+    files = [path for path in made.rglob("*") if path.is_file()]
+    assert len(files) > 100 and {path.stat().st_nlink for path in files} == {1}
 
 
 def test_a_lessons_cells_may_import_answers_and_not_call_them() -> None:
@@ -544,9 +597,48 @@ def test_long_cells_and_odd_results_cost_no_marks(tmp_path: Path) -> None:
     for name, cells in (("merged", [merged]), ("odd", odd)):
         write_notebook(tmp_path / name / "00.ipynb", cells)
         rows = judge.judge(tmp_path / name / "00.ipynb", name, "00.ipynb", tmp_path, Limits())
-        assert "(a cell stopped: ZeroDivisionError" in rows[-1].comment or name == "merged"
-        assert marks(rows, name) == ("✓ ✓ ✓ ✓ ✓" if name == "merged" else "✗ ✓ ✓ ✓ ?"), [row.comment for row in rows]
+        assert rows[-1].comment == "its cell stopped: ZeroDivisionError: division by zero" or name == "merged"
+        assert marks(rows, name) == ("✓ ✓ ✓ ✓ ✓" if name == "merged" else "✗ ✓ ✓ ✓ !"), [row.comment for row in rows]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")], "no edition is left behind"
+
+
+@needs_sandbox
+def test_shell_commands_and_windows_stop_no_cell(tmp_path: Path) -> None:
+    """They cannot work in the sandbox, and need not."""
+    lines = [
+        "!pip install einops",
+        "%pip install einops\nfiles = !ls\nprint(files.n)",
+        "%matplotlib inline",
+        "%matplotlib widget",
+        "%%capture",
+    ]
+    cells = [f"{line}\n{solved(one.id)}" for line, one in zip(lines, exercises.of_lesson("00"), strict=True)]
+    write_notebook(tmp_path / "00.ipynb", [SETUP, *cells])
+    rows = judge.judge(tmp_path / "00.ipynb", "ada", "00.ipynb", tmp_path, Limits())
+    assert marks(rows, "ada") == "✓ ✓ ✓ ✓ ✓", [row.comment for row in rows]
+
+
+@needs_sandbox
+def test_the_reason_is_the_one_that_stopped_the_answer(tmp_path: Path) -> None:
+    """The check of a name that is missing stops its own cell with a NameError: no reason, and said once at most."""
+    first, second, third = exercises.of_lesson("00")[:3]
+    wrong = "def blend(*_):\n    return 0"
+    cells = [
+        *(SETUP, 'check("00.4", condition)', f"{wrong}\nassert blend() == 1", 'check("00.1", blend)', first.solution),
+        *(f"import not_there\n{second.solution}", 'check("00.2", scale_each)'),
+        *(third.stub, 'check("00.3", draw)', third.solution),
+    ]
+    write_notebook(tmp_path / "00.ipynb", cells)
+    rows = judge.judge(tmp_path / "00.ipynb", "ada", "00.ipynb", tmp_path, Limits())
+    assert marks(rows, "ada") == "✗ ! ✓ ? ?", [row.comment for row in rows]
+    assert "(its cell stopped: AssertionError) (a later cell defines blend again" in rows[0].comment
+    assert rows[1].comment == "its cell stopped: ModuleNotFoundError: No module named 'not_there'"
+    assert rows[3].comment == "no condition where exercise 00.4 is checked: renamed?"
+    cells = [SETUP, "1 / 0", 'check("00.4", condition)', 'from helper import kl\ncheck("00.5", kl)']
+    write_notebook(tmp_path / "00.ipynb", cells)
+    rows = judge.judge(tmp_path / "00.ipynb", "ada", "00.ipynb", tmp_path, Limits())
+    for row, stop in zip(rows[3:], ("ZeroDivisionError: division by zero", "ModuleNotFoundError"), strict=True):
+        assert "where exercise 00." in row.comment and f" is checked (a cell stopped: {stop}" in row.comment
 
 
 @needs_sandbox
@@ -636,7 +728,8 @@ def test_a_stubborn_notebook_harms_nothing(attack: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_trusted_notebooks_run_without_a_sandbox(tmp_path: Path) -> None:
-    write_notebook(tmp_path / "class/a.ipynb", HONEST)
+    own_files = "import os, ddpm_from_scratch\nassert os.stat(ddpm_from_scratch.__file__).st_nlink == 1\n"
+    write_notebook(tmp_path / "class/a.ipynb", [SETUP, own_files + HONEST[1], *HONEST[2:]])
     rows = folder.grade_folder(tmp_path / "class", tmp_path / "book", Limits(seconds=120), trust=True)
     assert marks(rows, "a") == "✓ ✓ ✓ ✓ ✓"
 
@@ -697,10 +790,10 @@ def test_grading_can_be_imported_where_there_is_no_forkserver() -> None:
 
 
 def test_notebooks_are_found_below_the_folder(tmp_path: Path) -> None:
-    for name in ("ada/01.ipynb", "ada/02.ipynb", "bob.ipynb", "ada/.ipynb_checkpoints/01-checkpoint.ipynb"):
+    for name in ("ada/01.ipynb", "ada/02.ipynb", "bob.IPYNB", "ada/.ipynb_checkpoints/01-checkpoint.ipynb"):
         write_notebook(tmp_path / name, [])
     found = folder.find(tmp_path)
-    assert [str(path.relative_to(tmp_path)) for path in found] == ["ada/01.ipynb", "ada/02.ipynb", "bob.ipynb"]
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["ada/01.ipynb", "ada/02.ipynb", "bob.IPYNB"]
     assert [folder.student_of(path, tmp_path) for path in found] == ["ada", "ada", "bob"]
     for missing in (tmp_path / "nowhere", tmp_path / "ada/.ipynb_checkpoints"):
         missing.mkdir(exist_ok=True)
@@ -722,9 +815,14 @@ def test_who_handed_nothing_in_has_a_row(tmp_path: Path) -> None:
     (tmp_path / "class/ada/a.ipynb").write_text("{", encoding="utf-8")
     for name in ("bob", ".git", "__pycache__", "book"):
         (tmp_path / "class" / name).mkdir()
+    for name in ("carol.zip", "dora.ipynb.txt", ".hidden", *gradebook.FILES):
+        (tmp_path / "class" / name).touch()
     rows = folder.grade_folder(tmp_path / "class", tmp_path / "class/book", trust=True)
-    assert [(row.student, row.status) for row in rows] == [("ada", Status.BROKEN), ("bob", Status.MISSING)]
+    missing = [(row.student, row.notebook) for row in rows if row.status is Status.MISSING]
+    assert missing == [("bob", "bob/"), ("carol", "carol.zip"), ("dora.ipynb", "dora.ipynb.txt")]
+    assert [row.student for row in rows if row.status is Status.BROKEN] == ["ada"] and len(rows) == 4
     assert "- bob/: no notebook here" in gradebook.as_table(rows)
+    assert "- carol.zip: no notebook: its name does not end in .ipynb" in gradebook.as_table(rows)
     names = sorted(path.name for path in (tmp_path / "class/book").iterdir())
     assert names == [gradebook.CSV, gradebook.TABLE, gradebook.JUNIT]
 
@@ -738,7 +836,20 @@ def test_the_gradebooks_own_folder_is_no_student(
     for name in ("ada", "bob", "book"):
         (tmp_path / "class" / name).mkdir(parents=True)
     (tmp_path / "class/ada/a.ipynb").write_text("{", encoding="utf-8")
-    assert folder.idle(Path(given.format(here=tmp_path)), Path(output.format(here=tmp_path))) == ["bob"]
+    idle = folder.idle(Path(given.format(here=tmp_path)), Path(output.format(here=tmp_path)))
+    assert [path.name for path in idle] == ["bob"]
+
+
+def test_an_empty_name_is_no_folder_and_a_tilde_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for command in ("grade", "handout"):
+        assert "an empty name is no folder" in CliRunner().invoke(cli.app, ["course", command, ""]).output
+    (tmp_path / "home/class").mkdir(parents=True)
+    (tmp_path / "home/class/a.ipynb").write_text("{", encoding="utf-8")
+    given = ["course", "grade", "~/class", "--output", "~/book", "--trust"]
+    assert CliRunner().invoke(cli.app, given, catch_exceptions=False).exit_code == 0
+    assert (tmp_path / "home/book" / gradebook.CSV).exists() and not (tmp_path / "~").exists()
 
 
 def test_an_older_gradebook_stays_until_there_is_a_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -830,6 +941,10 @@ def test_the_handout_has_what_a_student_needs_and_no_solutions(tmp_path: Path) -
     assert names == {*handout.CONTENTS, "README.md"}
     assert (target / handout.MARK.relative_to(ROOT)).exists()
     assert not any("executed" in path.name or path.name == "solutions" for path in target.rglob("*"))
+    listed = subprocess.run(["make", "help"], cwd=target, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[1] for line in listed.splitlines()} == {*handout.TARGETS}
+    makefile = (target / "Makefile").read_text(encoding="utf-8")
+    assert not any(word in makefile for word in ("tests", "uv pip", "course.build"))
     with pytest.raises(ValueError, match="not empty"):
         handout.write(target)
     with pytest.raises(ValueError, match="inside what is copied"):

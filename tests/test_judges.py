@@ -79,7 +79,15 @@ def test_missing_inception_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "dataset"), [("fashion", "mnist"), ("fashion", "digits"), ("digits", "fashion-10k"), ("digits", "mnist")]
+    ("model", "dataset"),
+    [
+        ("fashion", "mnist"),
+        ("fashion", "digits"),
+        ("digits", "fashion-10k"),
+        ("digits", "mnist"),
+        ("digits-conditional", "fashion"),
+        ("digits-conditional", "cifar10"),
+    ],
 )
 def test_a_dataset_of_the_same_shape_but_not_the_models_is_refused(model: str, dataset: str) -> None:
     with pytest.raises(ValueError, match=f"{model} was trained on"):
@@ -87,7 +95,15 @@ def test_a_dataset_of_the_same_shape_but_not_the_models_is_refused(model: str, d
 
 
 @pytest.mark.parametrize(
-    ("model", "dataset"), [("fashion", "fashion"), ("fashion", "fashion-mnist"), ("digits", "digits"), ("own", "mnist")]
+    ("model", "dataset"),
+    [
+        ("fashion", "fashion"),
+        ("fashion", "fashion-mnist"),
+        ("digits", "digits"),
+        ("digits-conditional", "digits"),
+        ("digits-conditional", "digits-conditional"),
+        ("own", "mnist"),
+    ],
 )
 def test_what_belongs_together_passes(model: str, dataset: str) -> None:
     check_dataset(model, dataset)
@@ -96,5 +112,7 @@ def test_what_belongs_together_passes(model: str, dataset: str) -> None:
 def test_shapes_that_differ_are_refused() -> None:
     config = SimpleNamespace(sample_size=(8, 6), in_channels=1)
     check_shape((1, 8, 6), config, "the test takes")
-    with pytest.raises(ValueError, match=r"\(1, 8, 6\), the test takes \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\(1, 8, 6\), the test takes \(1, 8, 8\): train one with .*--image-size"):
         check_shape((1, 8, 8), config, "the test takes")
+    with pytest.raises(ValueError, match=r"\(1, 8, 6\), the test takes \(3, 8, 6\): choose its own dataset"):
+        check_shape((3, 8, 6), config, "the test takes")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 from contextlib import nullcontext
 from html import escape
 from pathlib import Path
@@ -346,6 +349,18 @@ def test_solved_notebook_is_run_with_warnings_as_errors(tmp_path: Path) -> None:
     with pytest.raises(build.CellExecutionError, match="late"):
         build.build(bad, tmp_path, run=True)
     assert not (tmp_path / "solutions" / "01_bad.ipynb").exists()
+
+
+@pytest.mark.long
+@every_lesson
+def test_every_cell_runs_again_after_the_last(source: Path, tmp_path: Path) -> None:
+    """A learner goes back to an exercise and runs single cells: no later cell has taken their names or files."""
+    settings = {"DDPM_PROGRESS": str(tmp_path / "progress.json"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **settings, "MPLBACKEND": "Agg", "IPYTHONDIR": str(tmp_path)}
+    script, solved = ROOT / "tests" / "rerun_process.py", ROOT / "solutions" / f"{source.stem}.ipynb"
+    command = [sys.executable, str(script), str(solved)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr[-2000:]
 
 
 def solved_with(*outputs: dict[str, Any], count: int | None = 1) -> Notebook:

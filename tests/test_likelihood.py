@@ -73,7 +73,7 @@ def test_json_csv_and_markdown_say_the_same(found: Likelihood) -> None:
 
 
 def test_resized_images_and_wrong_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(1, 8, 8\), digits holds, unresized, \(1, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"\(1, 8, 8\), digits holds \(1, 16, 16\): bits of resized images"):
         likelihood(small_pipeline(), digits().resized(16), 3)
     for count in (1, 298):
         with pytest.raises(ValueError, match=r"\[2, 297\]"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -186,6 +187,13 @@ def test_a_compiled_network_is_saved_by_its_own_name(tmp_path: Path, pipeline: D
     compiled.save_pretrained(tmp_path)
     loaded = DDPMPipeline.from_pretrained(tmp_path)
     assert all(torch.equal(*pair) for pair in zip(loaded.unet.parameters(), pipeline.unet.parameters(), strict=True))
+
+
+def test_diffusers_own_parts_are_saved(tmp_path: Path) -> None:
+    theirs = diffusers.UNet2DModel(**TINY)
+    DDPMPipeline(theirs, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    saved, loaded = theirs.state_dict(), DDPMPipeline.from_pretrained(tmp_path).unet.state_dict()
+    assert set(loaded) == set(saved) and all(torch.equal(loaded[name], saved[name]) for name in saved)
 
 
 def test_channels_that_are_no_variance_are_refused() -> None:

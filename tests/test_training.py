@@ -27,6 +27,7 @@ from ddpm_from_scratch.callbacks import LogFile, Previews
 from ddpm_from_scratch.data import ImageDataset, load_dataset
 from ddpm_from_scratch.models import UNet2DModel
 from ddpm_from_scratch.models.unet import UNet2DOutput
+from ddpm_from_scratch.pipelines import DDPMPipeline
 from ddpm_from_scratch.schedulers import DDIMScheduler, DDPMScheduler
 from ddpm_from_scratch.training import (
     CHECKPOINT,
@@ -570,6 +571,21 @@ def test_a_checkpoint_is_not_overwritten_by_another_run(tmp_path: Path) -> None:
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+def test_a_conditional_run_is_not_resumed_on_other_labels(tmp_path: Path) -> None:
+    """One without classes never sees them, and an older checkpoint says nothing of them."""
+    relabelled = ImageDataset(digits().pixels, digits().labels.flip(0))
+    for name, network in (("plain", small_model()), ("conditional", small_model(num_class_embeds=10))):
+        run(tmp_path / name, network, callbacks=[stop_at(2)])
+    run(tmp_path / "plain", data=relabelled, resume=True)
+    folder, network = tmp_path / "conditional", small_model(num_class_embeds=10)
+    with pytest.raises(ValueError, match="dataset: labels was '.*', is '"):
+        run(folder, network, data=relabelled, resume=True)
+    state = torch.load(folder / CHECKPOINT, weights_only=True)
+    del state["dataset"]["labels"]
+    torch.save(state, folder / CHECKPOINT)
+    run(folder, network, data=relabelled, resume=True)
+
+
 def negative(data: ImageDataset) -> ImageDataset:
     """Other images, as many and as large."""
     return ImageDataset(255 - data.pixels, data.labels, data.classes, data.name)
@@ -639,6 +655,23 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
     assert not list(tmp_path.glob(".checkpoint*"))
+    assert not differences(weights(run(tmp_path, steps=4, resume=True)), weights(run(steps=4)))
+
+
+def test_a_full_disk_for_the_model_says_that_the_steps_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = DDPMPipeline.save_pretrained
+
+    def on_a_full_disk(pipeline: DDPMPipeline, folder: Path) -> None:
+        with largest_file(1000):
+            save(pipeline, folder)
+
+    monkeypatch.setattr(DDPMPipeline, "save_pretrained", on_a_full_disk)
+    said = r"safetensors could not be written \(File too large\): the checkpoint in .* all 4 steps, .* resume"
+    with pytest.raises(OSError, match=said):
+        run(tmp_path, steps=4)
+    monkeypatch.undo()
     assert not differences(weights(run(tmp_path, steps=4, resume=True)), weights(run(steps=4)))
 
 
@@ -1018,6 +1051,7 @@ def test_where_training_runs(monkeypatch: pytest.MonkeyPatch, said: str, has_acc
 
 # ---------------------------------------------------------------- data and model that do not fit
 
+ZERO_SNR = {"rescale_betas_zero_snr": True, "variance_type": "learned_range"}
 SOME_MISSING = torch.where(torch.arange(24) == 3, -1, digits().labels)
 
 
@@ -1042,12 +1076,39 @@ SOME_MISSING = torch.where(torch.arange(24) == 3, -1, digits().labels)
             "needs out_channels=2, twice the channels for a learned variance, got 1",
         ),
         ({"model": small_model().bfloat16(), "mixed_precision": "bf16"}, "weights are torch.bfloat16, which loses"),
+        ({"model": small_model(class_embed_type="timestep")}, "class_embed_type='timestep', whose conditions no"),
+        ({"model": small_model(class_embed_type="identity")}, "class_embed_type='identity', whose conditions no"),
+        (
+            {"scheduler": DDPMScheduler(clip_sample=False, **ZERO_SNR), "model": small_model(out_channels=2)},
+            "cannot learn a variance where ᾱ_T = 0",
+        ),
+        (
+            {"scheduler": DDPMScheduler(thresholding=True, **ZERO_SNR), "model": small_model(out_channels=2)},
+            "cannot learn a variance where ᾱ_T = 0",
+        ),
         ({"data": ImageDataset(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0))}, "the dataset is empty"),
     ],
 )
 def test_what_does_not_fit_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clip_sample": False, "prediction_type": "v_prediction"},
+        {"thresholding": True, "prediction_type": "sample"},
+    ],
+    ids=str,
+)
+def test_where_the_bound_is_finite_a_variance_is_learned_without_terminal_snr(options: dict[str, Any]) -> None:
+    """ε-prediction is clipped, the other two need no x_0 from it; T is small so that its last timestep is met."""
+    scheduler = DDPMScheduler(num_train_timesteps=4, **ZERO_SNR, **options)
+    losses: list[float] = []
+    run(model=small_model(out_channels=2), scheduler=scheduler, callbacks=[lambda p: losses.append(p.loss)])
+    assert np.isfinite(losses).all()
 
 
 def test_a_model_that_could_not_be_sampled_is_not_trained_for_a_folder(tmp_path: Path) -> None:

@@ -302,6 +302,12 @@ def test_shapes_that_do_not_fit() -> None:
         assert model(x.bfloat16(), 1).sample.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("kind", ["timestep", "identity"])
+def test_a_missing_condition_is_named_by_its_kind(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"class_labels missing: the model was built with class_embed_type='{kind}'"):
+        UNet2DModel(**TINY, class_embed_type=kind)(torch.zeros(2, 1, 8, 8), 1)
+
+
 def test_class_labels_of_any_integer_type_and_one_for_all() -> None:
     torch.manual_seed(0)
     model, x = UNet2DModel(**TINY, num_class_embeds=3), torch.randn(2, 1, 8, 8)

@@ -59,10 +59,13 @@ def in_words(error: BaseException) -> str:
 def fence(seconds: float, seed: int = 0) -> Iterator[None]:
     """The global random states at `seed`; afterwards they and PyTorch's settings are as they were before.
 
-    Raises `OutOfTime` after `seconds` where the system has timers and this is the main thread.
+    Raises `OutOfTime` after `seconds` where the system has timers and this is the main thread: again and again, and at
+    the end, since a bare `except` swallows it.
     """
+    late = threading.Event()
 
     def stop(*_: Any) -> None:
+        late.set()
         raise OutOfTime
 
     with ExitStack() as afterwards:
@@ -71,11 +74,12 @@ def fence(seconds: float, seed: int = 0) -> Iterator[None]:
         afterwards.callback(random.setstate, random.getstate())
         afterwards.callback(torch.set_grad_enabled, torch.is_grad_enabled())
         afterwards.callback(torch.set_default_dtype, torch.get_default_dtype())
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
+        for reseed in (torch.default_generator.manual_seed, np.random.seed, random.seed):
+            reseed(seed)
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
             afterwards.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, stop))
             afterwards.callback(signal.setitimer, signal.ITIMER_REAL, 0)
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
         yield
+        if late.is_set():
+            raise OutOfTime

@@ -62,6 +62,7 @@ WORDS = Path("ddpm_from_scratch/course/words")
 MAX_BYTES = 2_000_000
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+MAY_FAIL = ("raises-exception",)  # the tag of a cell whose error does not keep JupyterLab from the cells below it
 """A live widget, which no stored notebook can show; its other forms stay."""
 
 Notebook = dict[str, Any]
@@ -174,7 +175,7 @@ def notebook(cells: Iterable[Cell], solved: bool) -> Notebook:
         built += [
             _cell("markdown", f"{cell.id}-task", exercise_heading(exercise, cell.text)),
             _cell("code", cell.id, exercise.solution if solved else exercise.stub, cell.tags),
-            _cell("code", f"{cell.id}-check", f'check("{exercise.id}", {exercise.name})'),
+            _cell("code", f"{cell.id}-check", f'check("{exercise.id}", {exercise.name})', () if solved else MAY_FAIL),
         ]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def demo(folder: Path, steps: int = STEPS, seed: int = 0) -> Path:
 
     Returns:
         The picture's path.
+
+    Raises:
+        KeyboardInterrupt: the training was stopped.
     """
     data = load_dataset("digits", image_size=16)
     assert isinstance(data, ImageDataset)
@@ -47,7 +51,13 @@ def demo(folder: Path, steps: int = STEPS, seed: int = 0) -> Path:
         steps=steps, batch_size=32, learning_rate=1.5e-3, warmup_steps=min(100, steps), ema_decay=0.99, seed=seed
     )
     print(f"Training {model.num_parameters():,} parameters on {len(data):,} digits of 16 × 16 pixels.")
-    done = train(model.eval(), scheduler, data, config, callbacks=[ProgressBar()])
+    bar = ProgressBar()
+    try:
+        done = train(model.eval(), scheduler, data, config, callbacks=[bar])
+    finally:
+        bar.close()
+    if done < steps:
+        raise KeyboardInterrupt
     ddpm, ddim = samples(model, scheduler, seed)
     figure = picture(data, scheduler, ddpm, ddim, done)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)
-    path = demo(options.output, options.steps, options.seed)
+    try:
+        path = demo(options.output, options.steps, options.seed)
+    except KeyboardInterrupt:
+        print("make demo: stopped before its picture was drawn", file=sys.stderr)
+        sys.exit(130)
     print(f"Real images, the noising, DDPM and DDIM: {path.resolve()}")
 
 

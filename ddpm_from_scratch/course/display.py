@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import os
 import random
@@ -79,14 +80,17 @@ def check(exercise_id: str, answer: Callable[..., Any]) -> None:
 
     Raises:
         WrongAnswer: the answer is wrong; the message says what it does and where to look.
-        CourseError: there is no such exercise, `answer` is no function, or the cell with it was just refused by Python.
+        CourseError: there is no such exercise, `answer` is no function, the cell with it was refused by Python, or the
+            check was interrupted.
     """
     exercise = _find(exercise_id)
-    _refuse_an_older_answer(exercise)
+    _refuse_an_older_answer(answer)
     try:
         verdict = grade(exercise, answer)
     except TypeError as error:
         raise CourseError(str(error)) from None
+    except KeyboardInterrupt:
+        raise CourseError(f"Interrupted: exercise {exercise.id} was not judged, your code was still running.") from None
     progress_log.record(exercise.id, verdict)
     if verdict.status == "unattempted":
         what = f"Exercise {exercise.id} is not attempted yet: write your code in the cell above, and run that cell."
@@ -154,16 +158,21 @@ def _find(exercise_id: str) -> Exercise:
         raise CourseError(str(error)) from None
 
 
-def _refuse_an_older_answer(exercise: Exercise) -> None:
+def _refuse_an_older_answer(answer: Any) -> None:
     """A cell that Python cannot read leaves the function of before, which the learner does not mean."""
-    last: Any = getattr(get_ipython(), "last_execution_result", None)
-    error = last and last.error_before_exec
-    here = rf"^(def|class) {exercise.name}\b"
-    if isinstance(error, SyntaxError) and re.search(here, last.info.raw_cell, re.MULTILINE):
+    history = getattr(get_ipython(), "history_manager", None)
+    cells = reversed(list(zip(history.input_hist_raw, history.input_hist_parsed, strict=False))) if history else ()
+    name = getattr(answer, "__name__", "")
+    here = rf"^(async def|def|class) {re.escape(name)}\b"
+    newest = next((parsed for raw, parsed in cells if re.search(here, raw, re.MULTILINE)), "")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            compile(newest, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    except SyntaxError as error:
         raise CourseError(
-            f"The cell with your {exercise.name} was not run: Python cannot read its line {error.lineno} "
-            f"({type(error).__name__}). Mend it and run it again, else the {exercise.name} of before would be judged."
-        )
+            f"The cell with your {name} was not run: Python cannot read its line {error.lineno} "
+            f"({type(error).__name__}). Mend it and run it again, else the {name} of before would be judged."
+        ) from None
 
 
 def _display_after_the_message(panel: Panel) -> None:

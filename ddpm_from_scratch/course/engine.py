@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from .attempt import Outcome, OutOfTime, attempt, fence, in_words
-from .exercise import Answer, Case, Exercise, Mistake
+from .exercise import Answer, Case, Exercise
 
 SEEDS = (0, 1)
-PRINTED_LINES = 15
 ROUNDINGS = 128
 """Two right answers may differ by this many units of rounding of the coarser dtype, relative to the value and to the
 median size of the expected values."""
@@ -67,7 +66,7 @@ def _diagnose(exercise: Exercise, answer: Answer) -> tuple[str, int | None]:
     for trial in [(seed, index) for seed in SEEDS for index in range(exercise.cases)]:
         yours[trial] = attempt(exercise, answer, exercise.case(*trial))
         if len(yours) == 1 and (lines := yours[trial].printed.splitlines()):
-            print(*lines[:PRINTED_LINES], *["…"] * (len(lines) > PRINTED_LINES), sep="\n")
+            print(f"Printed {_place(exercise.case(*trial))}:", *lines[:15], *["…"] * (len(lines) > 15), sep="\n")
         if isinstance(yours[trial].error, OutOfTime):
             return f"your code did not finish within {exercise.seconds:g} seconds: does a loop never end?", None
     problems = {t: problem for t in yours if (problem := _problem(exercise, yours[t], exercise.case(*t)))}
@@ -76,16 +75,15 @@ def _diagnose(exercise: Exercise, answer: Answer) -> tuple[str, int | None]:
     if not problems:
         return in_place if changed else _wrong_in_float64(exercise, answer), None
     mistake, first = _known_mistake(exercise, yours), next(iter(problems))
-    if mistake is None:
-        message = signature or _unknown_mistake(exercise, answer, yours, problems) + _leftovers(exercise, answer)
-    else:
-        message = _sentence(exercise, exercise.mistakes[mistake], exercise.case(*first), yours[first].value)
+    known = mistake is not None and _sentence(exercise, mistake, exercise.case(*first), yours[first].value)
+    message = known or signature or _unknown_mistake(exercise, answer, yours, problems) + _leftovers(exercise, answer)
     return f"{message}; {in_place}" if changed else message, mistake
 
 
-def _sentence(exercise: Exercise, mistake: Mistake, case: Case, yours: Any) -> str:
+def _sentence(exercise: Exercise, mistake: int, case: Case, yours: Any) -> str:
+    says = exercise.mistakes[mistake].says
     numbers = {"yours": yours, "expected": _expected(exercise, case), **case.args, **case.facts}
-    return mistake.says.format(**numbers) if isinstance(mistake.says, str) else mistake.says(SimpleNamespace(**numbers))
+    return says.format(**numbers) if isinstance(says, str) else says(SimpleNamespace(**numbers))
 
 
 # ---------------------------------------------------------------- two outputs side by side
@@ -128,13 +126,14 @@ def _leaf_difference(yours: Any, expected: Any, rtol: float | None) -> str:
         return "" if same else f"{yours!r}, expected {expected!r}"
     if not isinstance(yours, NUMBERS):
         return f"you returned `{_kind(yours)}`, expected `{_kind(expected)}`"
-    a, b = (torch.as_tensor(np.float64(x) if isinstance(x, int) else x).to_dense() for x in (yours, expected))
+    numbers = (np.float64(np.clip(x, -1e300, 1e300)) if isinstance(x, int) else x for x in (yours, expected))
+    a, b = (torch.as_tensor(x).to_dense() for x in numbers)
     for what, mine, wanted in (("shape", tuple(a.shape), tuple(b.shape)), ("device", a.device, b.device)):
         if mine != wanted:
             return f"your result has {what} {mine}, expected {wanted}"
     coarser = _eps(yours) > _eps(expected) or a.is_floating_point() != b.is_floating_point()
-    if coarser and isinstance(yours, Tensor) and isinstance(expected, Tensor):
-        return f"your result has dtype {a.dtype}, expected {b.dtype}" + ": a negative number's root?" * a.is_complex()
+    if a.is_complex() != b.is_complex() or coarser and isinstance(yours, Tensor) and isinstance(expected, Tensor):
+        return f"your result has dtype {a.dtype}, expected {b.dtype}" + ": a negative root, no .real?" * a.is_complex()
     one, other = ((torch.view_as_real(x) if x.is_complex() else x).detach().cpu().double() for x in (a, b))
     return _value_difference(one, other, rtol or ROUNDINGS * max(_eps(yours), _eps(expected)))
 
@@ -179,10 +178,8 @@ def _expected(exercise: Exercise, case: Case) -> Any:
         return exercise.output(exercise.reference, case)
 
 
-def _problem(exercise: Exercise, yours: Outcome, case: Case, rtol: float | None = None) -> str:
-    if yours.error:
-        return in_words(yours.error)
-    return difference(yours.value, _expected(exercise, case), rtol or exercise.rtol)
+def _problem(exercise: Exercise, out: Outcome, case: Case, rtol: float | None = None) -> str:
+    return in_words(out.error) if out.error else difference(out.value, _expected(exercise, case), rtol or exercise.rtol)
 
 
 def _changed(left: Case, case: Case) -> set[str]:
@@ -212,7 +209,7 @@ def _unknown_mistake(exercise: Exercise, answer: Answer, yours: Outcomes, proble
         return problems[first]
     again = attempt(exercise, answer, exercise.case(*first), global_seed=1)
     if not again.error and not yours[first].error and difference(again.value, yours[first].value):
-        return "two calls with the same input differ: you draw from the global random state, use what the inputs give"
+        return "two calls with the same input differ: draw and keep nothing outside a call, use what the inputs give"
     place, *right = (_place(exercise.case(*t)) for t in (first, *(t for t in in_order if t not in problems)))
     right_at = f"; right {right[0]}" if right and place not in right and "=" in place else ""
     mixed = " has shape " not in problems[first] and _mixes_batch(exercise, answer, exercise.case(*first))

@@ -7,6 +7,7 @@ does not keep them secret.
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,8 @@ CONTENTS = (
     ".gitattributes",
     ".gitignore",
 )
+TARGETS = ("help", "lab", "demo", "lessons-update", "clean")
+"""Of the Makefile: the others need the tests, the sources of the lessons or their solutions."""
 README = """# ddpm_from_scratch
 
 Denoising diffusion from its equations to pictures, in notebooks. You need git, make and Python 3.11 or newer.
@@ -69,6 +72,15 @@ def write(folder: Path, root: Path = ROOT) -> int:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
+    makefile = folder / "Makefile"
+    makefile.write_text(_without_other_targets(makefile.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "README.md").write_text(README, encoding="utf-8")
     (folder / MARK.relative_to(ROOT)).write_text("An edition without solutions: see handout.py.\n", encoding="utf-8")
     return len(list((folder / "lessons").glob("*.ipynb")))
+
+
+def _without_other_targets(makefile: str) -> str:
+    """A Makefile, whose targets stand in paragraphs of their own, with those of `TARGETS` only."""
+    parts = [(re.match(r"([a-z-]+):", part), part) for part in makefile.rstrip("\n").split("\n\n")]
+    kept = "\n\n".join(part for target, part in parts if target is None or target[1] in TARGETS)
+    return re.sub(r"^\.PHONY:.*", f".PHONY: {' '.join(TARGETS)}", kept, flags=re.MULTILINE) + "\n"

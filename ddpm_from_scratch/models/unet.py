@@ -27,7 +27,19 @@ class UNet2DOutput(Output):
     sample: Tensor
 
 
-class Block(nn.Module):
+class Checkpointed(nn.Module):
+    """A module that may recompute the activations of its layers in the backward pass."""
+
+    gradient_checkpointing = False
+
+    def _run(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
+        """`layer(*inputs)`, checkpointed where that is switched on."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
+
+
+class Block(Checkpointed):
     """ResNet blocks, each followed by attention where `with_attention`, and a way to run them.
 
     Args:
@@ -48,13 +60,6 @@ class Block(nn.Module):
         if self.with_attention:
             self.attentions = attentions
         self.resnets = resnets
-        self.gradient_checkpointing = False
-
-    def _run(self, layer: nn.Module, *inputs: Tensor) -> Tensor:
-        """`layer(*inputs)`; with gradient checkpointing its activations are recomputed in the backward pass."""
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *inputs, use_reentrant=False)
-        return layer(*inputs)
 
     def _layer(self, index: int, x: Tensor, temb: Tensor) -> Tensor:
         x = self._run(self.resnets[index], x, temb)
@@ -118,7 +123,7 @@ class AttnUpBlock2D(UpBlock2D):
     with_attention = True
 
 
-class UNetMidBlock2D(nn.Module):
+class UNetMidBlock2D(Checkpointed):
     """ResNet block, attention (optional), ResNet block, at the lowest resolution."""
 
     def __init__(self, channels: int, resnet: Options, attention: Options, scale: float, add_attention: bool) -> None:
@@ -128,16 +133,13 @@ class UNetMidBlock2D(nn.Module):
         middle = Attention(channels, output_scale_factor=scale, **attention) if add_attention else None
         self.attentions = nn.ModuleList([middle])  # type: ignore[list-item]
         self.resnets = nn.ModuleList([first, ResnetBlock2D(channels, channels, **resnet)])
-        self.gradient_checkpointing = False
 
     def forward(self, hidden_states: Tensor, temb: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
         hidden_states = self.resnets[0](hidden_states, temb)
         if self.attentions[0] is not None:
             hidden_states = self.attentions[0](hidden_states)
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self.resnets[1], hidden_states, temb, use_reentrant=False)
-        return self.resnets[1](hidden_states, temb)
+        return self._run(self.resnets[1], hidden_states, temb)
 
 
 DOWN_BLOCKS: dict[str, type[DownBlock2D]] = {"DownBlock2D": DownBlock2D, "AttnDownBlock2D": AttnDownBlock2D}
@@ -316,12 +318,13 @@ class UNet2DModel(ModelMixin):
         if t.numel() not in (1, sample.shape[0]):
             raise ValueError(f"got {t.numel()} timesteps for a batch of {sample.shape[0]}: give one, or one per sample")
         temb = self.time_embedding(self._sinusoids(t.expand(sample.shape[0])))
+        kind, classes = self.config.class_embed_type, self.config.num_class_embeds
         if (self.class_embedding is None) != (class_labels is None):
             fault = "class_labels missing: the" if class_labels is None else "class_labels given, but the"
-            raise ValueError(f"{fault} model was built with num_class_embeds={self.config.num_class_embeds}")
+            raise ValueError(f"{fault} model was built with class_embed_type={kind!r}, num_class_embeds={classes}")
         if self.class_embedding is None or class_labels is None:
             return temb
-        labels = self._sinusoids(class_labels) if self.config.class_embed_type == "timestep" else class_labels
+        labels = self._sinusoids(class_labels) if kind == "timestep" else class_labels
         if isinstance(self.class_embedding, nn.Embedding):
             labels = self._checked_labels(labels, sample)
         return temb + self.class_embedding(labels).to(temb.dtype)
@@ -365,7 +368,7 @@ class UNet2DModel(ModelMixin):
 
     def _set_gradient_checkpointing(self, value: bool) -> None:
         for module in self.modules():
-            if isinstance(module, Block | UNetMidBlock2D):
+            if isinstance(module, Checkpointed):
                 module.gradient_checkpointing = value
 
 
@@ -374,8 +377,7 @@ def _check_supported(config: Mapping[str, Any]) -> None:
         given = config[name]
         for value in given if isinstance(given, list) else [given]:
             if value not in choices:
-                allowed = ", ".join(map(str, choices))
-                raise ValueError(f"{name}={value!r} is not supported: choose one of {allowed}")
+                raise ValueError(f"{name}={value!r} is not supported: choose one of {', '.join(map(str, choices))}")
 
 
 def _class_embedding(kind: str | None, classes: int | None, width: int, time_embed_dim: int) -> nn.Module | None:

@@ -385,7 +385,7 @@ def condition(mean: Tensor, covariance: Tensor, y: float) -> Tensor:
     mean: shape (2,), the means of x and y.
     covariance: shape (2, 2), symmetric, positive definite: [[Var x, Cov], [Cov, Var y]].
     y: the value that was seen.
-    Returns shape (2,), in mean's dtype: E[x | y] and Var[x | y].
+    Returns shape (2,): E[x | y] and Var[x | y].
     """
     gain = covariance[0, 1] / covariance[1, 1]
     return torch.stack([mean[0] + gain * (y - mean[1]), covariance[0, 0] - gain * covariance[0, 1]])

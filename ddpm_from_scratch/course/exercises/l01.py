@@ -235,6 +235,7 @@ ALPHA_BARS = Exercise(
     lines=1,
     reference=alpha_bars,
     inputs=alpha_bars_inputs,
+    run=value_and_type,
     hints=(
         "Every step multiplies the variance of what is left of x_0 by α_t. What do t steps multiply it by?",
         "α_s = 1 - β_s and ᾱ_t = α_1 α_2 ⋯ α_t, for every t. PyTorch has one function for running products.",
@@ -249,7 +250,8 @@ ALPHA_BARS = Exercise(
             lambda b: 1 - b,
             lambda at: (
                 "you returned α_t, which one step keeps; ᾱ_t is what all steps up to t keep: your last entry is "
-                f"{float(at.yours[-1]):.3g}, and {float(at.expected[-1]):.3g} is left after {at.T} steps"
+                f"{float(at.yours['value'][-1]):.3g}, and {float(at.expected['value'][-1]):.3g} is left after "
+                f"{at.T} steps"
             ),
         ),
         Mistake(
@@ -265,14 +267,14 @@ ALPHA_BARS = Exercise(
             lambda b: 1 - torch.cumsum(b, 0),
             lambda at: (
                 "you subtracted the sum of the β_s, which is right only while that sum is small: after "
-                f"{at.T} steps yours is {float(at.yours[-1]):.3g}, and ᾱ is never negative"
+                f"{at.T} steps yours is {float(at.yours['value'][-1]):.3g}, and ᾱ is never negative"
             ),
         ),
         Mistake(
             lambda b: torch.exp(-torch.cumsum(b, 0)),
             lambda at: (
                 "you took exp(-Σβ), the limit of infinitely many small steps: after these "
-                f"{at.T} steps it is {float(at.yours[-1] / at.expected[-1]) - 1:.1%} too large"
+                f"{at.T} steps it is {float(at.yours['value'][-1] / at.expected['value'][-1]) - 1:.1%} too large"
             ),
         ),
         Mistake(
@@ -300,7 +302,7 @@ ALPHA_BARS = Exercise(
             lambda b: torch.cumsum(1 - b, 0),
             lambda at: (
                 "you added the α_s; what is left of a part of a part is a product: your last entry is "
-                f"{float(at.yours[-1]):.3g}, and no share is larger than 1"
+                f"{float(at.yours['value'][-1]):.3g}, and no share is larger than 1"
             ),
         ),
         Mistake(
@@ -322,6 +324,10 @@ ALPHA_BARS = Exercise(
         Mistake(
             lambda b: torch.prod(1 - b),
             "you multiplied all of the steps into one number: every timestep has a product of its own",
+        ),
+        Mistake(
+            lambda b: alpha_bars(b.double()),
+            "your numbers are right, but they are float64 whatever the β are: the answer has the dtype of `betas`",
         ),
     ),
     alternatives=(alpha_bars_by_logarithm, alpha_bars_in_float64, alpha_bars_by_loop, alpha_bars_in_place),

@@ -153,9 +153,11 @@ def betas_from_alpha_bars(alpha_bar: Tensor) -> Tensor:
 
 
 def betas_from_alpha_bars_inputs(generator: torch.Generator, index: int) -> Case:
-    """ᾱ of the linear schedule, of the cosine one, and of random ones."""
+    """ᾱ of the linear schedule, of the cosine one, and of random ones, the last of which fall to almost nothing."""
     T = (1000, 40, 9, 6)[index]
     betas = torch.rand(T, generator=generator, dtype=FLOAT64) * 0.3 + 0.05
+    if index == 3:
+        betas[-1] = 0.9995
     alpha_bar = LINEAR_BAR if index == 0 else torch.cumprod(1 - betas, 0)
     return Case({"alpha_bar": COSINE_BAR[:500] if index == 2 else alpha_bar}, {"T": 500 if index == 2 else T})
 
@@ -283,6 +285,10 @@ BETAS_FROM_ALPHA_BARS = Exercise(
             _divided_by_overwritten,
             "you overwrote the table while you still needed it: from the third entry on you divide by a ratio, not by "
             "the ᾱ before",
+        ),
+        Mistake(
+            lambda a: betas_from_alpha_bars(a).clamp(max=0.999),
+            "you capped β, as in exercise 02.3: the last β here is larger, and the way back has to find it",
         ),
     ),
     alternatives=(
@@ -607,8 +613,8 @@ RESCALE = Exercise(
         Mistake(
             lambda b: _betas((_root(b) - _root(b)[-1]) ** 2),
             lambda at: (
-                "you shifted and did not stretch: your first β is "
-                f"{float(at.yours[0]):.3g}, and it should have stayed {float(at.betas[0]):.3g}"
+                "you shifted and did not stretch, or took the factor from the shifted table, where it is 1: your first "
+                f"β is {float(at.yours[0]):.3g}, and it should have stayed {float(at.betas[0]):.3g}"
             ),
         ),
         Mistake(

@@ -954,9 +954,9 @@ def ancestral_step(x_t: Tensor, eps: Tensor, noise: Tensor, alpha_bar_t: float, 
 
 
 def ancestral_step_inputs(generator: torch.Generator, index: int) -> Case:
-    """Images and points at an early and a middle step, a stride of several steps, and the last step."""
+    """Images and points at an early and a middle step, a stride of several steps, and the last step from t = 19."""
     shape = ((3, 3, 6, 6), (8, 2), (6,), (2, 1, 5, 5))[index]
-    t, t_prev = ((500, 499), (200, 199), (600, 550), (0, -1))[index]
+    t, t_prev = ((500, 499), (200, 199), (600, 550), (19, -1))[index]
     x_t, eps, noise = (torch.randn(shape, generator=generator) for _ in range(3))
     return Case({"x_t": x_t, "eps": eps, "noise": noise, **levels(t, t_prev)}, {"t": t})
 
@@ -1161,6 +1161,11 @@ ANCESTRAL_STEP = Exercise(
         Mistake(
             lambda x, e, z, a, p: _mean(x, x - (1 - a) ** 0.5 * e, a, p) + _std(a, p) * z,
             "you took the noise out of x_t and did not undo its shrinking (t = {t}): eq. 15 divides by √ᾱ_t",
+        ),
+        Mistake(
+            lambda x, e, z, a, p: x - (1 - a) ** 0.5 * e if p == 1 else ancestral_step(x, e, z, a, p),
+            "you took the noise out at the last step and did not undo the shrinking (t = {t}): ᾱ_prev is 1 there, and "
+            "the equations hold as at every other step",
         ),
     ),
     alternatives=(

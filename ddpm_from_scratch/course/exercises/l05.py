@@ -315,7 +315,8 @@ CHANNELS_UP = Exercise(
         ),
         Mistake(
             lambda w, n, s: [2 * c for c in s[::-1]],
-            "you doubled the skips: what comes from below is as wide as the skip only within a resolution",
+            "your sums are twice the skips: you let what comes from below be as wide as the skip everywhere, where it "
+            "is what the block before puts out",
         ),
         Mistake(
             lambda w, n, s: _up(w, n, s)[::-1],

@@ -53,7 +53,10 @@ class TinyNetwork(nn.Module):
 
 
 class _Toy(nn.Module):
-    """A network of three numbers that looks at x_t, at its neighbour pixel and at t, called as a U-Net is."""
+    """A network of three numbers that looks at x_t, at its neighbour pixel and at t, called as a U-Net is.
+
+    What it puts out goes beyond [-1, 1], as noise does.
+    """
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class _Toy(nn.Module):
             raise TypeError(f"the network's weights are {self.shift.dtype}, so x_t must be, too; yours is {x_t.dtype}")
         when = t.to(x_t.dtype).reshape(-1, *[1] * (x_t.ndim - 1)) / 1000
         seen = self.scales[0] * x_t + self.scales[1] * x_t.roll(1, -1) + 3 * self.shift * when
-        return UNet2DOutput(sample=torch.tanh(seen))
+        return UNet2DOutput(sample=2 * torch.tanh(seen))
 
 
 def flat(model: nn.Module) -> Tensor:
@@ -112,14 +115,19 @@ def diffusion_loss_inputs(generator: torch.Generator, index: int) -> Case:
 
 
 def loss_and_gradient(answer: Callable[..., Any], model: nn.Module, *arguments: Any) -> Any:
-    """The loss, the gradient that it gives the weights, which is what matters, and what is left in the network."""
+    """The loss, the gradient that it gives the weights, which is what matters, and what is left in the network.
+
+    The weights come with a gradient of an earlier batch, 1 everywhere.
+    """
+    gradient, weights = torch.zeros_like(flat(model)), list(model.parameters())
+    for p in weights:
+        p.grad = torch.ones_like(p)
     loss = answer(model, *arguments)
     if loss is None:
         return None
     must_be_a_number(loss)
-    gradient, weights = torch.zeros_like(flat(model)), list(model.parameters())
-    stored = sum(p.grad is not None for p in weights)
-    if isinstance(loss, Tensor) and loss.requires_grad and not stored:
+    stored = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in weights])
+    if isinstance(loss, Tensor) and loss.requires_grad and bool((stored == 1).all()):
         found = torch.autograd.grad(loss.sum(), weights, allow_unused=True, materialize_grads=True)
         gradient = torch.cat([g.flatten() for g in found])
     loss = loss.float() if isinstance(loss, Tensor) else loss
@@ -181,6 +189,11 @@ def _with_backward(model, scheduler, x0, noise, t):
     loss = diffusion_loss(model, scheduler, x0, noise, t)
     loss.backward()
     return loss
+
+
+def _with_zero_grad(loss_function, model, *batch):
+    model.zero_grad()
+    return loss_function(model, *batch)
 
 
 DIFFUSION_LOSS = Exercise(
@@ -302,6 +315,20 @@ DIFFUSION_LOSS = Exercise(
             "gradient up twice",
         ),
         Mistake(
+            lambda *batch: _with_zero_grad(diffusion_loss, *batch),
+            "you cleared the gradients within the loss (`zero_grad`): that is for whoever takes the step, and what "
+            "earlier batches have gathered there would be lost",
+        ),
+        Mistake(
+            lambda *batch: _with_zero_grad(_with_backward, *batch),
+            "you called zero_grad() and backward() within the loss: both are for whoever takes the step",
+        ),
+        Mistake(
+            lambda m, s, x0, e, t: (e - m(s.add_noise(x0, e, t), t).sample.clamp(-1, 1)).square().mean(),
+            "you clipped the prediction to [-1, 1]: that is the range of images, noise goes beyond, and no gradient "
+            "passes where you clip",
+        ),
+        Mistake(
             lambda m, s, x0, e, t: _squared(m, s, x0, e, t, at=t - 1).mean(),
             "you told the network t-1, where x_t was made with t: in code both count from 0",
         ),
@@ -397,12 +424,15 @@ class _Momentum:
             p.grad = None if set_to_none or p.grad is None else torch.zeros_like(p.grad)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        with torch.enable_grad():
+            loss = closure() if closure else None
         group = self.param_groups[0]
         for p in group["params"]:
             if p.grad is not None:
                 self.moving[p] = group["momentum"] * self.moving.get(p, torch.zeros_like(p)) + p.grad
                 p -= group["lr"] * self.moving[p]
+        return loss
 
 
 def three_steps(answer: Callable[..., Any], model: nn.Module, x0: Any, noise: Any, t: Any, largest_norm: float) -> Any:
@@ -472,6 +502,17 @@ def step_one_image_at_a_time(model, optimiser, scheduler, x0, noise, t, largest_
     nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
     optimiser.step()
     return float(loss.detach())
+
+
+def step_by_closure(model, optimiser, scheduler, x0, noise, t, largest_norm):
+    def closure():
+        optimiser.zero_grad()
+        loss = training.diffusion_loss(model, scheduler, x0, noise, t)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), largest_norm)
+        return loss
+
+    return float(optimiser.step(closure).detach())
 
 
 def _step(order: str, clip: Callable[..., Any] = nn.utils.clip_grad_norm_, target: str = "noise") -> Callable[..., Any]:
@@ -684,6 +725,7 @@ TRAINING_STEP = Exercise(
         step_by_autograd,
         step_in_two_halves,
         step_one_image_at_a_time,
+        step_by_closure,
     ),
     picture=draw_training,
     rtol=1e-4,
@@ -1617,7 +1659,7 @@ def loss_by_t(losses: Tensor, t: Tensor, T: int, bins: int) -> Tensor:
     losses: shape (N,), the loss of each image.
     t: shape (N,), whole numbers from 0 to T-1, in any order: at which t each image was.
     bins: divides T. The first range is t = 0 to T/bins - 1, and so on.
-    Returns shape (bins,), of losses' dtype; a range without any image is not a number (0 divided by 0).
+    Returns shape (bins,); a range without any image is not a number (0 divided by 0).
     """
     which = t * bins // T
     total = torch.zeros(bins, dtype=losses.dtype).index_add(0, which, losses)

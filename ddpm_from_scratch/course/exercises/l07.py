@@ -14,6 +14,7 @@ from torch import Tensor
 from ddpm_from_scratch import DDPMPipeline, DDPMScheduler, gaussian, schedules
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
+from ddpm_from_scratch.course.exercises.l01 import value_and_type
 
 ALPHA_BAR = schedules.alpha_bars(schedules.linear())
 
@@ -42,9 +43,9 @@ def ddpm_mean(x_t: Tensor, eps: Tensor, alpha_bar_t: float, alpha_bar_prev: floa
 
 
 def ddpm_mean_inputs(generator: torch.Generator, index: int) -> Case:
-    """Images and points at an early and a middle step, a stride of 100 steps, and the last step."""
+    """Images and points at an early and a middle step, a stride of 100 steps, and the last step from t = 19."""
     shape = ((3, 1, 6, 6), (8, 2), (2, 3, 5, 5), (6,))[index]
-    t, t_prev = ((700, 699), (200, 199), (600, 500), (0, -1))[index]
+    t, t_prev = ((700, 699), (200, 199), (600, 500), (19, -1))[index]
     x_t, eps = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     return Case({"x_t": x_t, "eps": eps, **levels(t, t_prev)}, {"t": t})
 
@@ -144,7 +145,8 @@ DDPM_MEAN = Exercise(
         ),
         Mistake(
             lambda x, e, a, p: _mean(x, e, a, p, push=(1 - a) / (1 - a) ** 0.5),
-            "you took 1-ᾱ_t for β_t: that is the variance of the noise of all steps up to t = {t}, and β_t that of one",
+            "you took out √(1-ᾱ_t) ε, the noise of all steps up to t = {t}, or took 1-ᾱ_t for β_t: one step back takes "
+            "out the share of one step",
         ),
         Mistake(
             lambda x, e, a, p: _mean(x, e, a, p, push=gaussian.posterior_variance(a, p) / (1 - a) ** 0.5),
@@ -203,6 +205,11 @@ DDPM_MEAN = Exercise(
         Mistake(
             lambda x, e, a, p: ddpm_mean(x, e, a, p).clamp(-1, 1),
             "you clipped the mean: x_prev is noisy, and noise goes beyond [-1, 1] by right (t = {t})",
+        ),
+        Mistake(
+            lambda x, e, a, p: x - (1 - a) ** 0.5 * e if p == 1 else ddpm_mean(x, e, a, p),
+            "you took the noise out at the last step and did not undo the shrinking (t = {t}): ᾱ_prev is 1 there, and "
+            "eq. 11 holds as at every other step",
         ),
     ),
     alternatives=(
@@ -700,6 +707,15 @@ def spaced_timesteps_inputs(generator: torch.Generator, index: int) -> Case:
     return Case({"n": n, "T": T, "spacing": spacing}, {"step": T / n})
 
 
+def as_table(answer, *args):
+    """The answer's numbers as a tensor, whatever sequence they came in; 9.0 is as good as 9."""
+    found = answer(*args)
+    if found is None or isinstance(found, int | float):
+        return found
+    table = found if isinstance(found, Tensor) else torch.as_tensor(np.asarray(list(found)))
+    return table.long() if table.is_floating_point() and bool((table % 1 == 0).all()) else table
+
+
 def spaced_timesteps_in_numpy(n, T, spacing):
     i = np.arange(n)
     steps = {
@@ -707,7 +723,7 @@ def spaced_timesteps_in_numpy(n, T, spacing):
         "trailing": np.round(T - i * T / n) - 1,
         "linspace": np.round(np.linspace(0, T - 1, n))[::-1],
     }
-    return [int(t) for t in steps[spacing]]
+    return steps[spacing]
 
 
 def spaced_timesteps_in_torch(n, T, spacing):
@@ -717,7 +733,7 @@ def spaced_timesteps_in_torch(n, T, spacing):
         steps = (T - torch.arange(n, dtype=torch.float64) * T / n).round() - 1
     else:
         steps = torch.linspace(T - 1, 0, n, dtype=torch.float64).round()
-    return steps.long().tolist()
+    return steps.long()
 
 
 def spaced_timesteps_by_loop(n, T, spacing):
@@ -786,6 +802,7 @@ SPACED_TIMESTEPS = Exercise(
     reference=spaced_timesteps,
     given=SPACED_GIVEN,
     inputs=spaced_timesteps_inputs,
+    run=as_table,
     hints=(
         "Write each spacing for i = 0 … n-1 and mind two things: which end it must contain, and that the largest comes "
         "first.",
@@ -909,10 +926,14 @@ def sample(
 
 
 def sample_inputs(generator: torch.Generator, index: int) -> Case:
-    """A few steps with the exact ε* of Gaussian data, images and points, every spacing, both variances."""
+    """A few steps with the exact ε* of Gaussian data, images and points, every spacing, both variances.
+
+    β_1 is so large that the step from t = 0 matters.
+    """
     shape = ((2, 1, 4, 4), (3, 2), (4, 1, 3, 3))[index]
     spacing, variance = (("trailing", "fixed_small"), ("leading", "fixed_large"), ("linspace", "fixed_small"))[index]
-    scheduler = DDPMScheduler(100, beta_end=0.2, timestep_spacing=spacing, variance_type=variance, clip_sample=False)
+    options = {"beta_start": 0.01, "beta_end": 0.2, "variance_type": variance, "clip_sample": False}
+    scheduler = DDPMScheduler(100, timestep_spacing=spacing, **options)
     scheduler.set_timesteps((5, 8, 6)[index])
     seed = int(torch.randint(1000, (), generator=generator))
     generators = [torch.Generator().manual_seed(seed + i) for i in range(shape[0])]
@@ -1043,6 +1064,7 @@ SAMPLE = Exercise(
     lines=4,
     reference=sample,
     inputs=sample_inputs,
+    run=value_and_type,
     hints=(
         "Algorithm 2 has one line before its loop and two inside. The scheduler holds the timesteps and the step; you "
         "hold x.",
@@ -1132,6 +1154,14 @@ SAMPLE = Exercise(
         Mistake(
             _of_the_last_x0,
             "you carried on with x̂_0 (`pred_original_sample`): it is a guess of the clean image, not the next x",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g, steps=[t for t in s.timesteps.tolist() if t]),
+            "you left out the step from t = 0: it is a timestep like the others, and noise is left there, too",
+        ),
+        Mistake(
+            lambda m, s, shape, g: _loop(m, s, shape, g).double(),
+            "your samples are right, but they are float64: x_0 is asked for in float32",
         ),
     ),
     alternatives=(

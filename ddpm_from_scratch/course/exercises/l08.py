@@ -14,7 +14,7 @@ from ddpm_from_scratch import DDIMPipeline, gaussian, schedules
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
 from ddpm_from_scratch.course.exercises.l03 import CENTRES, STDS, WEIGHTS, levels, mixture_eps
-from ddpm_from_scratch.course.exercises.l07 import spaced_timesteps
+from ddpm_from_scratch.course.exercises.l07 import as_table, spaced_timesteps
 
 ALPHA_BAR = schedules.alpha_bars(schedules.linear())
 
@@ -202,9 +202,9 @@ def ddim_step(x_t: Tensor, eps: Tensor, noise: Tensor, alpha_bar_t: float, alpha
 
 
 def ddim_step_inputs(generator: torch.Generator, index: int) -> Case:
-    """A long stride at η = 1, a deterministic step, points at η = 0.5, and the last step."""
+    """A long stride at η = 1, a deterministic step, points at η = 0.5, and the last step from t = 19."""
     shape = ((3, 3, 6, 6), (8, 2), (2, 1, 5, 5), (6,))[index]
-    t, t_prev = ((600, 500), (200, 180), (900, 700), (0, -1))[index]
+    t, t_prev = ((600, 500), (200, 180), (900, 700), (19, -1))[index]
     x_t, eps, noise = (torch.randn(shape, generator=generator) for _ in range(3))
     args = {"x_t": x_t, "eps": eps, "noise": noise, **levels(t, t_prev), "eta": (1.0, 0.0, 0.5, 1.0)[index]}
     return Case(args, {"t": t, "t_prev": t_prev})
@@ -453,6 +453,11 @@ DDIM_STEP = Exercise(
             lambda x, e, z, a, p, eta: ddim_step(x, e, z, a, p, eta).numpy(),
             "you returned a NumPy array: the network that gets your x next takes a tensor",
         ),
+        Mistake(
+            lambda x, e, z, a, p, eta: x - (1 - a) ** 0.5 * e if p == 1 else ddim_step(x, e, z, a, p, eta),
+            "you took the noise out at the last step and did not undo the shrinking (t = {t}): ᾱ_prev is 1 there, and "
+            "eq. 12 holds as at every other step",
+        ),
     ),
     alternatives=(
         ddim_step_by_the_mean,
@@ -481,13 +486,15 @@ def betas_from_song(alphas: Tensor) -> Tensor:
 
 
 def betas_from_song_inputs(generator: torch.Generator, index: int) -> Case:
-    """The linear and the cosine schedule, and two random ones."""
+    """The linear and the cosine schedule, and two random ones, the last with a step that leaves next to nothing."""
     betas = (
         schedules.linear(),
         schedules.cosine(50),
         torch.rand(7, generator=generator) * 0.6 + 0.1,
         torch.rand(20, generator=generator, dtype=torch.float64) * 0.3 + 0.05,
     )[index]
+    if index == 3:
+        betas[-1] = 0.9995
     alphas = torch.cumprod(1 - betas, 0)
     return Case({"alphas": alphas}, {"T": len(alphas)})
 
@@ -599,6 +606,10 @@ BETAS_FROM_SONG = Exercise(
             lambda s: 1 - s[1:] / torch.cat([torch.ones_like(s[:1]), s[:-2]]),
             "you divided by the α two steps before: a β belongs to one step",
         ),
+        Mistake(
+            lambda s: betas_from_song(s).clamp(max=0.999),
+            "you capped the β at 0.999, as in exercise 02.3: there a schedule is made, here one is read",
+        ),
     ),
     alternatives=(
         betas_from_song_by_loop,
@@ -636,14 +647,6 @@ def quadratic_timesteps_inputs(generator: torch.Generator, index: int) -> Case:
     """Few timesteps, which need no care, many, and all."""
     T, n = QUADRATIC_CASES[index]
     return Case({"T": T, "n": n}, {"repeats": n - len({(T - 1) * i * i // n**2 for i in range(1, n + 1)})})
-
-
-def as_table(answer, T, n):
-    """The answer's numbers as a tensor, whatever sequence they came in."""
-    found = answer(T, n)
-    if found is None or isinstance(found, Tensor | int | float):
-        return found
-    return torch.as_tensor(np.asarray(list(found)))
 
 
 def quadratic_timesteps_in_numpy(T, n):

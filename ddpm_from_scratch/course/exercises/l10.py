@@ -25,7 +25,8 @@ from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
 class StandIn:
     """In place of a network: a smooth function of x and t, and the part of `config` that a pipeline reads.
 
-    Its `out_channels` are those of a network that puts out a variance too.
+    What it puts out goes beyond [-1, 1], as noise does. Its `out_channels` are those of a network that puts out a
+    variance too.
     """
 
     def __init__(self, channels: int, size: int) -> None:
@@ -37,7 +38,7 @@ class StandIn:
 
     def __call__(self, sample: Tensor, timestep: int | Tensor) -> UNet2DOutput:
         t = torch.as_tensor(timestep).to(sample.dtype).reshape(-1, *[1] * (sample.ndim - 1))  # one, or one per sample
-        return UNet2DOutput(0.7 * torch.sin(2 * sample + t / 5))
+        return UNet2DOutput(1.4 * torch.sin(2 * sample + t / 5))
 
 
 class ScalingScheduler(DDIMScheduler):
@@ -336,6 +337,10 @@ def _loop(unet, scheduler, x, generator, timesteps=None, step=None, ask=None):
     return x
 
 
+def _clipped_output(unet, scheduler, x, t):
+    return unet(scheduler.scale_model_input(x, t), t).sample.clamp(-1, 1)
+
+
 def _keeps_the_first_sample(unet, scheduler, x, generator):
     for t in scheduler.timesteps:
         made = _loop(unet, scheduler, x, generator, timesteps=[t])
@@ -523,6 +528,11 @@ DENOISE = Exercise(
         Mistake(
             lambda u, s, x, g: _loop(u, s, torch.randn(x.shape, generator=g), g),
             "you drew a start of your own: the noise to start from is x, an argument",
+        ),
+        Mistake(
+            lambda u, s, x, g: _loop(u, s, x, g, ask=lambda now, t, start: _clipped_output(u, s, now, t)),
+            "you clipped the network's output to [-1, 1]: it is noise, which goes beyond; the range is that of x̂_0, "
+            "and to clip that is the scheduler's business",
         ),
     ),
     alternatives=(
@@ -767,6 +777,11 @@ GENERATE = Exercise(
                 u, s, b, n, g, noise=lambda shape: torch.randn(1, *shape[1:], generator=g).repeat(b, 1, 1, 1)
             ),
             "you gave all {batch_size} images the same first noise: each needs its own",
+        ),
+        Mistake(
+            lambda u, s, b, n, g: _generate(u, s, b, n, g, ask=lambda now, t, start: _clipped_output(u, s, now, t)),
+            "you clipped the network's output to [-1, 1]: it is noise, which goes beyond; the range is that of the "
+            "images at the end",
         ),
     ),
     alternatives=(

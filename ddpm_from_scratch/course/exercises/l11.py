@@ -11,6 +11,7 @@ from torch import Tensor
 from ddpm_from_scratch import metrics, to_model_range
 from ddpm_from_scratch.course import plots
 from ddpm_from_scratch.course.exercise import Case, Exercise, Mistake
+from ddpm_from_scratch.course.exercises.l01 import value_and_type
 
 # ---------------------------------------------------------------- 11.1
 
@@ -646,6 +647,7 @@ BOOTSTRAP = Exercise(
     lines=3,
     reference=bootstrap_interval,
     inputs=bootstrap_interval_inputs,
+    run=value_and_type,
     hints=(
         "Each row of `picks` is a set that might have been. Compute the mean of each such set, and look where most of "
         "these means lie.",
@@ -760,6 +762,10 @@ BOOTSTRAP = Exercise(
                 torch.stack([v[row.unique()].mean() for row in p]), (1 - level) / 2, (1 + level) / 2
             ),
             "you took each value once: a set may hold a value several times, and it counts as often",
+        ),
+        Mistake(
+            lambda v, p, level: bootstrap_interval(v, p, level).double(),
+            "your two ends are right, but they are float64: the answer has the dtype of `values`",
         ),
     ),
     alternatives=(interval_by_loop, interval_in_float64, interval_by_counts, interval_in_place),

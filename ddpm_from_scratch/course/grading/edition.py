@@ -44,10 +44,17 @@ Names = dict[str, set[str]]
 """Names by module, as {"l03": {"CENTRES", "levels"}}."""
 
 
-def make(folder: Path, lesson: str) -> Path:
-    """Writes the edition for lesson "NN" under `folder`; the folder from which it is imported."""
+def make(folder: Path, lesson: str, linked: bool = True) -> Path:
+    """Writes the edition for lesson "NN" under `folder`; the folder from which it is imported.
+
+    Args:
+        folder: where to.
+        lesson: number of the lesson.
+        linked: files may be the package's own, which only a sandbox keeps from being written to.
+    """
     target = folder / PACKAGE.name
-    shutil.copytree(PACKAGE, target, ignore=shutil.ignore_patterns(*LEFT_OUT), copy_function=_link_or_copy)
+    copy = _link_or_copy if linked else shutil.copyfile
+    shutil.copytree(PACKAGE, target, ignore=shutil.ignore_patterns(*LEFT_OUT), copy_function=copy)
     place = target / "course" / "exercises"
     place.mkdir()
     shutil.copy(COURSE / "exercises" / "__init__.py", place)

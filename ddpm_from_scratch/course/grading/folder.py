@@ -34,19 +34,18 @@ def find(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give the folder that holds the students' notebooks")
-    below = (path.relative_to(folder) for path in folder.rglob("*.ipynb"))
+    below = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() == ".ipynb")
     found = [folder / path for path in below if not any(part.startswith(".") for part in path.parts)]
     if not found:
         raise ValueError(f"no notebooks (*.ipynb) in {folder}")
     return sorted(found)
 
 
-def idle(folder: Path, output: Path) -> list[str]:
-    """The students who handed nothing in: sub-folders without a notebook, the gradebook's own apart."""
-    busy = {path.relative_to(folder).parts[0] for path in find(folder)}
-    others = [path for path in folder.iterdir() if path.is_dir() and path.name not in busy]
-    students = [path for path in others if not output.resolve().is_relative_to(path.resolve())]
-    return [gradebook.plain_line(path.name) for path in students if not path.name.startswith((".", "_"))]
+def idle(folder: Path, output: Path) -> list[Path]:
+    """Where no notebook is: sub-folders without one, and files of another kind, the gradebook's own apart."""
+    busy = {path.relative_to(folder).parts[0] for path in find(folder)} | {*gradebook.FILES}
+    others = [path for path in folder.iterdir() if path.name not in busy and not path.name.startswith((".", "_"))]
+    return [path for path in others if not output.resolve().is_relative_to(path.resolve())]
 
 
 def student_of(path: Path, folder: Path) -> str:
@@ -85,7 +84,7 @@ def grade_folder(
         raise ValueError("grading needs Linux, or with --trust a Mac")
     if not trust and (reason := why_not()):
         raise ValueError(f"{reason}; with --trust the notebooks run without one, with all your rights")
-    rows = [Row(name, f"{name}/", status=Status.MISSING, comment="no notebook here") for name in idle(folder, output)]
+    rows = [_missing(path) for path in idle(folder, output)]
     check_writable(output)
     with tempfile.TemporaryDirectory() as place:
         tasks = [(path, student_of(path, folder), str(path.relative_to(folder))) for path in paths]
@@ -94,6 +93,13 @@ def grade_folder(
             gradebook.write(rows, output)
             watch(name)
     return sorted(rows, key=lambda row: (row.student, row.notebook, row.exercise))
+
+
+def _missing(path: Path) -> Row:
+    """The row of a sub-folder without a notebook, or of a file that is none."""
+    if path.is_dir():
+        return Row(path.name, f"{path.name}/", status=Status.MISSING, comment="no notebook here")
+    return Row(path.stem, path.name, status=Status.MISSING, comment="no notebook: its name does not end in .ipynb")
 
 
 Task = tuple[Path, str, str]

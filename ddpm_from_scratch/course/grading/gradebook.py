@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-CSV, TABLE, JUNIT = "gradebook.csv", "gradebook.md", "gradebook.xml"
+CSV, TABLE, JUNIT = FILES = "gradebook.csv", "gradebook.md", "gradebook.xml"
 MAX_COMMENT = 400
 
 

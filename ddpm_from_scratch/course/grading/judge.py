@@ -101,7 +101,7 @@ def judge(path: Path, student: str, name: str, place: Path, limits: Limits, trus
     except BrokenNotebook as broken:
         return [Row(student, name, status=Status.BROKEN, comment=str(broken))]
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        made = edition.make(Path(folder), notebook.lesson)
+        made = edition.make(Path(folder), notebook.lesson, linked=not trust)
         made.chmod(0o755)
         with Sandbox(made, limits, trust) as sandbox:
             return [
@@ -117,7 +117,7 @@ def _verdicts(notebook: StudentNotebook, sandbox: Sandbox, made: Path) -> list[V
     """Runs the cells in order, and asks for each answer right after its cell; nothing after the last answer."""
     found: dict[str, Verdict] = {}
     stopped = ""
-    failed = ""
+    stops: dict[int, str] = {}
     pending = {n: [a for a in notebook.answers if a.cell == n and not a.blank] for n in range(len(notebook.cells))}
     last = max((n for n, answers in pending.items() if answers), default=-1)
     try:
@@ -127,9 +127,9 @@ def _verdicts(notebook: StudentNotebook, sandbox: Sandbox, made: Path) -> list[V
             limit = sandbox.limits.cell_seconds
             reply = sandbox.request(limit + PATIENCE, do="run", source=notebook.cells[n], seconds=limit)
             if problem := reply.get("problem"):
-                failed = f"{problem!s:.260}"
+                stops[n] = f"{problem!s:.260}"
             for answer in pending[n]:
-                found[answer.exercise.id] = _verdict(answer, sandbox, failed)
+                found[answer.exercise.id] = _verdict(answer, sandbox, stops)
             settled = [a.exercise.id for a in notebook.answers if a.cell is None or a.cell <= n]
             if pending[n] and edition.release(made, notebook.lesson, settled):
                 sandbox.request(sandbox.limits.cell_seconds, do="reload", lesson=notebook.lesson)
@@ -140,27 +140,41 @@ def _verdicts(notebook: StudentNotebook, sandbox: Sandbox, made: Path) -> list[V
 
 def _unasked(answer: Answer, stopped: str) -> Verdict:
     if answer.problem:
-        return Status.MISSING, None, False, answer.problem
+        return Status.MISSING if answer.source is None else Status.NOT_RUN, None, False, answer.problem
     return (Status.NOT_ATTEMPTED, None, False, "") if answer.blank else (Status.NOT_RUN, None, False, stopped)
 
 
-def _verdict(answer: Answer, sandbox: Sandbox, failed: str) -> Verdict:
-    """The engine's verdict on one answer.
+def _verdict(answer: Answer, sandbox: Sandbox, stops: dict[int, str]) -> Verdict:
+    """The engine's verdict on one answer, after cells that stopped with these errors.
 
     Raises:
         SandboxEnded: the answer ended the sandbox.
     """
     exercise = answer.exercise
+    stop = "" if answer.source is None else stops.get(answer.source, "")
     found = sandbox.request(PATIENCE + sandbox.limits.cell_seconds, do="find", expression=answer.expression)
     if problem := found.get("problem"):
-        if str(problem).startswith("NameError"):
-            problem = f"no {answer.expression} where exercise {exercise.id} is checked: renamed?"
-        return Status.MISSING, None, False, f"{problem!s:.200}" + f" (a cell stopped: {failed})" * bool(failed)
+        if stop:
+            return Status.NOT_RUN, None, False, f"its cell stopped: {stop}"
+        return Status.MISSING, None, False, _why_missing(answer, str(problem), stops)
     remote = Remote(**vars(exercise) | {"seconds": exercise.seconds + 2 * PATIENCE})
     verdict = grade(remote, RemoteAnswer(sandbox, exercise))
     if sandbox.ended:
         raise SandboxEnded(sandbox.ended)
     owner = str(found.get("module", ""))
     borrowed = answer.borrowed or owner.startswith("ddpm_from_scratch")
-    status = Status.RIGHT if verdict.status == "right" else Status.WRONG
-    return status, verdict.mistake, borrowed, verdict.message
+    if verdict.status == "right":
+        return Status.RIGHT, None, borrowed, verdict.message
+    aside = f" (its cell stopped: {stop})" * bool(stop)
+    aside += f" (a later cell defines {answer.expression} again, and does not check it)" * answer.again
+    return Status.WRONG, verdict.mistake, borrowed, verdict.message + aside
+
+
+def _why_missing(answer: Answer, problem: str, stops: dict[int, str]) -> str:
+    """Why nothing can be asked. That the check of a missing name stopped its own cell is no reason."""
+    missing = f"NameError: name '{answer.expression}' is not defined"
+    told = [stop for n, stop in stops.items() if n == answer.cell or not stop.startswith("NameError")]
+    other = next((stop for stop in reversed(told) if stop != missing), "")
+    if problem.startswith("NameError"):
+        problem = f"no {answer.expression} where exercise {answer.exercise.id} is checked" + ": renamed?" * (not other)
+    return f"{problem:.200}" + f" (a cell stopped: {other})" * bool(other)

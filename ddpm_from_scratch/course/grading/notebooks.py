@@ -19,6 +19,8 @@ MAX_BYTES = 50_000_000
 MAX_CELLS = 1_000
 MAX_SOURCE = 200_000
 CHECK = re.compile(r"""\bcheck\(\s*["'](\d\d)\.\d+["']""")
+WRAPPER = re.compile(r"^%%(time|timeit|capture|prun)\b.*", re.MULTILINE)
+"""Cell magics that run the cell's own Python."""
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -37,6 +39,8 @@ class Answer:
         problem: why there is no answer, in one line; "" where there is one.
         blank: the stub as it was handed out.
         borrowed: its source names the package's finished component.
+        source: index of the cell that defines it; None where no cell does.
+        again: a cell further down defines it once more, and does not check it.
     """
 
     exercise: Exercise
@@ -45,6 +49,8 @@ class Answer:
     problem: str = ""
     blank: bool = False
     borrowed: bool = False
+    source: int | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def _lesson(path: Path, cells: list[tuple[str, str]]) -> str:
 def _tree(source: str) -> ast.Module | str:
     """A cell's syntax tree, or what is wrong with it."""
     try:
-        return ast.parse(TransformerManager().transform_cell(source))
+        return ast.parse(TransformerManager().transform_cell(WRAPPER.sub("", source)))
     except SyntaxError as error:
         return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
     except (ValueError, RecursionError, MemoryError) as error:
@@ -135,10 +141,12 @@ def _answer(
 ) -> Answer:
     """Looks for the last check of the exercise, else for a definition of its name; `own` are the student's cells.
 
-    A lesson may check an example: that counts as an answer only under the exercise's own name.
+    A lesson may check an example: that counts as an answer only under the exercise's own name. Where the check comes
+    before the answer, or finds the stub, the answer is asked for after the cell that defines it.
     """
-    unreadable = {name: tree for (name, _), tree in zip(cells, trees, strict=True) if isinstance(tree, str)}
+    unreadable = {cells[n][0]: n for n, tree in enumerate(trees) if isinstance(tree, str)}
     own_cell = f"{exercise.id[:2]}-ex{exercise.id[3:]}"
+    defining = [n for n, tree in enumerate(trees) if tree in own and _defines(tree, exercise.name)]
     asked = [
         (n, given)
         for n, tree in enumerate(trees)
@@ -147,16 +155,26 @@ def _answer(
     ]
     if asked and not (own_cell in unreadable and asked[-1][1] == exercise.name):
         cell, expression = asked[-1]
-    elif defined := [n for n, tree in enumerate(trees) if _defines(tree, exercise.name)]:
-        cell, expression = defined[-1], exercise.name
+    elif defining:
+        cell, expression = defining[-1], exercise.name
     elif own_cell in unreadable:
-        return Answer(exercise, problem=f"the answer's cell cannot be read: {unreadable[own_cell]}")
+        where = unreadable[own_cell]
+        return Answer(exercise, problem=f"the answer's cell cannot be read: {trees[where]}", source=where)
     else:
         return Answer(exercise, problem=f"no cell defines {exercise.name}, and none checks exercise {exercise.id}")
-    earlier = [tree for tree in trees[: cell + 1] if isinstance(tree, ast.Module)]
-    definition = _definition(earlier, expression)
-    blank = definition is not None and _is_blank(definition, exercise)
-    return Answer(exercise, cell, expression, "", blank, _borrows(earlier, definition, expression, exercise.package))
+    later = [n for n in defining if n > cell] if expression == exercise.name else []
+    if later and (later == defining or _is_blank(_definition(trees[: cell + 1], expression), exercise)):
+        cell, later = later[-1], []
+    earlier = trees[: cell + 1]
+    return Answer(
+        exercise,
+        cell,
+        expression,
+        blank=_is_blank(_definition(earlier, expression), exercise),
+        borrowed=_borrows(earlier, expression, exercise.package),
+        source=max((n for n, tree in enumerate(earlier) if _defines(tree, expression)), default=None),
+        again=_definition([trees[n] for n in later], expression) is not None,
+    )
 
 
 def _checks(tree: ast.Module | str, exercise_id: str) -> list[str]:
@@ -172,20 +190,33 @@ def _checks(tree: ast.Module | str, exercise_id: str) -> list[str]:
     return given
 
 
+def _statements(trees: list[ast.Module | str]) -> list[ast.stmt]:
+    return [statement for tree in trees if isinstance(tree, ast.Module) for statement in tree.body]
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """Names that a statement of a cell binds."""
+    if isinstance(statement, Definition):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
+    defined = {node.name for node in ast.walk(statement) if isinstance(node, Definition)}
+    return defined | _stored(statement)
+
+
 def _defines(tree: ast.Module | str, name: str) -> bool:
     """Whether a cell defines a function or class of that name, or assigns to it; an import is no answer."""
-    if isinstance(tree, str):
-        return False
-    return _definition([tree], name) is not None or name in _stored(tree)
+    imports = ast.Import | ast.ImportFrom
+    return any(name in _bound(statement) and not isinstance(statement, imports) for statement in _statements([tree]))
 
 
-def _definition(trees: list[ast.Module], name: str) -> Definition | None:
-    """The function or class of that name, where none was assigned to it afterwards."""
+def _definition(trees: list[ast.Module | str], name: str) -> Definition | None:
+    """The function or class of that name, where nothing else was bound to it afterwards."""
     last: Definition | None = None
-    for statement in (statement for tree in trees for statement in tree.body):
-        defined = [n for n in ast.walk(statement) if isinstance(n, Definition) and n.name == name]
-        assigned = isinstance(statement, ast.Assign | ast.AnnAssign) and name in _stored(statement)
-        last = defined[-1] if defined else None if assigned else last
+    for statement in _statements(trees):
+        if name in _bound(statement):
+            defined = [n for n in ast.walk(statement) if isinstance(n, Definition) and n.name == name]
+            last = defined[-1] if defined else None
     return last
 
 
@@ -193,7 +224,7 @@ def _stored(tree: ast.AST) -> set[str]:
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _is_blank(definition: Definition, exercise: Exercise) -> bool:
+def _is_blank(definition: Definition | None, exercise: Exercise) -> bool:
     """Whether the functions of an answer have the stub's bodies, docstrings apart."""
 
     def bodies(tree: ast.AST) -> list[str]:
@@ -201,26 +232,45 @@ def _is_blank(definition: Definition, exercise: Exercise) -> bool:
         kept = [node.body[ast.get_docstring(node) is not None :] for node in functions]
         return [ast.dump(ast.Module(body, [])) for body in kept]
 
-    return bodies(definition) == bodies(ast.parse(exercise.stub))
+    return definition is not None and bodies(definition) == bodies(ast.parse(exercise.stub))
 
 
-def _borrows(earlier: list[ast.Module], definition: Definition | None, expression: str, package: str) -> bool:
-    """Whether an answer's source names the package's component, under its own name or the name of an import."""
+def _borrows(earlier: list[ast.Module | str], expression: str, package: str) -> bool:
+    """Whether an answer's source names the package's component, or a name that stands for what does.
+
+    Names are followed through the cells' own statements, in order; twice, as a function may use what comes after it.
+    """
     component = package.rpartition(".")[2]
     if not component:
         return False
-    imports = [
-        alias.asname or alias.name
-        for tree in earlier
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ddpm_from_scratch")
-        for alias in node.names
-        if alias.name == component
-    ]
-    answer = definition if definition is not None else ast.parse(expression)
+    taken: set[str] = set()
+    for statement in 2 * _statements(earlier):
+        if isinstance(statement, ast.ImportFrom):
+            taken = taken - _bound(statement) | _imported(statement, component)
+        elif _takes(statement, component, taken):
+            taken = taken | _bound(statement)
+        else:
+            taken = taken - _bound(statement)
+    return _takes(ast.parse(expression), component, taken)
+
+
+def _imported(node: ast.AST, component: str) -> set[str]:
+    """Names under which an import gets the package's component."""
+    if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("ddpm_from_scratch"):
+        return set()
+    return {alias.asname or component for alias in node.names if alias.name in (component, "*")}
+
+
+def _takes(tree: ast.AST, component: str, taken: set[str]) -> bool:
+    """Whether code names the component, or uses a taken name that is none of its own."""
+    nodes = list(ast.walk(tree))
+    local = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    if isinstance(tree, Definition):
+        local |= {tree.name} | _stored(tree)
     return any(
         (isinstance(node, ast.Attribute) and node.attr == component)
-        or (isinstance(node, ast.Name) and node.id in imports)
         or (isinstance(node, ast.Constant) and node.value == component)
-        for node in ast.walk(answer)
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in taken - local)
+        or _imported(node, component)
+        for node in nodes
     )

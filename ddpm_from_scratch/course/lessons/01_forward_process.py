@@ -428,7 +428,7 @@ for t in (0, 99, 299, 999):
     )
 
 # %% id=fan
-steps, mean, std = torch.arange(1000), alpha_bar**0.5 * start, (1 - alpha_bar) ** 0.5
+steps, means, stds = torch.arange(1000), alpha_bar**0.5 * start, (1 - alpha_bar) ** 0.5
 with plots.figure(
     width=7,
     height=3.2,
@@ -440,7 +440,7 @@ with plots.figure(
     "end the starting point is forgotten.",
 ) as ax:
     ax.fill_between(
-        steps, mean - 2 * std, mean + 2 * std, color=plots.SKY, alpha=0.35, linewidth=0
+        steps, means - 2 * stds, means + 2 * stds, color=plots.SKY, alpha=0.35, linewidth=0
     )
     ax.plot(
         steps,
@@ -450,10 +450,10 @@ with plots.figure(
         color=plots.BLUE,
         alpha=0.7,
     )
-    ax.plot(steps, mean, color=plots.VERMILION, linestyle="--")
+    ax.plot(steps, means, color=plots.VERMILION, linestyle="--")
     ax.set(xlabel="timestep t", ylabel="x")
 
-inside = ((chain[999] - mean[999]).abs() < 2 * std[999]).double().mean()
+inside = ((chain[999] - means[999]).abs() < 2 * stds[999]).double().mean()
 print(
     f"chains within two standard deviations at t = 999: {inside:.1%} (a Gaussian has {1 - math.erfc(math.sqrt(2)):.1%})"
 )
@@ -803,7 +803,12 @@ for name, value in correlation.items():
 # Steps 1 to 4 used nothing about $x_0$ but that the noises after it are independent of it. The noises after $s$ are independent of $x_s$, so they hold
 # with $x_s$ for $x_0$ and the product of the $\alpha$s after $s$ for $\bar\alpha_t$:
 #
-# $$q(x_t \mid x_s) = \mathcal N\!\left(\sqrt{\alpha_{s+1}\cdots\alpha_t}\; x_s,\ (1 - \alpha_{s+1}\cdots\alpha_t) I\right), \qquad \alpha_{s+1}\cdots\alpha_t = \frac{\alpha_1\cdots\alpha_t}{\alpha_1\cdots\alpha_s} = \frac{\bar\alpha_t}{\bar\alpha_s}.$$
+# $$
+# \begin{aligned}
+# q(x_t \mid x_s) &= \mathcal N\!\left(\sqrt{\alpha_{s+1}\cdots\alpha_t}\; x_s,\ (1 - \alpha_{s+1}\cdots\alpha_t) I\right), \\
+# \alpha_{s+1}\cdots\alpha_t &= \frac{\alpha_1\cdots\alpha_t}{\alpha_1\cdots\alpha_s} = \frac{\bar\alpha_t}{\bar\alpha_s}.
+# \end{aligned}
+# $$
 #
 # Or by bookkeeping: $c\sqrt{\bar\alpha_s} = \sqrt{\bar\alpha_t}$ from the means, and $c^2(1-\bar\alpha_s) + v = 1 - \bar\alpha_t$ from the variances, since
 # what $x_s$ holds of noise shrinks with it. The samplers of lessons 07 and 08 live on this: with it they take a hundred steps at once.

@@ -337,8 +337,13 @@ for a in (0.4, 0.1):
 # Now a sampler. Lessons 03, 07 and 08 derive samplers with all their steps; here the simplest one is used, and its idea is one sentence: **guess the clean image,
 # read off the noise that the guess implies, and mix the two again with the scales of the next lower noise.**
 #
-# $$\hat x_0 = \mathbb E[x_0 \mid x_t], \qquad \hat\varepsilon = \frac{x_t - \sqrt{\bar\alpha_t}\,\hat x_0}{\sqrt{1-\bar\alpha_t}}, \qquad
-# x_{t-1} = \sqrt{\bar\alpha_{t-1}}\;\hat x_0 + \sqrt{1-\bar\alpha_{t-1}}\;\hat\varepsilon$$
+# $$
+# \begin{aligned}
+# \hat x_0 &= \mathbb E[x_0 \mid x_t] \\
+# \hat\varepsilon &= \frac{x_t - \sqrt{\bar\alpha_t}\,\hat x_0}{\sqrt{1-\bar\alpha_t}} \\
+# x_{t-1} &= \sqrt{\bar\alpha_{t-1}}\;\hat x_0 + \sqrt{1-\bar\alpha_{t-1}}\;\hat\varepsilon
+# \end{aligned}
+# $$
 #
 # The second is Ho eq. 4 solved for the noise, the third is Ho eq. 4 again, `q_sample` of lesson 01. (Lesson 08 calls this sampler DDIM.)
 

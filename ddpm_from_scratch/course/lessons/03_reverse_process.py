@@ -131,7 +131,13 @@ with plots.figure(
 # The second equality is the chain property: once $x_{t-1}$ is known, $x_0$ says nothing more about $x_t$. All three factors are known from
 # lesson 01 (Ho eq. 2 and eq. 4):
 #
-# $$q(x_t \mid x_{t-1}) = \mathcal N(\sqrt{\alpha_t}\, x_{t-1}, \beta_t), \quad q(x_{t-1} \mid x_0) = \mathcal N(\sqrt{\bar\alpha_{t-1}}\, x_0, 1-\bar\alpha_{t-1}), \quad q(x_t \mid x_0) = \mathcal N(\sqrt{\bar\alpha_t}\, x_0, 1-\bar\alpha_t) .$$
+# $$
+# \begin{aligned}
+# q(x_t \mid x_{t-1}) &= \mathcal N(\sqrt{\alpha_t}\, x_{t-1},\ \beta_t) \\
+# q(x_{t-1} \mid x_0) &= \mathcal N(\sqrt{\bar\alpha_{t-1}}\, x_0,\ 1-\bar\alpha_{t-1}) \\
+# q(x_t \mid x_0) &= \mathcal N(\sqrt{\bar\alpha_t}\, x_0,\ 1-\bar\alpha_t) .
+# \end{aligned}
+# $$
 #
 # Write $x$ for $x_{t-1}$. The denominator has no $x$ in it: it only scales. So, up to a constant $c$ without $x$,
 #
@@ -141,7 +147,13 @@ with plots.figure(
 #
 # Multiply out and sort by powers of $x$:
 #
-# $$-2 \log q(x \mid x_t, x_0) = \underbrace{\left(\frac{\alpha_t}{\beta_t} + \frac{1}{1-\bar\alpha_{t-1}}\right)}_{A} x^2 - 2 \underbrace{\left(\frac{\sqrt{\alpha_t}}{\beta_t}\, x_t + \frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\, x_0\right)}_{B} x + c' .$$
+# $$
+# \begin{aligned}
+# -2 \log q(x \mid x_t, x_0) &= A x^2 - 2 B x + c', \\
+# A &= \frac{\alpha_t}{\beta_t} + \frac{1}{1-\bar\alpha_{t-1}}, \\
+# B &= \frac{\sqrt{\alpha_t}}{\beta_t}\, x_t + \frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\, x_0 .
+# \end{aligned}
+# $$
 #
 # And $A x^2 - 2 B x = A\,(x - B/A)^2 - B^2/A$, where the last term has no $x$ in it. A density whose $-2\log$ is $A(x-B/A)^2$ plus a constant is a
 # Gaussian with **mean $B/A$ and variance $1/A$**. That is Ho eq. 6. Check: the two sides may differ by a constant only, whatever $x$ is.
@@ -169,8 +181,11 @@ assert spread < 1e-10
 #
 # Bring $A$ to one denominator, and use $\alpha_t \bar\alpha_{t-1} = \bar\alpha_t$ and $\alpha_t + \beta_t = 1$:
 #
-# $$A = \frac{\alpha_t (1-\bar\alpha_{t-1}) + \beta_t}{\beta_t (1-\bar\alpha_{t-1})} = \frac{\alpha_t + \beta_t - \alpha_t\bar\alpha_{t-1}}{\beta_t (1-\bar\alpha_{t-1})} = \frac{1-\bar\alpha_t}{\beta_t (1-\bar\alpha_{t-1})}
-# \qquad\Rightarrow\qquad \boxed{\tilde\beta_t = \frac1A = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t}$$
+# $$A = \frac{\alpha_t (1-\bar\alpha_{t-1}) + \beta_t}{\beta_t (1-\bar\alpha_{t-1})} = \frac{\alpha_t + \beta_t - \alpha_t\bar\alpha_{t-1}}{\beta_t (1-\bar\alpha_{t-1})} = \frac{1-\bar\alpha_t}{\beta_t (1-\bar\alpha_{t-1})}$$
+#
+# So
+#
+# $$\boxed{\tilde\beta_t = \frac1A = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t}$$
 #
 # ### Step 4: tidy up the mean
 #
@@ -279,7 +294,12 @@ assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 #
 # The result: $-\log p_\theta(x_0) \le L$, and $L$ is a sum with one term for the end of the chain and one for each of its steps, all KL divergences but the last, $L_0$ (Ho eq. 5):
 #
-# $$L = \mathbb E_q\Big[\underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\|\,p(x_T)\big)}_{L_T} + \sum_{t>1} \underbrace{\mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\|\,p_\theta(x_{t-1} \mid x_t)\big)}_{L_{t-1}} \underbrace{-\log p_\theta(x_0 \mid x_1)}_{L_0}\Big]$$
+# $$
+# \begin{aligned}
+# L = \mathbb E_q\Big[&\underbrace{\mathrm{KL}\big(q(x_T \mid x_0)\,\|\,p(x_T)\big)}_{L_T} \\
+# &+ \sum_{t>1} \underbrace{\mathrm{KL}\big(q(x_{t-1} \mid x_t, x_0)\,\|\,p_\theta(x_{t-1} \mid x_t)\big)}_{L_{t-1}} \underbrace{-\log p_\theta(x_0 \mid x_1)}_{L_0}\Big]
+# \end{aligned}
+# $$
 #
 # <details><summary>The derivation in four steps: Jensen (step 1), two chains (step 2), the forward steps turned around (step 3), KLs (step 4)</summary>
 #
@@ -302,18 +322,25 @@ assert torch.allclose(variance, conditional_variance, rtol=0, atol=1e-11)
 #
 # $$q(x_t \mid x_{t-1}) = q(x_{t-1} \mid x_t, x_0)\; \frac{q(x_t \mid x_0)}{q(x_{t-1} \mid x_0)}$$
 #
-# First line: take the term $t = 1$ out of the sum. Second line: put Bayes into the others, as two logarithms.
+# First line: take the term $t = 1$ out of the sum. Second and third line: put Bayes into the others, as two logarithms.
 #
 # $$
 # \begin{aligned}
 # L &= \mathbb E_q\!\left[-\log p(x_T) - \sum_{t>1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})} - \log \frac{p_\theta(x_0 \mid x_1)}{q(x_1 \mid x_0)}\right] \\
-# &= \mathbb E_q\!\left[-\log p(x_T) - \sum_{t>1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_{t-1} \mid x_t, x_0)} - \sum_{t>1} \log \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)} - \log \frac{p_\theta(x_0 \mid x_1)}{q(x_1 \mid x_0)}\right]
+# &= \mathbb E_q\Bigg[-\log p(x_T) - \sum_{t>1} \log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_{t-1} \mid x_t, x_0)} \\
+# &\qquad\quad - \sum_{t>1} \log \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)} - \log \frac{p_\theta(x_0 \mid x_1)}{q(x_1 \mid x_0)}\Bigg]
 # \end{aligned}
 # $$
 #
 # The second sum *telescopes*: each term is $\log q(x_{t-1} \mid x_0)$ minus $\log q(x_t \mid x_0)$, and what one subtracts, the next adds:
 #
-# $$\sum_{t=2}^{T} \log \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)} = \big(\log q(x_1 \mid x_0) - \log q(x_2 \mid x_0)\big) + \big(\log q(x_2 \mid x_0) - \log q(x_3 \mid x_0)\big) + \dots = \log q(x_1 \mid x_0) - \log q(x_T \mid x_0)$$
+# $$
+# \begin{aligned}
+# \sum_{t=2}^{T} \log \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)} &= \big(\log q(x_1 \mid x_0) - \log q(x_2 \mid x_0)\big) \\
+# &\quad + \big(\log q(x_2 \mid x_0) - \log q(x_3 \mid x_0)\big) + \dots \\
+# &= \log q(x_1 \mid x_0) - \log q(x_T \mid x_0)
+# \end{aligned}
+# $$
 #
 # It enters with a minus. So $-\log q(x_1 \mid x_0)$ meets the $+\log q(x_1 \mid x_0)$ of the last term and cancels, and $+\log q(x_T \mid x_0)$ joins $-\log p(x_T)$:
 #
@@ -480,11 +507,11 @@ print(
 )
 assert torch.allclose(mean, by_noise, rtol=0, atol=1e-10)
 
-model_mean = (x_t - b / (1 - bar) ** 0.5 * guess) / a**0.5
+mu_theta = (x_t - b / (1 - bar) ** 0.5 * guess) / a**0.5
 post = gaussian.posterior_variance(bar, prev)
-kl = gaussian.normal_kl(mean, post.log(), model_mean, b.log())
+kl = gaussian.normal_kl(mean, post.log(), mu_theta, b.log())
 constant = 0.5 * ((b / post).log() + post / b - 1)
-eq8 = (mean - model_mean) ** 2 / (2 * b) + constant
+eq8 = (mean - mu_theta) ** 2 / (2 * b) + constant
 eq12 = b**2 / (2 * b * a * (1 - bar)) * (eps - guess) ** 2 + constant
 print(
     f"KL against eq. 8: {(kl - eq8).abs().max():.0e}, against eq. 12: {(kl - eq12).abs().max():.0e}"
@@ -630,13 +657,16 @@ for t in (0, 100, 300, 600, 999):
 #
 # $$
 # \begin{aligned}
-# \nabla \log q(x_t) = \frac{\nabla q(x_t)}{q(x_t)} &= \frac{1}{q(x_t)} \int q(x_0)\, \nabla q(x_t \mid x_0)\, dx_0 && \text{differentiate under the integral} \\
+# \nabla \log q(x_t) &= \frac{\nabla q(x_t)}{q(x_t)} && \text{chain rule} \\
+# &= \frac{1}{q(x_t)} \int q(x_0)\, \nabla q(x_t \mid x_0)\, dx_0 && \text{under the integral} \\
 # &= \int \frac{q(x_0)\, q(x_t \mid x_0)}{q(x_t)}\, \nabla \log q(x_t \mid x_0)\, dx_0 && \nabla q = q\, \nabla \log q \\
-# &= \mathbb E\!\left[\nabla \log q(x_t \mid x_0) \,\middle|\, x_t\right] && \text{Bayes: the fraction is } q(x_0 \mid x_t) \\
+# &= \mathbb E\!\left[\nabla \log q(x_t \mid x_0) \,\middle|\, x_t\right] && \text{Bayes} \\
 # &= \mathbb E\!\left[-\frac{x_t - \sqrt{\bar\alpha_t}\,x_0}{1-\bar\alpha_t} \,\middle|\, x_t\right] && \text{a Gaussian's score} \\
-# &= -\frac{\mathbb E[\varepsilon \mid x_t]}{\sqrt{1-\bar\alpha_t}} && x_t - \sqrt{\bar\alpha_t}\,x_0 = \sqrt{1-\bar\alpha_t}\,\varepsilon
+# &= -\frac{\mathbb E[\varepsilon \mid x_t]}{\sqrt{1-\bar\alpha_t}} && \text{Ho eq. 4}
 # \end{aligned}
 # $$
+#
+# By Bayes the fraction in the third line is $q(x_0 \mid x_t)$, and by Ho eq. 4 the numerator in the fifth is $\sqrt{1-\bar\alpha_t}\,\varepsilon$.
 #
 # So the expected noise points *downhill*, away from the data, and the score points back (Ho section 3.2 notes the resemblance). Check it on the data of $\pm 1$ from the beginning, where the expectation is a sum
 # of two terms, against a derivative that PyTorch takes:
@@ -681,7 +711,9 @@ assert difference < 1e-10
 #
 # **How probable is $k$?** By Bayes, and with the density of a Gaussian in $D$ dimensions,
 #
-# $$r_k(x_t) = \frac{w_k\, \mathcal N(x_t;\ \sqrt{\bar\alpha_t}\,m_k,\ V_k I)}{\sum_j w_j\, \mathcal N(x_t;\ \sqrt{\bar\alpha_t}\,m_j,\ V_j I)}, \qquad \mathcal N(x; \mu, V I) = (2\pi V)^{-D/2}\, e^{-\lVert x - \mu\rVert^2/(2V)} .$$
+# $$r_k(x_t) = \frac{w_k\, \mathcal N(x_t;\ \sqrt{\bar\alpha_t}\,m_k,\ V_k I)}{\sum_j w_j\, \mathcal N(x_t;\ \sqrt{\bar\alpha_t}\,m_j,\ V_j I)}$$
+#
+# $$\mathcal N(x;\ \mu,\ V I) = (2\pi V)^{-D/2}\, e^{-\lVert x - \mu\rVert^2/(2V)}$$
 #
 # **Together**, averaging over $k$:
 #

@@ -104,13 +104,23 @@ plots.image_grid(
 # The number $t$ itself is a poor input: between 0 and 999 it is far outside the range of everything else; divided by 1000, $t = 3$ and $t = 4$ can hardly be told apart. Clocks have solved this problem: one hand turns fast and tells close moments apart, another turns slowly and tells which hour it is. A hand is a point on a circle, and a point on a circle is a
 # sine and a cosine. With $d/2$ hands, from fast to slow (Vaswani section 3.5; Ho appendix B uses it for $t$):
 #
-# $$e(t) = \big(\sin \omega_0 t,\ \dots,\ \sin \omega_{d/2-1} t,\ \cos \omega_0 t,\ \dots,\ \cos \omega_{d/2-1} t\big), \qquad \omega_i = 10000^{-i/(d/2)} \tag{A}$$
+# $$
+# \begin{aligned}
+# e(t) &= \big(\sin \omega_0 t,\ \dots,\ \sin \omega_{d/2-1} t,\ \cos \omega_0 t,\ \dots,\ \cos \omega_{d/2-1} t\big) \\
+# \omega_i &= 10000^{-i/(d/2)}
+# \end{aligned} \tag{A}
+# $$
 #
 # The fastest hand turns by one radian per step, and each next one is slower by the same *factor*. So all time scales, from one step to beyond the whole chain, get equally many hands.
 #
 # **Why sines and cosines?** How alike two such vectors are depends on the distance of their times alone. Multiply out, and use $\cos a \cos b + \sin a \sin b = \cos(a-b)$:
 #
-# $$e(t) \cdot e(t+k) = \sum_i \big(\sin \omega_i t \sin \omega_i (t+k) + \cos \omega_i t \cos \omega_i (t+k)\big) = \sum_i \cos \omega_i k \tag{B}$$
+# $$
+# \begin{aligned}
+# e(t) \cdot e(t+k) &= \sum_i \big(\sin \omega_i t \sin \omega_i (t+k) + \cos \omega_i t \cos \omega_i (t+k)\big) \\
+# &= \sum_i \cos \omega_i k
+# \end{aligned} \tag{B}
+# $$
 #
 # <details><summary>Going deeper (not needed later)</summary>
 #
@@ -124,7 +134,7 @@ plots.image_grid(
 
 # %% id=claims
 d, k = 32, 10
-t = torch.arange(1000, dtype=torch.float64)
+timesteps = torch.arange(1000, dtype=torch.float64)
 
 
 def e(t):
@@ -133,16 +143,16 @@ def e(t):
 
 
 frequencies = e(torch.ones(1))[0, : d // 2].asin()  # at t = 1 the angles are the ω_i themselves
-products = (e(t) * e(t + k)).sum(dim=1)
+products = (e(timesteps) * e(timesteps + k)).sum(dim=1)
 claimed = (k * frequencies).cos().sum()
 print(f"e(t)·e(t+{k}) over all t: from {products.min():.3f} to {products.max():.3f}, (B) says {claimed:.3f}")
 assert torch.allclose(products, claimed.expand(1000), rtol=0, atol=1e-3)  # float32: an angle of 999 is off by 6e-5
 
 # going deeper: the rotation, all sines and cosines at once
 c, s = (k * frequencies).cos(), (k * frequencies).sin()
-sines, cosines = e(t).chunk(2, dim=1)
+sines, cosines = e(timesteps).chunk(2, dim=1)
 moved = torch.cat([c * sines + s * cosines, c * cosines - s * sines], dim=1)
-assert torch.allclose(moved, e(t + k), rtol=0, atol=1e-3)
+assert torch.allclose(moved, e(timesteps + k), rtol=0, atol=1e-3)
 
 # %% id=embedding-figure
 with plots.figure(
@@ -157,7 +167,7 @@ with plots.figure(
     "tell early from late. Right, equation (B): near times have like vectors.",
 ) as (left, right):
     left.imshow(
-        e(t)[::2],
+        e(timesteps)[::2],
         cmap="PuOr",
         vmin=-1,
         vmax=1,
@@ -182,13 +192,13 @@ with plots.figure(
 # Write the embedding with both switches. This is what `models.embeddings.sinusoidal_embedding` becomes. `10000 ** tensor` works as it stands.
 
 # %% id=embedding-check
-ours = embeddings.sinusoidal_embedding(t.long(), d)
-apart = 0.0
+ours = embeddings.sinusoidal_embedding(timesteps.long(), d)
+worst = 0.0
 for i, frequency in ((0, 1.0), (4, 0.1), (8, 0.01), (12, 0.001)):  # every fourth hand is 10 times slower
-    for column, exact in ((i, (frequency * t).sin()), (d // 2 + i, (frequency * t).cos())):
-        apart = max(apart, float((ours[:, column] - exact).abs().max()))
-print(f"4 of {d // 2} hands, the package (float32) against equation (A) in float64: {apart:.1e}")
-assert apart < 1e-4  # an angle of 999 has an error of 6e-5 in float32
+    for column, exact in ((i, (frequency * timesteps).sin()), (d // 2 + i, (frequency * timesteps).cos())):
+        worst = max(worst, float((ours[:, column] - exact).abs().max()))
+print(f"4 of {d // 2} hands, the package (float32) against equation (A) in float64: {worst:.1e}")
+assert worst < 1e-4  # an angle of 999 has an error of 6e-5 in float32
 
 # %% [markdown] id=time-mlp
 # The network does not use $e(t)$ as it is: two linear layers with an activation between them, `TimestepEmbedding`, turn it into a longer vector, called `temb`. It is computed once per forward pass, and every block gets the same one. The
@@ -210,7 +220,12 @@ print(f"{tuple(sines.shape)} → {tuple(temb.shape)}")
 #
 # *Group norm* (Wu and He 2018) works within one image. The $C$ channels are cut into $G$ groups of neighbours. For each image and group $g$, take all values of its channels and pixels, $n = \frac{C}{G} H W$ of them:
 #
-# $$\mu_g = \frac1n \sum x, \qquad \sigma_g^2 = \frac1n \sum (x - \mu_g)^2, \qquad \operatorname{norm}(x)_c = \gamma_c\, \frac{x_c - \mu_g}{\sqrt{\sigma_g^2 + \epsilon}} + \beta_c \tag{C}$$
+# $$
+# \begin{aligned}
+# \mu_g &= \frac1n \sum x, \qquad \sigma_g^2 = \frac1n \sum (x - \mu_g)^2 \\
+# \operatorname{norm}(x)_c &= \gamma_c\, \frac{x_c - \mu_g}{\sqrt{\sigma_g^2 + \epsilon}} + \beta_c
+# \end{aligned} \tag{C}
+# $$
 #
 # $\gamma_c$ and $\beta_c$ are learned, one pair per channel. $\epsilon$ is a small number that keeps a constant map from being divided by 0 (no relation to the noise $\varepsilon$, as this $\beta_c$ has nothing to do with the schedule).
 #
@@ -274,13 +289,13 @@ plots.curves(
 # $$
 # \begin{aligned}
 # h_1 &= \operatorname{conv}_1\big(\operatorname{SiLU}(\operatorname{norm}_1(x))\big) \\
-# h_2 &= h_1 + W \operatorname{SiLU}(\text{temb}) + b && \text{one number per channel, the same at every pixel} \\
+# h_2 &= h_1 + W \operatorname{SiLU}(\text{temb}) + b \\
 # h_3 &= \operatorname{conv}_2\big(\operatorname{SiLU}(\operatorname{norm}_2(h_2))\big) \\
 # \text{out} &= \operatorname{shortcut}(x) + h_3
 # \end{aligned} \tag{D}
 # $$
 #
-# Both convolutions are 3×3 with one pixel of padding, so $H$ and $W$ stay. The shortcut is $x$ itself, or a 1×1 convolution where the number of channels changes.
+# The second line adds one number per channel, the same at every pixel. Both convolutions are 3×3 with one pixel of padding, so $H$ and $W$ stay. The shortcut is $x$ itself, or a 1×1 convolution where the number of channels changes.
 #
 # **Why the shortcut?** Differentiate: $\partial\,\text{out}/\partial x = I + \partial h_3/\partial x$. Multiply 24 such factors, and the product still contains $I$: whatever the blocks do, the map goes upwards and the gradient downwards with a part that is left as it is. Below, 24 blocks at random: how much of the input is still in the map
 # behind each block, and how much of the last gradient in the gradient at each block, measured as the cosine of the angle between the two (1: the same direction, 0: nothing in common).
@@ -383,14 +398,14 @@ for groups in (1, 4, 16):
 assert [groups for groups, change in changes.items() if change < 1e-5] == [16]  # of the three blocks above
 generator = torch.Generator().manual_seed(7)
 n = 20_000
-for d in (4, 64, 512):
-    q, k = torch.randn(2, n, d, generator=generator)
+for head_dim in (4, 64, 512):
+    q, k = torch.randn(2, n, head_dim, generator=generator)
     scores = (q * k).sum(dim=1)
-    variance = scores.var() / d
-    assert abs(variance - 1) < 4 * math.sqrt((2 + 6 / d) / n)  # four standard errors
-    raw, scaled = (torch.softmax(scores[:64] / by, dim=0).max() for by in (1, d**0.5))
+    variance = scores.var() / head_dim
+    assert abs(variance - 1) < 4 * math.sqrt((2 + 6 / head_dim) / n)  # four standard errors
+    raw, scaled = (torch.softmax(scores[:64] / by, dim=0).max() for by in (1, head_dim**0.5))
     print(
-        f"d = {d:>3}: variance of q·k / d = {variance:.3f}; largest of 64 shares {raw:.2f}, with √d {scaled:.2f}"
+        f"d = {head_dim:>3}: variance of q·k / d = {variance:.3f}; largest of 64 shares {raw:.2f}, with √d {scaled:.2f}"
     )
 
 # %% [markdown] id=no-place

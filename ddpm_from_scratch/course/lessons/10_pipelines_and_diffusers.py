@@ -56,7 +56,7 @@ from ddpm_from_scratch.data import load_dataset
 
 setup("10")
 torch.set_num_threads(1)
-scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # all that this lesson saves; deleted at the end
+scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # all that this lesson saves; deleted with the kernel
 folder = Path(scratch.name)
 
 
@@ -221,9 +221,9 @@ torch.manual_seed(0)
 side = 64 if model.config.sample_size < 256 else model.config.sample_size
 noisy = torch.randn(1, model.config.in_channels, side, side)
 with torch.no_grad():
-    residual = model(sample=noisy, timestep=2).sample
+    noisy_residual = model(sample=noisy, timestep=2).sample
     half = model(noisy[:, :, : side // 2, : side // 2], 2).sample
-print(f"in {tuple(noisy.shape)}, out {tuple(residual.shape)}")
+print(f"in {tuple(noisy.shape)}, out {tuple(noisy_residual.shape)}")
 print(f"the same network at half the size: out {tuple(half.shape)}")
 
 # %% [markdown] id=forward-answer
@@ -243,12 +243,10 @@ print(f"the same network at half the size: out {tuple(half.shape)}")
 # a change of one key:
 
 # %% id=random-model
-published_config = model.config
-del model
 torch.manual_seed(0)
-random_model = UNet2DModel(**published_config)
-thin_widths = [width // 4 for width in published_config.block_out_channels]
-thin_model = UNet2DModel(**{**published_config, "block_out_channels": thin_widths}).eval()
+random_model = UNet2DModel(**model.config)
+thin_widths = [width // 4 for width in model.config.block_out_channels]
+thin_model = UNet2DModel(**{**model.config, "block_out_channels": thin_widths}).eval()
 print(f"random: {random_model.num_parameters():,} parameters, thin: {thin_model.num_parameters():,}")
 assert random_model.num_parameters() == 113_673_219
 del random_model
@@ -259,28 +257,28 @@ del random_model
 # A scheduler is a config and tables. Its file, `scheduler_config.json`, lies beside the model's.
 
 # %% id=church-scheduler
-scheduler = DDPMScheduler.from_pretrained(church)
-for key, value in scheduler.config.items():
+church_scheduler = DDPMScheduler.from_pretrained(church)
+for key, value in church_scheduler.config.items():
     if not key.startswith("_"):
         print(f"{key:<28}{value}")
-scheduler.save_config(folder / "my_scheduler")
+church_scheduler.save_config(folder / "my_scheduler")
 again = DDPMScheduler.from_pretrained(folder / "my_scheduler")
 print(
-    f"\nsaved and loaded: the same tables, {torch.equal(again.alphas_cumprod, scheduler.alphas_cumprod)}"
+    f"\nsaved and loaded: the same tables, {torch.equal(again.alphas_cumprod, church_scheduler.alphas_cumprod)}"
 )
 print(
-    f"{len(scheduler)} training timesteps, the first ones of sampling: {scheduler.timesteps[:4].tolist()}"
+    f"{len(church_scheduler)} training timesteps, the first ones of sampling: {church_scheduler.timesteps[:4].tolist()}"
 )
 
 # %% [markdown] id=one-step-text
 # One step, from the noisy sample and the prediction that we have:
 
 # %% id=one-step
-less_noisy = scheduler.step(
-    model_output=residual, timestep=2, sample=noisy, generator=seeded(0)
+less_noisy = church_scheduler.step(
+    model_output=noisy_residual, timestep=2, sample=noisy, generator=seeded(0)
 ).prev_sample
 print(f"in {tuple(noisy.shape)}, out {tuple(less_noisy.shape)}")
-assert less_noisy.shape == residual.shape == noisy.shape
+assert less_noisy.shape == noisy_residual.shape == noisy.shape
 
 # %% [markdown] id=loop
 # ## The loop by hand
@@ -296,17 +294,17 @@ assert less_noisy.shape == residual.shape == noisy.shape
 
 
 # %% id=loops
-church_model = UNet2DModel.from_pretrained(church).to(device)
-side = church_model.config.sample_size
+model.to(device)
+side = model.config.sample_size
 torch.manual_seed(0)
-start_noise = torch.randn(1, church_model.config.in_channels, side, side).to(device)
+start_noise = torch.randn(1, model.config.in_channels, side, side).to(device)
 
 ddpm = DDPMScheduler.from_pretrained(church)
 ddpm.set_timesteps(1000 if device == "cuda" else 4)
 sample, seen, source = start_noise, [start_noise], torch.Generator(device).manual_seed(0)
 for t in ddpm.timesteps:
     with torch.no_grad():
-        residual = church_model(sample, t).sample  # 1. predict the noise
+        residual = model(sample, t).sample  # 1. predict the noise
     sample = ddpm.step(residual, t, sample, generator=source).prev_sample  # 2. one step
     seen.append(sample)
 
@@ -315,9 +313,10 @@ ddim.set_timesteps(50 if device == "cuda" else 4)
 sample = start_noise
 for t in ddim.timesteps:
     with torch.no_grad():
-        residual = church_model(sample, t).sample
+        residual = model(sample, t).sample
     sample = ddim.step(residual, t, sample).prev_sample
     seen.append(sample)
+model.to("cpu")
 
 print(
     f"DDPM visited {ddpm.timesteps.tolist()[:4]} ..., DDIM {ddim.timesteps.tolist()[:4]} ..."
@@ -326,7 +325,6 @@ for name, made in (("DDPM", seen[len(ddpm.timesteps)]), ("DDIM", seen[-1])):
     print(
         f"{name}: shape {tuple(made.shape)}, values from {made.min():.2f} to {made.max():.2f}"
     )
-del church_model
 
 # %% [markdown] id=loops-result
 # With random weights there is nothing to look at: the loop runs and ends in $[-1, 1]$, because $\hat x_0$ is clipped. With the digits' weights the same loop makes digits. We look at the sample and at the
@@ -718,7 +716,6 @@ assert [int(scheduler.previous_timestep(t)) for t in table] == [*table[1:], -1]
 # Your functions are what `ddpm_from_scratch.pipelines` and `ddpm_from_scratch.hub` do. **Next:** lesson 11 asks how good the images are.
 
 # %% id=progress
-scratch.cleanup()
 progress("10")
 
 # %% [markdown] id=reading

@@ -176,7 +176,7 @@ class Explorer(ipywidgets.VBox):
         self.fixed = fixed
         row = ipywidgets.HBox(list(controls), layout={"flex_flow": "row wrap"})
         style = ipywidgets.HTML(CHOSEN, layout={"display": "none"})
-        super().__init__([style, row, self.picture, self.text])
+        super().__init__([row, self.picture, style, self.text])
 
     def say(self, sentence: str) -> None:
         """Show a line of HTML below the picture."""

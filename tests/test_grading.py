@@ -941,7 +941,9 @@ def test_the_handout_has_what_a_student_needs_and_no_solutions(tmp_path: Path) -
     assert names == {*handout.CONTENTS, "README.md"}
     assert (target / handout.MARK.relative_to(ROOT)).exists()
     assert not any("executed" in path.name or path.name == "solutions" for path in target.rglob("*"))
-    listed = subprocess.run(["make", "help"], cwd=target, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=target, capture_output=True, text=True, check=True
+    ).stdout
     assert {line.split()[1] for line in listed.splitlines()} == {*handout.TARGETS}
     makefile = (target / "Makefile").read_text(encoding="utf-8")
     assert not any(word in makefile for word in ("tests", "uv pip", "course.build"))

@@ -161,8 +161,11 @@ def test_blank_and_solved_differ_in_the_exercise_alone(source: Path) -> None:
     for one in (blank, solved):
         nbformat.validate(nbformat.reads(json.dumps(one), as_version=4))
     assert [cell["id"] for cell in blank["cells"]] == [cell["id"] for cell in solved["cells"]]
-    differing = [b["id"] for b, s in zip(blank["cells"], solved["cells"], strict=True) if b != s]
-    assert differing == ["01-ex1"]
+    differing = [(b, s) for b, s in zip(blank["cells"], solved["cells"], strict=True) if b != s]
+    assert [b["id"] for b, _ in differing] == ["01-ex1", "01-ex1-check"]
+    check, solved_check = differing[1]
+    assert check["metadata"] == {"tags": ["raises-exception"]}, "a wrong answer does not keep Run All from later cells"
+    assert check == solved_check | {"metadata": check["metadata"]}
     exercise = exercises.get("01.1")
     by_id = {cell["id"]: "".join(cell["source"]) for cell in solved["cells"]}
     assert by_id["01-ex1"] == exercise.solution

@@ -32,7 +32,7 @@ class CourseError(Exception):
     """A message to the learner: in IPython it is shown alone, without a stack trace."""
 
     def _render_traceback_(self) -> list[str]:
-        return textwrap.wrap(str(self), 100)
+        return textwrap.wrap(str(self), 76)
 
 
 class WrongAnswer(CourseError):

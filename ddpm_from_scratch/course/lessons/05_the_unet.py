@@ -217,9 +217,11 @@ for name, network in (("digits", unet), ("fashion", larger)):
 # $$
 # \begin{aligned}
 # \text{temb} &= \operatorname{MLP}(e(t)), \qquad h = \operatorname{conv}_{\text{in}}(x_t), \qquad S = [h] \\
-# \text{for each down block:}\quad (h, \text{made}) &= \operatorname{down}_l(h, \text{temb}), \qquad S \leftarrow S + \text{made} \\
+# &\text{for each down block:} \\
+# (h, \text{made}) &= \operatorname{down}_l(h, \text{temb}), \qquad S \leftarrow S + \text{made} \\
 # h &= \operatorname{mid}(h, \text{temb}) \\
-# \text{for each up block:}\quad h &= \operatorname{up}_l(h,\ \text{the last } n+1 \text{ of } S,\ \text{temb}), \qquad \text{which leave } S \\
+# &\text{for each up block:} \\
+# h &= \operatorname{up}_l(h,\ \text{the last } n+1 \text{ of } S,\ \text{temb}), \quad \text{which leave } S \\
 # \varepsilon_\theta(x_t, t) &= \operatorname{conv}_{\text{out}}(\operatorname{SiLU}(\operatorname{norm}(h)))
 # \end{aligned} \tag{B}
 # $$
@@ -283,7 +285,12 @@ assert torch.allclose(by_parts, whole, atol=1e-5)
 #
 # A $k \times k$ convolution from $a$ to $b$ channels has one weight for each pair of channels and each place in the kernel, and one bias per output channel; a linear layer is the same with $k = 1$; a norm over $c$ channels has a scale and a shift each; attention is a norm and four linear layers:
 #
-# $$\#\operatorname{conv} = k^2 a b + b, \qquad \#\operatorname{linear} = ab + b, \qquad \#\operatorname{norm} = 2c, \qquad \#\operatorname{attention} = 2c + 4(c^2 + c) \tag{C}$$
+# $$
+# \begin{aligned}
+# \#\operatorname{conv} &= k^2 a b + b, & \#\operatorname{linear} &= ab + b, \\
+# \#\operatorname{norm} &= 2c, & \#\operatorname{attention} &= 2c + 4(c^2 + c)
+# \end{aligned} \tag{C}
+# $$
 
 # %% exercise 05.4
 # Count a ResNet block.

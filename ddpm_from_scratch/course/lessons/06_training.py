@@ -230,7 +230,13 @@ for gradient, moved in zip(weights.grad.tolist(), weights.tolist(), strict=True)
 # *The variances.* With $\rho = 1-\mathrm{lr}$ and noise of variance $s^2$, $w_{n+1} - w^* = \rho\,(w_n - w^*) - \mathrm{lr}\cdot\text{noise}$. In the long run the variance $V$ of $w$ no longer changes: $V = \rho^2 V + \mathrm{lr}^2 s^2$, so $V = \mathrm{lr}^2 s^2 / (1-\rho^2)$.
 # Unrolled, $\bar w_n = (1-d) \sum_{k\ge0} d^k\, w_{n-k}$. Weights that are $\ell$ steps apart have covariance $\rho^\ell V$, so
 #
-# $$\operatorname{Var} \bar w = (1-d)^2\, V \sum_{j,k} d^{\,j+k} \rho^{|j-k|} = (1-d)^2\, V\, \frac{1}{1-d^2}\Big(1 + 2\sum_{\ell\ge1} (d\rho)^\ell\Big) = \frac{1-d}{1+d}\;\frac{1+d\rho}{1-d\rho}\;V .$$
+# $$
+# \begin{aligned}
+# \operatorname{Var} \bar w &= (1-d)^2\, V \sum_{j,k} d^{\,j+k} \rho^{|j-k|} \\
+# &= (1-d)^2\, V\, \frac{1}{1-d^2}\Big(1 + 2\sum_{\ell\ge1} (d\rho)^\ell\Big) \\
+# &= \frac{1-d}{1+d}\;\frac{1+d\rho}{1-d\rho}\;V .
+# \end{aligned}
+# $$
 #
 # (Sort the pairs by their distance $\ell$: the sum over the smaller index gives $1/(1-d^2)$ for each $\ell$, and each $\ell \ge 1$ occurs twice. The last step is a geometric series.) The next cell prints these formulas beside what it measures.
 #

@@ -561,13 +561,14 @@ plots.image_grid(
 # $$
 # \begin{aligned}
 # q(x_t \mid x_{t-1}) &= q(x_{t-1} \mid x_t)\,\frac{q(x_t)}{q(x_{t-1})} \\
-# \sum_{t\ge1}\log\frac{q(x_t)}{q(x_{t-1})} &= \log q(x_T) - \log q(x_0) \qquad\text{(all factors but two cancel)} \\
+# \sum_{t\ge1}\log\frac{q(x_t)}{q(x_{t-1})} &= \log q(x_T) - \log q(x_0) \\
 # L &= \mathbb E_q\!\left[\log\frac{q(x_T)}{p(x_T)} + \sum_{t\ge1} \log\frac{q(x_{t-1} \mid x_t)}{p_\theta(x_{t-1} \mid x_t)} - \log q(x_0)\right] \\
-# &= \mathrm{KL}\big(q(x_T)\,\Vert\,p(x_T)\big) + \mathbb E_q \sum_{t\ge1} \mathrm{KL}\big(q(x_{t-1} \mid x_t)\,\Vert\,p_\theta(x_{t-1} \mid x_t)\big) + H(x_0)
+# &= \mathrm{KL}\big(q(x_T)\,\Vert\,p(x_T)\big) \\
+# &\quad + \mathbb E_q \sum_{t\ge1} \mathrm{KL}\big(q(x_{t-1} \mid x_t)\,\Vert\,p_\theta(x_{t-1} \mid x_t)\big) + H(x_0)
 # \end{aligned}
 # $$
 #
-# That is Ho eq. 16; $H(x_0)$ is the entropy of the data, which no model can change. So each step costs as many nats as it differs from the *true* step back. For one Gaussian all terms of both forms are formulas, and the next cell shows that they give the same number. With the true mean only the choice of
+# In the sum of the second line all factors but two cancel. The result is Ho eq. 16; $H(x_0)$ is the entropy of the data, which no model can change. So each step costs as many nats as it differs from the *true* step back. For one Gaussian all terms of both forms are formulas, and the next cell shows that they give the same number. With the true mean only the choice of
 # $\sigma_t^2$ is left to pay for: for $s = 1$ the steps cost nothing, since $\beta$ is the true variance. The narrower the data, the more $\sigma^2 = \beta$ costs, most of it in the first few dozen timesteps, where the true variance is smaller. Pixels that are nearly certain, such as a black border, are
 # narrow data. Their nats are fine detail that nobody sees, which is why learning $\sigma_t$ (lesson 12) helps the likelihood more than the pictures.
 #

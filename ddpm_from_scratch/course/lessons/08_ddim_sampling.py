@@ -117,7 +117,12 @@ plots.image_grid(
 #
 # Look at the training loss of lesson 03 once more, with any positive weights $\gamma_t$ (Song eq. 5):
 #
-# $$L_\gamma(\varepsilon_\theta) = \sum_{t=1}^T \gamma_t\; \mathbb E_{x_0, \varepsilon}\left[\lVert \varepsilon_\theta(x_t, t) - \varepsilon\rVert^2\right], \qquad x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon \quad\text{(Song eq. 4)}$$
+# $$
+# \begin{aligned}
+# L_\gamma(\varepsilon_\theta) &= \sum_{t=1}^T \gamma_t\; \mathbb E_{x_0, \varepsilon}\left[\lVert \varepsilon_\theta(x_t, t) - \varepsilon\rVert^2\right] \\
+# x_t &= \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon \quad\text{(Song eq. 4)}
+# \end{aligned}
+# $$
 #
 # ($L_{\text{simple}}$ has all $\gamma_t = 1$.) It contains $q(x_t \mid x_0)$, one $t$ at a time. It never looks at two neighbours $x_{t-1}, x_t$ together. So the network cannot know *how*
 # the noise came in. **Every process with these marginals $q(x_t \mid x_0)$ would have trained the same network.** The Markov chain of lesson 01 is one of them. Are there others, and better ones to walk back?
@@ -154,9 +159,19 @@ plots.image_grid(
 #
 # The paper defines a process from its end (Song eq. 6), with one $\sigma_t$ for each step:
 #
-# $$q_\sigma(x_{1:T} \mid x_0) = q_\sigma(x_T \mid x_0)\prod_{t=2}^T q_\sigma(x_{t-1} \mid x_t, x_0), \qquad q_\sigma(x_T \mid x_0) = \mathcal N(\sqrt{\bar\alpha_T}\,x_0,\ (1-\bar\alpha_T) I)$$
+# $$
+# \begin{aligned}
+# q_\sigma(x_{1:T} \mid x_0) &= q_\sigma(x_T \mid x_0)\prod_{t=2}^T q_\sigma(x_{t-1} \mid x_t, x_0) \\
+# q_\sigma(x_T \mid x_0) &= \mathcal N(\sqrt{\bar\alpha_T}\,x_0,\ (1-\bar\alpha_T) I)
+# \end{aligned}
+# $$
 #
-# $$q_\sigma(x_{t-1} \mid x_t, x_0) = \mathcal N\!\left(\sqrt{\bar\alpha_{t-1}}\,x_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\frac{x_t - \sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma_t^2 I\right) \tag{Song 7}$$
+# $$
+# \begin{aligned}
+# &q_\sigma(x_{t-1} \mid x_t, x_0) = \mathcal N\bigg(\sqrt{\bar\alpha_{t-1}}\,x_0 \\
+# &\qquad + \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\frac{x_t - \sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma_t^2 I\bigg)
+# \end{aligned} \tag{Song 7}
+# $$
 #
 # Its steps *forward*, $q_\sigma(x_t \mid x_{t-1}, x_0)$, follow from Bayes (Song eq. 8). They look at $x_0$ too: the process is in general *not* a Markov chain. Nobody needs them.
 #
@@ -171,7 +186,11 @@ plots.image_grid(
 # *Step.* Let it hold at $t$. Then we may write $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\;\varepsilon$ with $\varepsilon \sim \mathcal N(0, I)$. Draw $x_{t-1}$ from Song eq. 7, that is, take its mean and add $\sigma_t z$ with a fresh
 # $z \sim \mathcal N(0, I)$. In the mean stands
 #
-# $$\frac{x_t - \sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}} = \frac{\sqrt{1-\bar\alpha_t}\;\varepsilon}{\sqrt{1-\bar\alpha_t}} = \varepsilon, \qquad\text{so}\qquad x_{t-1} = \sqrt{\bar\alpha_{t-1}}\,x_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\varepsilon + \sigma_t z .$$
+# $$\frac{x_t - \sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}} = \frac{\sqrt{1-\bar\alpha_t}\;\varepsilon}{\sqrt{1-\bar\alpha_t}} = \varepsilon,$$
+#
+# so
+#
+# $$x_{t-1} = \sqrt{\bar\alpha_{t-1}}\,x_0 + \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\varepsilon + \sigma_t z .$$
 #
 # With $x_0$ fixed, this is a constant plus two independent Gaussians. So it is Gaussian, its mean is the constant $\sqrt{\bar\alpha_{t-1}}\,x_0$, and the variances add up:
 #
@@ -347,7 +366,12 @@ assert (ends.abs() - 1).abs().max() < 0.01 < (few_ends.abs() - 1).abs().max()
 #
 # $$\boxed{J_\sigma = L_\gamma + C}\qquad\text{(Song theorem 1)}$$
 #
-# $$\gamma_t = \frac{a_t^2}{2\sigma_t^2}\cdot\frac{1-\bar\alpha_t}{\bar\alpha_t},\quad a_t = \sqrt{\bar\alpha_{t-1}} - \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}}\quad\text{for } t > 1,\ a_1 = 1$$
+# $$
+# \begin{aligned}
+# \gamma_t &= \frac{a_t^2}{2\sigma_t^2}\cdot\frac{1-\bar\alpha_t}{\bar\alpha_t} \\
+# a_t &= \sqrt{\bar\alpha_{t-1}} - \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\sqrt{\frac{\bar\alpha_t}{1-\bar\alpha_t}}\quad\text{for } t > 1,\ a_1 = 1
+# \end{aligned}
+# $$
 #
 # **Why, in three lines.** $J_\sigma$ is, but for its two ends, a sum of KLs between two steps of eq. 7, one with $x_0$ and one with $\hat x_0$. They have the same variance, so each KL is a squared distance of means, hence of $x_0$ and $\hat x_0$, hence of $\varepsilon$ and $\varepsilon_\theta$. What is left is a mean over $x_t$ one $t$ at a time, and by lemma 1 that is the mean in $L_\gamma$, whatever the $\sigma$s.
 #
@@ -359,7 +383,12 @@ assert (ends.abs() - 1).abs().max() < 0.01 < (few_ends.abs() - 1).abs().max()
 #
 # *The bound.* Both $q_\sigma$ (Song eq. 6) and $p_\theta$ are products, so the logarithm is a sum, and the steps already face the same way:
 #
-# $$J_\sigma = \mathbb E_{q_\sigma}\Big[\underbrace{\log\frac{q_\sigma(x_T \mid x_0)}{p(x_T)}}_{\text{no } \theta} + \sum_{t>1} \mathrm{KL}\big(q_\sigma(x_{t-1} \mid x_t, x_0)\,\|\,q_\sigma(x_{t-1} \mid x_t, \hat x_0)\big) - \log p_\theta(x_0 \mid x_1)\Big]$$
+# $$
+# \begin{aligned}
+# J_\sigma = \mathbb E_{q_\sigma}\Big[&\underbrace{\log\frac{q_\sigma(x_T \mid x_0)}{p(x_T)}}_{\text{no } \theta} \\
+# &+ \sum_{t>1} \mathrm{KL}\big(q_\sigma(x_{t-1} \mid x_t, x_0)\,\|\,q_\sigma(x_{t-1} \mid x_t, \hat x_0)\big) - \log p_\theta(x_0 \mid x_1)\Big]
+# \end{aligned}
+# $$
 #
 # *Each KL is a squared error of ε.* The two Gaussians in a KL have the same variance $\sigma_t^2$, so (refresher D) it is the squared distance of their means, over $2\sigma_t^2$. The means are one formula with $x_0$ and with $\hat x_0$ in it. The coefficient of $x_0$ there is the $a$ of *Which steps back keep the marginals?*:
 #
@@ -442,7 +471,12 @@ assert torch.allclose(gamma, ho, rtol=1e-8)
 #
 # Under the root of the second term of eq. 12 stands
 #
-# $$1-\bar\alpha_{\text{prev}}-\tilde\beta_t = (1-\bar\alpha_{\text{prev}})\left(1 - \frac{\beta_t}{1-\bar\alpha_t}\right) = (1-\bar\alpha_{\text{prev}})\,\frac{\alpha_t - \bar\alpha_t}{1-\bar\alpha_t} = \frac{\alpha_t\,(1-\bar\alpha_{\text{prev}})^2}{1-\bar\alpha_t},$$
+# $$
+# \begin{aligned}
+# 1-\bar\alpha_{\text{prev}}-\tilde\beta_t &= (1-\bar\alpha_{\text{prev}})\left(1 - \frac{\beta_t}{1-\bar\alpha_t}\right) \\
+# &= (1-\bar\alpha_{\text{prev}})\,\frac{\alpha_t - \bar\alpha_t}{1-\bar\alpha_t} = \frac{\alpha_t\,(1-\bar\alpha_{\text{prev}})^2}{1-\bar\alpha_t},
+# \end{aligned}
+# $$
 #
 # using $1-\beta_t = \alpha_t$ and $\bar\alpha_t = \alpha_t\bar\alpha_{\text{prev}}$. Its root, divided by $\sqrt{1-\bar\alpha_t}$, is the coefficient $b$ of $x_t$. Then $b\sqrt{\bar\alpha_t} = \sqrt{\bar\alpha_{\text{prev}}}\,\alpha_t(1-\bar\alpha_{\text{prev}})/(1-\bar\alpha_t)$, and
 #
@@ -516,7 +550,7 @@ for t, t_prev in zip(visited, visited[1:], strict=False):
 # |---|---|---|---|
 # | share of variance that *one* step keeps | $\alpha_t = 1-\beta_t$ | $\alpha_t/\alpha_{t-1}$ | `alphas` |
 # | share of variance left after *all* steps | $\bar\alpha_t = \prod_{s \le t} \alpha_s$ | $\alpha_t$ | `alphas_cumprod` |
-# | the jump, Song eq. 4 | $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$ | $x_t = \sqrt{\alpha_t}\,x_0 + \sqrt{1-\alpha_t}\,\varepsilon$ | `add_noise` |
+# | the jump, Song eq. 4 | $x_t = \sqrt{\bar\alpha_t}\,x_0$ $+ \sqrt{1-\bar\alpha_t}\,\varepsilon$ | $x_t = \sqrt{\alpha_t}\,x_0$ $+ \sqrt{1-\alpha_t}\,\varepsilon$ | `add_noise` |
 # | the step moved to | $\bar\alpha_{\text{prev}}$ | $\alpha_{\tau_{i-1}}$ | `alpha_prod_t_prev` |
 # | the clean end | $\bar\alpha_0 = 1$ | $\alpha_0 = 1$ | `final_alpha_cumprod` |
 #

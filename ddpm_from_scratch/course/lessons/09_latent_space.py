@@ -193,7 +193,11 @@ with plots.figure(
 #
 # For data from $\mathcal N(m, s^2)$ the perfect network is $\varepsilon^* = \sqrt{1-\bar\alpha}\,(x-\sqrt{\bar\alpha}\,m)\,/\,(\bar\alpha s^2 + 1 - \bar\alpha)$ (lesson 03). Write it in the new variables, with $x = \sqrt{\bar\alpha}\,\bar x$ and $1-\bar\alpha = \bar\alpha\sigma^2$:
 #
-# $$\varepsilon^* = \frac{\sqrt{\bar\alpha}\,\sigma \cdot \sqrt{\bar\alpha}\,(\bar x - m)}{\bar\alpha\,(s^2+\sigma^2)} = \frac{\sigma}{s^2+\sigma^2}\,(\bar x - m), \qquad\text{so}\qquad \frac{d}{d\sigma}\log|\bar x - m| = \frac{\sigma}{s^2+\sigma^2} = \frac{d}{d\sigma}\,\tfrac12\log(s^2+\sigma^2) .$$
+# $$\varepsilon^* = \frac{\sqrt{\bar\alpha}\,\sigma \cdot \sqrt{\bar\alpha}\,(\bar x - m)}{\bar\alpha\,(s^2+\sigma^2)} = \frac{\sigma}{s^2+\sigma^2}\,(\bar x - m),$$
+#
+# so
+#
+# $$\frac{d}{d\sigma}\log|\bar x - m| = \frac{\sigma}{s^2+\sigma^2} = \frac{d}{d\sigma}\,\tfrac12\log(s^2+\sigma^2) .$$
 #
 # Both sides are derivatives of logarithms. Integrate from 0, where $\bar x = x_0$, to $\sigma$:
 #
@@ -396,7 +400,9 @@ with plots.figure(
 #
 # Multiply the first by $\cos\theta$ and subtract it from the second: $b\,(1 - \cos^2\theta) = \cos(\theta - w\theta) - \cos\theta\cos(w\theta)$. The right side is $\sin\theta\sin(w\theta)$, by the rule for the cosine of a difference. Divide by $\sin^2\theta$; $a$ follows in the same way with $w$ and $1-w$ swapped:
 #
-# $$b = \frac{\sin(w\theta)}{\sin\theta}, \qquad a = \frac{\sin((1-w)\theta)}{\sin\theta}, \qquad \boxed{\;z_w = \frac{\sin((1-w)\theta)}{\sin\theta}\,z_0 + \frac{\sin(w\theta)}{\sin\theta}\,z_1\;}$$
+# $$b = \frac{\sin(w\theta)}{\sin\theta}, \qquad a = \frac{\sin((1-w)\theta)}{\sin\theta},$$
+#
+# $$\boxed{\;z_w = \frac{\sin((1-w)\theta)}{\sin\theta}\,z_0 + \frac{\sin(w\theta)}{\sin\theta}\,z_1\;}$$
 #
 # The last formula uses $z_0, z_1$ themselves, so that the length goes over from one to the other. In high dimension $\theta$ is nearly 90° (printed above), and then the weights are $\cos$ and $\sin$ of one angle: their squares add up to 1, and **$z_w$ is again a draw from $\mathcal N(0, I)$**.
 

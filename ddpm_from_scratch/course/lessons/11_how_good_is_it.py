@@ -583,8 +583,12 @@ with plots.figure(
 # Another question altogether: *how probable are held-out images under the model?* Lesson 03 derived the bound (Ho eq. 5) on $-\log p_\theta(x_0)$ and left out $L_0$, the last step into pixels. Pixels are whole numbers. A density gives each of them probability 0, and a
 # model could make its density as large as it likes by narrow peaks at the 256 grey levels. So the last step gives each grey level the mass of its bin, of width 2/255 in $[-1, 1]$ (Ho eq. 13):
 #
-# $$p_\theta(x_0 \mid x_1) = \prod_{i=1}^{D} \int_{\delta_-(x_0^i)}^{\delta_+(x_0^i)} \mathcal N\big(x;\ \mu_\theta^i(x_1, 1),\ \sigma_1^2\big)\, dx,
-# \qquad \delta_\pm(x) = x \pm \tfrac1{255}, \quad \delta_+(1) = \infty,\ \delta_-(-1) = -\infty .$$
+# $$
+# \begin{aligned}
+# p_\theta(x_0 \mid x_1) &= \prod_{i=1}^{D} \int_{\delta_-(x_0^i)}^{\delta_+(x_0^i)} \mathcal N\big(x;\ \mu_\theta^i(x_1, 1),\ \sigma_1^2\big)\, dx, \\
+# \delta_\pm(x) &= x \pm \tfrac1{255}, \quad \delta_+(1) = \infty,\ \delta_-(-1) = -\infty .
+# \end{aligned}
+# $$
 #
 # The integral is a difference of two values of $\Phi$, the distribution function of $\mathcal N(0, 1)$. The outermost bins are open, so that the 256 probabilities add up to 1.
 

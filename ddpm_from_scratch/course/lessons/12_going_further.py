@@ -172,12 +172,12 @@ for t in (100, 400, 800):
 from ddpm_from_scratch.course.exercises.l12 import guided_eps as guide
 
 
-def sample_class(w):
-    """Points of class B, made with exact predictions and guidance w."""
+def sample_class(w, times=range(1000)):
+    """Points of class B, made with exact predictions and guidance w at these timesteps."""
 
     def predict(x, t):
         level = float(alpha_bar[t])
-        return guide(exact(x, level, class_b), exact(x, level), w)
+        return guide(exact(x, level, class_b), exact(x, level), w if t in times else 0)
 
     return sample_points(predict, alpha_bar, n=1500, seed=1, stride=5)
 
@@ -198,12 +198,20 @@ assert abs(share_of_upper(clouds[0]) - truth) < 4 * (truth * (1 - truth) / 1500)
 # <details><summary>Answer</summary>
 #
 # It empties the lower component almost entirely. At the *clean* end the classifier is all but certain at every point, so its gradient is nearly 0 and there is nothing to gain. But guidance acts at all noise levels, and at
-# middle noise ($t$ about 100 to 500) the lower component, next to class A, looks ambiguous: the points are driven away from it before anything is decided.
+# middle noise the lower component, next to class A, looks ambiguous: the points are driven away from it before anything is decided. The next cell says where: guidance at $t$ = 100 to 499 alone
+# does nearly all of it, below 100 nothing.
 #
 # So guided samples are **not** draws from $q(x \mid c)\,q(c \mid x)^w$: that distribution would be nearly the same at every $w$ here. The scores of guidance are those of
 # $q(x_t \mid c)\,q(c \mid x_t)^w$ at each $t$, and these are not the noised versions of any one distribution. What one gets is typical images, at the price of variety.
 #
 # </details>
+
+# %% id=guidance-times
+early, middle, late = (
+    share_of_upper(sample_class(4, times)) for times in (range(500, 1000), range(100, 500), range(100))
+)
+print(f"upper component with w = 4 at t = 999 to 500 only: {early:.2f}; 499 to 100: {middle:.2f}; 99 to 0: {late:.2f}")
+assert late < early < middle and middle > 0.9
 
 # %% id=guidance-picture
 other = torch.randn(300, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

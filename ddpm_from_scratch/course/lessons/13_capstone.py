@@ -151,13 +151,22 @@ print(f"T = {T}, ᾱ from {alpha_bar[0]:.4f} to {alpha_bar[-1]:.1e}; DDIM visits
 #
 # Training hides the bugs of a sampler: a wrong one still makes something digit-like. So first give it the *perfect* network. For data $\mathcal N(m, s^2)$ that is known (lesson 03):
 #
-# $$\varepsilon^*(x_t, t) = \underbrace{\frac{\sqrt{1-\bar\alpha_t}}{\bar\alpha_t s^2 + 1 - \bar\alpha_t}}_{e_t} \left(x_t - \sqrt{\bar\alpha_t}\, m\right), \qquad
-# \hat x_0 = m + \underbrace{\frac{\sqrt{\bar\alpha_t}\, s^2}{\bar\alpha_t s^2 + 1 - \bar\alpha_t}}_{k_t} \left(x_t - \sqrt{\bar\alpha_t}\, m\right)$$
+# $$
+# \begin{aligned}
+# \varepsilon^*(x_t, t) &= \underbrace{\frac{\sqrt{1-\bar\alpha_t}}{\bar\alpha_t s^2 + 1 - \bar\alpha_t}}_{e_t} \left(x_t - \sqrt{\bar\alpha_t}\, m\right) \\
+# \hat x_0 &= m + \underbrace{\frac{\sqrt{\bar\alpha_t}\, s^2}{\bar\alpha_t s^2 + 1 - \bar\alpha_t}}_{k_t} \left(x_t - \sqrt{\bar\alpha_t}\, m\right)
+# \end{aligned}
+# $$
 #
 # The second follows from the first by Ho eq. 15: $\hat x_0 = (x_t - \sqrt{1-\bar\alpha_t}\,\varepsilon^*)/\sqrt{\bar\alpha_t}$; put $x_t = \sqrt{\bar\alpha_t}\,m + (x_t - \sqrt{\bar\alpha_t}\,m)$, and the bracket is multiplied by
 # $\big(1 - \tfrac{1-\bar\alpha_t}{\bar\alpha_t s^2 + 1-\bar\alpha_t}\big)/\sqrt{\bar\alpha_t} = k_t$. Both are straight lines in $x_t$. So Song eq. 12 is one too:
 #
-# $$x_{\text{prev}} = \sqrt{\bar\alpha_{\text{prev}}}\, m + A_t \left(x_t - \sqrt{\bar\alpha_t}\, m\right) + \sigma_t z, \qquad A_t = \sqrt{\bar\alpha_{\text{prev}}}\, k_t + \sqrt{1 - \bar\alpha_{\text{prev}} - \sigma_t^2}\; e_t$$
+# $$
+# \begin{aligned}
+# x_{\text{prev}} &= \sqrt{\bar\alpha_{\text{prev}}}\, m + A_t \left(x_t - \sqrt{\bar\alpha_t}\, m\right) + \sigma_t z \\
+# A_t &= \sqrt{\bar\alpha_{\text{prev}}}\, k_t + \sqrt{1 - \bar\alpha_{\text{prev}} - \sigma_t^2}\; e_t
+# \end{aligned}
+# $$
 #
 # A straight line of a Gaussian is a Gaussian. If $x_t$ has mean $m_t$ and variance $v_t$, then
 #

@@ -216,13 +216,13 @@ for name, network in (("digits", unet), ("fashion", larger)):
 #
 # $$
 # \begin{aligned}
-# \text{temb} &= \operatorname{MLP}(e(t)), \qquad h = \operatorname{conv}_{\text{in}}(x_t), \qquad S = [h] \\
+# &\text{temb} = \operatorname{MLP}(e(t)), \qquad h = \operatorname{conv}_{\text{in}}(x_t), \qquad S = [h] \\
 # &\text{for each down block:} \\
-# (h, \text{made}) &= \operatorname{down}_l(h, \text{temb}), \qquad S \leftarrow S + \text{made} \\
-# h &= \operatorname{mid}(h, \text{temb}) \\
+# &\qquad (h, \text{made}) = \operatorname{down}_l(h, \text{temb}), \qquad S \leftarrow S + \text{made} \\
+# &h = \operatorname{mid}(h, \text{temb}) \\
 # &\text{for each up block:} \\
-# h &= \operatorname{up}_l(h,\ \text{the last } n+1 \text{ of } S,\ \text{temb}), \quad \text{which leave } S \\
-# \varepsilon_\theta(x_t, t) &= \operatorname{conv}_{\text{out}}(\operatorname{SiLU}(\operatorname{norm}(h)))
+# &\qquad h = \operatorname{up}_l(h,\ \text{the last } n+1 \text{ of } S,\ \text{temb}), \quad \text{which leave } S \\
+# &\varepsilon_\theta(x_t, t) = \operatorname{conv}_{\text{out}}(\operatorname{SiLU}(\operatorname{norm}(h)))
 # \end{aligned} \tag{B}
 # $$
 

@@ -564,7 +564,7 @@ plots.image_grid(
 # \sum_{t\ge1}\log\frac{q(x_t)}{q(x_{t-1})} &= \log q(x_T) - \log q(x_0) \\
 # L &= \mathbb E_q\!\left[\log\frac{q(x_T)}{p(x_T)} + \sum_{t\ge1} \log\frac{q(x_{t-1} \mid x_t)}{p_\theta(x_{t-1} \mid x_t)} - \log q(x_0)\right] \\
 # &= \mathrm{KL}\big(q(x_T)\,\Vert\,p(x_T)\big) \\
-# &\quad + \mathbb E_q \sum_{t\ge1} \mathrm{KL}\big(q(x_{t-1} \mid x_t)\,\Vert\,p_\theta(x_{t-1} \mid x_t)\big) + H(x_0)
+# &\quad {}+ \mathbb E_q \sum_{t\ge1} \mathrm{KL}\big(q(x_{t-1} \mid x_t)\,\Vert\,p_\theta(x_{t-1} \mid x_t)\big) + H(x_0)
 # \end{aligned}
 # $$
 #

@@ -169,7 +169,7 @@ plots.image_grid(
 # $$
 # \begin{aligned}
 # &q_\sigma(x_{t-1} \mid x_t, x_0) = \mathcal N\bigg(\sqrt{\bar\alpha_{t-1}}\,x_0 \\
-# &\qquad + \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\frac{x_t - \sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma_t^2 I\bigg)
+# &\qquad {}+ \sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\frac{x_t - \sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma_t^2 I\bigg)
 # \end{aligned} \tag{Song 7}
 # $$
 #
@@ -386,7 +386,7 @@ assert (ends.abs() - 1).abs().max() < 0.01 < (few_ends.abs() - 1).abs().max()
 # $$
 # \begin{aligned}
 # J_\sigma = \mathbb E_{q_\sigma}\Big[&\underbrace{\log\frac{q_\sigma(x_T \mid x_0)}{p(x_T)}}_{\text{no } \theta} \\
-# &+ \sum_{t>1} \mathrm{KL}\big(q_\sigma(x_{t-1} \mid x_t, x_0)\,\|\,q_\sigma(x_{t-1} \mid x_t, \hat x_0)\big) - \log p_\theta(x_0 \mid x_1)\Big]
+# &{}+ \sum_{t>1} \mathrm{KL}\big(q_\sigma(x_{t-1} \mid x_t, x_0)\,\|\,q_\sigma(x_{t-1} \mid x_t, \hat x_0)\big) - \log p_\theta(x_0 \mid x_1)\Big]
 # \end{aligned}
 # $$
 #

@@ -694,9 +694,18 @@ def test_endless_loop_is_stopped() -> None:
         except:  # noqa: E722
             return endless(x, e, a)
 
-    quick = replace(JUMP, seconds=0.2)
-    for answer in (endless, swallows, swallows_twice):
+    def swallows_for_ever(x: Tensor, e: Tensor, a: float) -> Tensor:
+        while True:
+            try:
+                for _ in range(10):
+                    x = x + 0
+            except:  # noqa: E722
+                continue
+
+    quick, tracing = replace(JUMP, seconds=0.2), sys.gettrace()
+    for answer in (endless, swallows, swallows_twice, swallows_for_ever):
         assert message(answer, quick) == "your code did not finish within 0.2 seconds: does a loop never end?"
+    assert sys.gettrace() is tracing
 
 
 def test_outside_the_main_thread_there_is_no_limit() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
-import signal
 import site
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .deadline import OutOfTime, time_limit
 from .exercise import Answer, Case, Exercise
 
 
@@ -31,15 +30,11 @@ class Outcome:
     printed: str
 
 
-class OutOfTime(BaseException):
-    """A call went over its time limit. Not an `Exception`: an answer's `except Exception` must not catch it."""
-
-
 def attempt(exercise: Exercise, answer: Answer, case: Case, global_seed: int = 0) -> Outcome:
     """Calls `answer` on `case`, which it may change, with the global random states at `global_seed` meanwhile."""
     printed = io.StringIO()
     try:
-        with fence(exercise.seconds, global_seed), redirect_stdout(printed):
+        with fence(global_seed), redirect_stdout(printed), time_limit(exercise.seconds):
             return Outcome(exercise.output(answer, case), None, case, printed.getvalue())
     except (Exception, SystemExit, OutOfTime) as error:
         return Outcome(type(error).__name__, error, case, printed.getvalue())
@@ -56,18 +51,8 @@ def in_words(error: BaseException) -> str:
 
 
 @contextmanager
-def fence(seconds: float, seed: int = 0) -> Iterator[None]:
-    """The global random states at `seed`; afterwards they and PyTorch's settings are as they were before.
-
-    Raises `OutOfTime` after `seconds` where the system has timers and this is the main thread: again and again, and at
-    the end, since a bare `except` swallows it.
-    """
-    late = threading.Event()
-
-    def stop(*_: Any) -> None:
-        late.set()
-        raise OutOfTime
-
+def fence(seed: int = 0) -> Iterator[None]:
+    """The global random states at `seed`; afterwards they and PyTorch's settings are as they were before."""
     with ExitStack() as afterwards:
         afterwards.callback(torch.set_rng_state, torch.get_rng_state())
         afterwards.callback(np.random.set_state, np.random.get_state())
@@ -76,10 +61,4 @@ def fence(seconds: float, seed: int = 0) -> Iterator[None]:
         afterwards.callback(torch.set_default_dtype, torch.get_default_dtype())
         for reseed in (torch.default_generator.manual_seed, np.random.seed, random.seed):
             reseed(seed)
-        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-            afterwards.callback(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, stop))
-            afterwards.callback(signal.setitimer, signal.ITIMER_REAL, 0)
-            signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
         yield
-        if late.is_set():
-            raise OutOfTime

@@ -10,10 +10,9 @@ import importlib
 import os
 import re
 import resource
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,30 +24,12 @@ from traitlets.config import Config
 from ddpm_from_scratch import course
 from ddpm_from_scratch.course import display, exercises
 from ddpm_from_scratch.course.attempt import Outcome, attempt
+from ddpm_from_scratch.course.deadline import time_limit
 from ddpm_from_scratch.course.grading import plain
 
 NAME_OF = type.__dict__["__name__"].__get__
 """A class's own name, whatever its metaclass says."""
 TELLING_SECONDS = 1.0
-
-
-class CellTimeout(BaseException):
-    """A cell ran too long."""
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises `CellTimeout` after `seconds`, and every second from then on, should the first one be caught."""
-
-    def stop(*_: Any) -> None:
-        raise CellTimeout(f"stopped after {seconds:g} seconds")
-
-    signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def told(error: BaseException) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ddpm_from_scratch.course.attempt import OutOfTime
+from ddpm_from_scratch.course.deadline import OutOfTime
 from ddpm_from_scratch.course.engine import grade
 from ddpm_from_scratch.course.exercise import Case, Exercise
 from ddpm_from_scratch.course.grading import edition, notebooks, plain

@@ -19,8 +19,8 @@ class OutOfTime(BaseException):
 def time_limit(seconds: float) -> Iterator[None]:
     """Raises `OutOfTime` in the code inside after `seconds`, where the system has timers and this is the main thread.
 
-    A bare `except` swallows it. So it is raised every 0.1 seconds, from the second time on also at the next line of
-    any function on the way, be that the first of the `except`, and once more at the end.
+    A bare `except` swallows it. So it is raised every 0.1 seconds, and once more at the end. From the second time on
+    the next line that the code comes to raises it as well: after an `except` that swallowed it, outside of its `try`.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield

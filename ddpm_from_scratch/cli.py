@@ -215,7 +215,8 @@ def train(
         _check_apart(output, dataset, data)
     torch.manual_seed(seed)
     if init is not None:
-        model, schedule = _initial_model(init, widths, layers_per_block, conditional, learned_variance)
+        classes = len(data.classes) if conditional else None
+        model, schedule = _initial_model(init, widths, layers_per_block, classes, learned_variance)
     else:
         model, schedule = _new_model(data, widths, layers_per_block, conditional, learned_variance), {}
     scheduler = _scheduler(schedule, beta_schedule, prediction_type, learned_variance)
@@ -299,9 +300,9 @@ def _new_model(data: Any, widths: str | None, layers: int | None, conditional: b
 
 
 def _initial_model(
-    init: str, widths: str | None, layers: int | None, conditional: bool, learned_variance: bool
+    init: str, widths: str | None, layers: int | None, classes: int | None, learned_variance: bool
 ) -> tuple[Any, Any]:
-    """The network of `--init`, and the configuration of its scheduler.
+    """The network of `--init`, given a class table if it is to have one, and the configuration of its scheduler.
 
     Raises:
         ValueError: an option asks for another one.
@@ -314,7 +315,7 @@ def _initial_model(
     wrong = {
         f"--widths {widths}": widths is not None and _numbers("--widths", widths) != list(has.block_out_channels),
         f"--layers-per-block {layers}": layers is not None and layers != has.layers_per_block,
-        "--conditional": conditional and has.num_class_embeds is None,
+        "--conditional": classes is not None and has.class_embed_type is not None,
         "--learned-variance": learned_variance and not learns,
     }
     for option, differs in wrong.items():
@@ -322,7 +323,21 @@ def _initial_model(
             raise ValueError(f"{option} does not fit the model of --init {init}: leave it out, or start without --init")
     if learns and not learned_variance:
         raise ValueError(f"the model of --init {init} learns the variance: add --learned-variance")
+    if classes is not None and has.num_class_embeds is None:
+        return _with_classes(loaded.unet, classes), loaded.scheduler.config
     return loaded.unet, loaded.scheduler.config
+
+
+def _with_classes(model: Any, classes: int) -> Any:
+    """The network with a class table of zeros: for every class it does what it did without one."""
+    import torch
+
+    from ddpm_from_scratch.models import UNet2DModel
+
+    conditional = UNet2DModel.from_config(model.config, num_class_embeds=classes + 1)  # the last is "no class"
+    table = torch.zeros_like(conditional.class_embedding.weight)
+    conditional.load_state_dict(model.state_dict() | {"class_embedding.weight": table})
+    return conditional
 
 
 def _finish_training(output: Path, done: int, steps: int, half: bool) -> None:

@@ -119,7 +119,6 @@ def test_help_explains_every_option(ddpm, command: str) -> None:
         (["sample", "digits", "--steps", "1", "--num", "1", "--seed", str(2**63)], "'--seed'"),
         (["eval", "digits", "--steps", "1", "--num", "4", "--seed", str(2**63)], "'--seed'"),
         (["train", *TINY, "--steps", "1", "--output", "x", "--preview-every", "-1"], "'--preview-every'"),
-        (["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--conditional"], "--conditional does"),
         (
             ["train", "--dataset", "digits", "--output", "x", "--init", "digits", "--learned-variance"],
             "not fit the mod",
@@ -210,6 +209,26 @@ def test_trains_resumes_to_the_bit_and_starts_from_another_model(ddpm, trained: 
     assert ddpm("train", *TINY, "--steps", 1, "--init", trained, "--learning-rate", 1e-12, "--output", follower)[0] == 0
     for mine, theirs in zip(weights(follower).values(), weights(trained).values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+def test_a_model_without_classes_is_trained_on_with_them(ddpm, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "conditional"
+    run = ["train", *TINY, "--steps", 1, "--init", trained, "--conditional", "--output", folder]
+    assert ddpm(*run, "--learning-rate", 1e-12)[0] == 0
+    before, after = weights(trained), weights(folder)
+    assert set(after) - set(before) == {"class_embedding.weight"}
+    before["class_embedding.weight"] = torch.zeros(11, after["class_embedding.weight"].shape[1])
+    for name, weight in after.items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-9, msg=name)
+    x, t = torch.randn(11, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(11)
+    model, twin = (UNet2DModel.from_pretrained(place / "unet").eval() for place in (trained, folder))
+    with torch.no_grad():
+        torch.testing.assert_close(twin(x, t, torch.arange(11)).sample, model(x, t).sample, rtol=0, atol=1e-6)
+    code, _, err = ddpm("train", *TINY, "--steps", 2, "--init", folder, "--conditional", "--output", tmp_path / "on")
+    assert code == 0, err
+    twin.from_config(twin.config, class_embed_type="timestep", num_class_embeds=None).save_pretrained(folder / "unet")
+    code, _, err = ddpm("train", *TINY, "--init", folder, "--conditional", "--output", tmp_path / "other")
+    assert code == 1 and "--conditional does not fit the model" in err
 
 
 def test_a_resume_without_a_checkpoint_says_that_it_starts_anew(ddpm, tmp_path: Path) -> None:

@@ -158,7 +158,13 @@ def train(
         str | None, typer.Option(help="Channels per resolution of the U-Net; by default 32,64,128.")
     ] = None,
     layers_per_block: Annotated[int | None, typer.Option(help="ResNet blocks per resolution; by default 1.")] = None,
-    conditional: Annotated[bool, typer.Option("--conditional", help="Condition on the dataset's labels.")] = False,
+    conditional: Annotated[
+        bool,
+        typer.Option(
+            "--conditional",
+            help="Condition on the dataset's labels; a model of --init without classes gets a table of them.",
+        ),
+    ] = False,
     prediction_type: Annotated[
         str | None, typer.Option(help="epsilon, sample or v_prediction; by default that of --init, or epsilon.")
     ] = None,
